@@ -1,0 +1,1 @@
+//! Admin API, identity endpoints, enrolment, snapshots and the ledger's intake.

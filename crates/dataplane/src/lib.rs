@@ -1,0 +1,1 @@
+//! Gateway and sidecar: every call authenticated, authorized, limited and recorded.

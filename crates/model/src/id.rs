@@ -1,0 +1,155 @@
+//! Identifiers: a prefix that tells the kind and a ULID that sorts by time of making.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Clock, Entropy, entropy::random_bytes};
+
+const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+const ULID_CHARS: usize = 26;
+
+/// Why a text is not an identifier of the expected kind.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is not an identifier of the form `{prefix}_<26 Crockford base32 characters>`")]
+pub struct InvalidId {
+    prefix: &'static str,
+    text: String,
+}
+
+/// 48 bits of milliseconds and 80 random bits in Crockford base32 (the ULID specification).
+fn new_ulid(clock: &dyn Clock, entropy: &dyn Entropy) -> String {
+    let millis = u128::try_from(clock.now().unix_millis()).unwrap_or(0) & ((1 << 48) - 1);
+    let random: [u8; 10] = random_bytes(entropy);
+    let value = random.iter().fold(millis, |value, byte| (value << 8) | u128::from(*byte));
+    (0..ULID_CHARS)
+        .rev()
+        .filter_map(|digit| ALPHABET.get(((value >> (digit * 5)) & 31) as usize))
+        .map(|byte| char::from(*byte))
+        .collect()
+}
+
+macro_rules! id {
+    ($($(#[$doc:meta])* $name:ident = $prefix:literal;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+        #[serde(try_from = "String", into = "String")]
+        #[schemars(with = "String")]
+        pub struct $name(String);
+
+        impl $name {
+            /// The prefix all identifiers of this kind carry.
+            pub const PREFIX: &'static str = $prefix;
+
+            /// A new identifier.
+            pub fn generate(clock: &dyn Clock, entropy: &dyn Entropy) -> Self {
+                Self(format!("{}_{}", $prefix, new_ulid(clock, entropy)))
+            }
+
+            /// The identifier as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidId;
+
+            fn from_str(text: &str) -> Result<Self, InvalidId> {
+                let well_formed = text
+                    .strip_prefix(concat!($prefix, "_"))
+                    .is_some_and(|ulid| ulid.len() == ULID_CHARS && ulid.bytes().all(|b| ALPHABET.contains(&b)));
+                if well_formed {
+                    Ok(Self(text.to_owned()))
+                } else {
+                    Err(InvalidId { prefix: $prefix, text: text.chars().take(64).collect() })
+                }
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = InvalidId;
+
+            fn try_from(text: String) -> Result<Self, InvalidId> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(id: $name) -> Self {
+                id.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str(&self.0)
+            }
+        }
+    )*};
+}
+
+id! {
+    /// A person known to the identity provider; the `sub` of their tokens.
+    UserId = "usr";
+    /// A service account: a non-human subject with credentials of its own.
+    ServiceAccountId = "sva";
+    /// A login session; every token family belongs to one.
+    SessionId = "ses";
+    /// One access token (`jti`).
+    TokenId = "tok";
+    /// One authorization decision; it is on the wire, in the event and in `testudo policy explain`.
+    DecisionId = "dec";
+    /// One event of the ledger.
+    EventId = "evt";
+    /// One call tree: the gateway makes it, every hop repeats it.
+    TransactionId = "txn";
+    /// A one-use token with which a proxy joins the fleet (its public half).
+    JoinTokenId = "join";
+    /// One proxy instance; its spool's node name.
+    InstanceId = "ins";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Timestamp;
+
+    struct At(i64);
+    impl Clock for At {
+        fn now(&self) -> Timestamp {
+            Timestamp::from_unix_millis(self.0)
+        }
+        fn monotonic_nanos(&self) -> u64 {
+            0
+        }
+    }
+    struct Fixed(u8);
+    impl Entropy for Fixed {
+        fn fill(&self, bytes: &mut [u8]) {
+            bytes.fill(self.0);
+        }
+    }
+
+    #[test]
+    fn identifiers_sort_by_time_of_making() {
+        let early = UserId::generate(&At(1_000), &Fixed(0xff));
+        let late = UserId::generate(&At(1_001), &Fixed(0));
+        assert!(early < late);
+        assert_eq!(early.as_str().parse::<UserId>(), Ok(early));
+    }
+
+    #[test]
+    fn an_identifier_of_another_kind_is_refused() {
+        let session = SessionId::generate(&At(1), &Fixed(1));
+        assert!(session.as_str().parse::<UserId>().is_err());
+        assert!("usr_".parse::<UserId>().is_err());
+        assert!("usr_0000000000000000000000000l".parse::<UserId>().is_err());
+    }
+}

@@ -1,0 +1,42 @@
+//! What everybody talks about: identities, routes, snapshots, events, limits.
+//!
+//! Nothing here does IO, knows a clock or draws a random number; it defines how the rest asks for them
+//! ([`Clock`], [`Entropy`]). The two planes meet only in [`snapshot`] (what a proxy enforces) and [`event`]
+//! (what it reports).
+
+mod claims;
+mod clock;
+mod entropy;
+mod id;
+mod name;
+mod path;
+mod problem;
+mod redacted;
+mod service;
+mod spiffe;
+
+pub mod event;
+pub mod limits;
+pub mod snapshot;
+
+pub use claims::{
+    ACCESS_TOKEN_TYPE, AccessTokenClaims, Confirmation, RequestContext, TRANSACTION_TOKEN_HEADER,
+    TRANSACTION_TOKEN_TYPE, TokenContext, TransactionClaims,
+};
+pub use clock::{Clock, Timestamp};
+pub use entropy::{Entropy, random_below, random_bytes};
+pub use id::{
+    DecisionId, EventId, InstanceId, InvalidId, JoinTokenId, ServiceAccountId, SessionId, TokenId,
+    TransactionId, UserId,
+};
+pub use name::{
+    ClientName, GroupName, InvalidName, OperationId, RoleName, Scope, ServiceName, TenantName, Username,
+};
+pub use path::{CanonicalPath, PathError};
+pub use problem::Problem;
+pub use redacted::Redacted;
+pub use service::{
+    ActionClass, Exposure, InvalidPathPattern, IpLists, LimitKey, PathPattern, RateLimit, Route, Service,
+    UserRequirement,
+};
+pub use spiffe::{InvalidSpiffeId, SpiffeId, TrustDomain};

@@ -1,0 +1,73 @@
+//! Every limit with its default and its reason. Parsers refuse what is beyond; queues refuse what does not fit.
+
+use std::time::Duration;
+
+/// Longest request path. nginx allows 8 KiB for the whole request line.
+pub const MAX_PATH_BYTES: usize = 4 * 1024;
+/// Longest query string. Beyond it something else is wrong.
+pub const MAX_QUERY_BYTES: usize = 8 * 1024;
+/// All request header bytes together. 431 beyond.
+pub const MAX_HEADER_BYTES: usize = 32 * 1024;
+/// Number of request header fields. 431 beyond.
+pub const MAX_HEADER_FIELDS: usize = 100;
+/// Largest request body unless a route says otherwise. 413 beyond.
+pub const DEFAULT_MAX_BODY_BYTES: u64 = 8 * 1024 * 1024;
+/// Largest access token; ours have about 700 bytes.
+pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
+/// Deepest JSON in a token.
+pub const MAX_TOKEN_DEPTH: usize = 8;
+/// Addresses looked at in `X-Forwarded-For`; a longer chain is a forgery or a loop.
+pub const MAX_FORWARDED_HOPS: usize = 32;
+/// Time a client has to send its header section.
+pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for a TLS handshake.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time a whole request may take unless its route says otherwise. 504 beyond.
+pub const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// Idle time after which a kept-alive connection is closed.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+/// Open connections for one proxy. Further ones are not accepted until one closes.
+pub const MAX_CONNECTIONS: usize = 20_000;
+/// Concurrent streams on one HTTP/2 connection (RFC 9113 recommends at least 100).
+pub const MAX_HTTP2_STREAMS: u32 = 250;
+/// Verified tokens a worker remembers.
+pub const MAX_CACHED_TOKENS: usize = 10_000;
+/// Decisions a worker remembers.
+pub const MAX_CACHED_DECISIONS: usize = 10_000;
+/// Rate-limit cells of one proxy; about 64 bytes each.
+pub const MAX_LIMIT_CELLS: usize = 1_000_000;
+
+/// Life of an X.509-SVID. Short, so that a stolen key is worth little; renewed at half-life.
+pub const SVID_LIFETIME: Duration = Duration::from_secs(15 * 60);
+/// Life of an access token.
+pub const ACCESS_TOKEN_LIFETIME: Duration = Duration::from_secs(5 * 60);
+/// Life of a transaction token: one call tree.
+pub const TRANSACTION_TOKEN_LIFETIME: Duration = Duration::from_secs(60);
+/// Idle life of a refresh token family.
+pub const REFRESH_TOKEN_LIFETIME: Duration = Duration::from_secs(14 * 24 * 3600);
+/// Life of a login session.
+pub const SESSION_LIFETIME: Duration = Duration::from_secs(12 * 3600);
+/// Life of an authorization code (RFC 6749 section 4.1.2 recommends at most 10 minutes).
+pub const AUTHORIZATION_CODE_LIFETIME: Duration = Duration::from_secs(60);
+/// Clock difference tolerated in time claims.
+pub const CLOCK_SKEW: Duration = Duration::from_secs(5);
+
+/// Events in the ring between the request path and the spool writer. Full means fail closed.
+pub const EVENT_RING: usize = 65_536;
+/// Events in one spool block.
+pub const MAX_BLOCK_EVENTS: usize = 4_096;
+/// Longest encoded event (C2SP tlog-tiles allows 65,535 bytes for an entry).
+pub const MAX_EVENT_BYTES: usize = 16 * 1024;
+/// Age at which an unfinished block is sealed.
+pub const BLOCK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Largest fleet file.
+pub const MAX_FLEET_FILE_BYTES: usize = 4 * 1024 * 1024;
+/// Largest policy file.
+pub const MAX_POLICY_FILE_BYTES: usize = 1024 * 1024;
+/// Policies in one snapshot.
+pub const MAX_POLICIES: usize = 50_000;
+/// Services in one fleet.
+pub const MAX_SERVICES: usize = 20_000;
+/// Largest snapshot on the wire.
+pub const MAX_SNAPSHOT_BYTES: usize = 64 * 1024 * 1024;

@@ -1,0 +1,150 @@
+//! Names people give: services, operations, roles, scopes. Short, lower case, safe in URLs, logs and policies.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+/// Why a text cannot be a name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidName {
+    /// Nothing there.
+    #[error("the {kind} is empty")]
+    Empty {
+        /// What was to be named.
+        kind: &'static str,
+    },
+    /// Longer than allowed.
+    #[error("the {kind} has {length} bytes, {limit} are allowed")]
+    TooLong {
+        /// What was to be named.
+        kind: &'static str,
+        /// Bytes given.
+        length: usize,
+        /// Bytes allowed.
+        limit: usize,
+    },
+    /// A character outside the alphabet.
+    #[error("the {kind} `{text}` may hold {allowed} only and must start with a letter or digit")]
+    BadCharacter {
+        /// What was to be named.
+        kind: &'static str,
+        /// The text as given.
+        text: String,
+        /// The alphabet in words.
+        allowed: &'static str,
+    },
+}
+
+fn check(
+    kind: &'static str,
+    text: &str,
+    limit: usize,
+    extra: &[u8],
+    allowed: &'static str,
+) -> Result<(), InvalidName> {
+    if text.is_empty() {
+        return Err(InvalidName::Empty { kind });
+    }
+    if text.len() > limit {
+        return Err(InvalidName::TooLong { kind, length: text.len(), limit });
+    }
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let starts_well = text.bytes().next().is_some_and(plain);
+    if starts_well && text.bytes().all(|byte| plain(byte) || extra.contains(&byte)) {
+        Ok(())
+    } else {
+        Err(InvalidName::BadCharacter { kind, text: text.to_owned(), allowed })
+    }
+}
+
+macro_rules! name {
+    ($($(#[$doc:meta])* $name:ident, $kind:literal, $limit:literal, $extra:literal, $allowed:literal;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+        #[serde(try_from = "String", into = "String")]
+        #[schemars(with = "String")]
+        pub struct $name(String);
+
+        impl $name {
+            /// The name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidName;
+
+            fn from_str(text: &str) -> Result<Self, InvalidName> {
+                check($kind, text, $limit, $extra, $allowed)?;
+                Ok(Self(text.to_owned()))
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = InvalidName;
+
+            fn try_from(text: String) -> Result<Self, InvalidName> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> Self {
+                name.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&self.0, formatter)
+            }
+        }
+    )*};
+}
+
+name! {
+    /// A tenant: every record belongs to one. `default` until realms come.
+    TenantName, "tenant name", 63, b"-", "a-z, 0-9 and `-`";
+    /// A service as declared in the fleet file; a DNS label, since callers use it as a host name.
+    ServiceName, "service name", 63, b"-", "a-z, 0-9 and `-`";
+    /// An operation of a service, unique in it (`orders.create`); with the service it names a route.
+    OperationId, "operation id", 128, b"-._", "a-z, 0-9, `-`, `.` and `_`";
+    /// A role, granted to users and groups.
+    RoleName, "role name", 64, b"-._:", "a-z, 0-9, `-`, `.`, `_` and `:`";
+    /// A group of users.
+    GroupName, "group name", 64, b"-._:", "a-z, 0-9, `-`, `.`, `_` and `:`";
+    /// An OAuth scope.
+    Scope, "scope", 64, b"-._:/", "a-z, 0-9, `-`, `.`, `_`, `:` and `/`";
+    /// A login name, in lower case.
+    Username, "username", 128, b"-._@+", "a-z, 0-9, `-`, `.`, `_`, `@` and `+`";
+    /// An OAuth client or service account name.
+    ClientName, "client name", 128, b"-._", "a-z, 0-9, `-`, `.` and `_`";
+}
+
+impl TenantName {
+    /// The tenant everything belongs to until realms exist.
+    pub fn default_tenant() -> Self {
+        Self("default".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_parsed_not_repaired() {
+        assert!("orders".parse::<ServiceName>().is_ok());
+        for bad in ["", "Orders", "-orders", "orders/x", "ord ers", "örders", &"a".repeat(64)] {
+            assert!(bad.parse::<ServiceName>().is_err(), "{bad}");
+        }
+        assert!("orders.create".parse::<OperationId>().is_ok());
+    }
+}

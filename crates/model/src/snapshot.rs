@@ -1,0 +1,155 @@
+//! What a proxy enforces: one immutable value, swapped as a whole.
+
+use std::{collections::BTreeMap, fmt, net::SocketAddr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    GroupName, IpLists, RateLimit, RoleName, Service, ServiceName, SessionId, SpiffeId, TenantName, Timestamp,
+    TokenId, TrustDomain, UserId,
+};
+
+/// The features this build can enforce. A proxy refuses a snapshot that requires more.
+pub const KNOWN_FEATURES: &[&str] = &["http", "cedar", "gcra", "ip-lists"];
+
+/// Number of a snapshot; grows by one with each change.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SnapshotVersion(pub u64);
+
+impl fmt::Display for SnapshotVersion {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}", self.0)
+    }
+}
+
+impl fmt::Debug for SnapshotVersion {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "v{}", self.0)
+    }
+}
+
+/// Everything a proxy needs to decide without asking anybody.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Its number.
+    pub version: SnapshotVersion,
+    /// Features a proxy must be able to enforce; unknown ones mean: refuse and keep the old snapshot.
+    pub requires: Vec<String>,
+    /// The tenant.
+    pub tenant: TenantName,
+    /// The fleet's trust domain.
+    pub trust_domain: TrustDomain,
+    /// All services, sorted by name.
+    pub services: Vec<Service>,
+    /// Users, groups and roles as the policy engine sees them.
+    pub directory: Directory,
+    /// The fleet's policy files. The built-in guardrails are added by `policy`.
+    pub policies: Vec<PolicyFile>,
+    /// Issuers of access tokens the gateway accepts.
+    pub issuers: Vec<Issuer>,
+    /// Identities that may mint transaction tokens.
+    pub edges: Vec<SpiffeId>,
+    /// What holds for the gateway as a whole.
+    pub gateway: GatewayRules,
+}
+
+/// Rules of the gateway.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct GatewayRules {
+    /// Who may connect.
+    pub ip: IpLists,
+    /// Proxies whose forwarding headers are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Limits on the whole gateway.
+    pub limits: Vec<RateLimit>,
+}
+
+/// The subjects of decisions, without secrets.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Directory {
+    /// Users and service accounts, by `sub`.
+    pub subjects: Vec<Subject>,
+    /// Groups and the groups they are in.
+    pub groups: BTreeMap<GroupName, Vec<GroupName>>,
+    /// All roles.
+    pub roles: Vec<RoleName>,
+}
+
+/// A user or service account: the Cedar `User` entity.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subject {
+    /// The `sub` of its tokens (`usr_…` or `sva_…`); the Cedar entity id.
+    pub id: String,
+    /// Login name or service account name.
+    pub username: String,
+    /// Its tenant.
+    pub tenant: TenantName,
+    /// May do nothing (guardrail `guardrail.disabled_user`).
+    pub disabled: bool,
+    /// Clearance, 0 to 100; an attribute for policies.
+    pub clearance: i64,
+    /// Groups it is in.
+    pub groups: Vec<GroupName>,
+    /// Roles it has.
+    pub roles: Vec<RoleName>,
+}
+
+/// A Cedar policy file of the fleet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyFile {
+    /// Path relative to the policy folder; shown in explanations.
+    pub name: String,
+    /// Cedar text.
+    pub text: String,
+}
+
+/// An issuer of access tokens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Issuer {
+    /// `iss`, compared byte by byte.
+    pub issuer: String,
+    /// The audience a token must name.
+    pub audience: String,
+    /// Verification keys: a JWK Set (RFC 7517) with ES256 public keys, as JSON text.
+    pub jwks: String,
+}
+
+/// Where each service's sidecars listen. Moves faster than the snapshot and changes no decision.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Endpoints {
+    /// Grows with each change.
+    pub version: u64,
+    /// Inbound addresses of live sidecars, by service.
+    pub services: BTreeMap<ServiceName, Vec<SocketAddr>>,
+}
+
+/// One entry of the revocation log: an ordered list beside the snapshot, pushed at once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revocation {
+    /// Position in the log, without gaps: a proxy knows when it is behind.
+    pub sequence: u64,
+    /// When it was said.
+    pub at: Timestamp,
+    /// Entries past this time concern nothing that could still be valid, and leave.
+    pub expires: Timestamp,
+    /// What no longer holds.
+    pub what: Revoked,
+}
+
+/// What a revocation takes away.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind", content = "value")]
+pub enum Revoked {
+    /// One token.
+    Token(TokenId),
+    /// All tokens of a session.
+    Session(SessionId),
+    /// All tokens of a subject (`sub`) issued before the revocation.
+    Subject(String),
+    /// A workload identity: its certificates are refused and its connections closed.
+    Workload(SpiffeId),
+    /// A user: same as `Subject`, by typed id.
+    User(UserId),
+}

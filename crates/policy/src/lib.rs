@@ -1,0 +1,1 @@
+//! The decision engine: Cedar policies, validated, indexed and explained.

@@ -1,0 +1,1 @@
+//! Configuration, telemetry, readiness, drain and supervised tasks.

@@ -1,0 +1,1 @@
+//! The sealed record store: nothing is readable at rest.

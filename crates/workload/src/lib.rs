@@ -1,0 +1,1 @@
+//! Workload identity: the CA, join tokens, enrolment, SVIDs and trust bundles.

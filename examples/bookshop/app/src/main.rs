@@ -1,0 +1,2 @@
+//! bookshop
+fn main() {}
