@@ -8,7 +8,8 @@ use std::{collections::BTreeMap, net::IpAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    DecisionId, EventId, InstanceId, ServiceName, SessionId, SpiffeId, TenantName, Timestamp, TransactionId,
+    DecisionId, EventId, InstanceId, ServiceName, SessionId, SpiffeId, TenantName, Timestamp,
+    TransactionId,
 };
 
 /// One event: a leaf of the ledger.
@@ -234,7 +235,11 @@ impl CleanText {
     pub fn new(text: &str) -> Self {
         let mut clean = String::with_capacity(text.len().min(Self::MAX_BYTES));
         for character in text.chars() {
-            let character = if character.is_control() { '\u{fffd}' } else { character };
+            let character = if character.is_control() {
+                '\u{fffd}'
+            } else {
+                character
+            };
             if clean.len() + character.len_utf8() > Self::MAX_BYTES {
                 break;
             }

@@ -21,7 +21,9 @@ pub struct InvalidId {
 fn new_ulid(clock: &dyn Clock, entropy: &dyn Entropy) -> String {
     let millis = u128::try_from(clock.now().unix_millis()).unwrap_or(0) & ((1 << 48) - 1);
     let random: [u8; 10] = random_bytes(entropy);
-    let value = random.iter().fold(millis, |value, byte| (value << 8) | u128::from(*byte));
+    let value = random
+        .iter()
+        .fold(millis, |value, byte| (value << 8) | u128::from(*byte));
     (0..ULID_CHARS)
         .rev()
         .filter_map(|digit| ALPHABET.get(((value >> (digit * 5)) & 31) as usize))

@@ -8,6 +8,7 @@ mod claims;
 mod clock;
 mod entropy;
 mod id;
+mod join;
 mod name;
 mod path;
 mod problem;
@@ -29,14 +30,16 @@ pub use id::{
     DecisionId, EventId, InstanceId, InvalidId, JoinTokenId, ServiceAccountId, SessionId, TokenId,
     TransactionId, UserId,
 };
+pub use join::{InvalidJoinToken, JoinToken};
 pub use name::{
-    ClientName, GroupName, InvalidName, OperationId, RoleName, Scope, ServiceName, TenantName, Username,
+    ClientName, GroupName, InvalidName, OperationId, RoleName, Scope, ServiceName, TenantName,
+    Username,
 };
 pub use path::{CanonicalPath, PathError};
 pub use problem::Problem;
 pub use redacted::Redacted;
 pub use service::{
-    ActionClass, Exposure, InvalidPathPattern, IpLists, LimitKey, PathPattern, RateLimit, Route, Service,
-    UserRequirement,
+    ActionClass, Exposure, InvalidPathPattern, IpLists, LimitKey, PathPattern, RateLimit, Route,
+    Service, UserRequirement,
 };
 pub use spiffe::{InvalidSpiffeId, SpiffeId, TrustDomain};

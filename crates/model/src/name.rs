@@ -46,14 +46,26 @@ fn check(
         return Err(InvalidName::Empty { kind });
     }
     if text.len() > limit {
-        return Err(InvalidName::TooLong { kind, length: text.len(), limit });
+        return Err(InvalidName::TooLong {
+            kind,
+            length: text.len(),
+            limit,
+        });
     }
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let starts_well = text.bytes().next().is_some_and(plain);
-    if starts_well && text.bytes().all(|byte| plain(byte) || extra.contains(&byte)) {
+    if starts_well
+        && text
+            .bytes()
+            .all(|byte| plain(byte) || extra.contains(&byte))
+    {
         Ok(())
     } else {
-        Err(InvalidName::BadCharacter { kind, text: text.to_owned(), allowed })
+        Err(InvalidName::BadCharacter {
+            kind,
+            text: text.to_owned(),
+            allowed,
+        })
     }
 }
 
@@ -142,7 +154,15 @@ mod tests {
     #[test]
     fn names_are_parsed_not_repaired() {
         assert!("orders".parse::<ServiceName>().is_ok());
-        for bad in ["", "Orders", "-orders", "orders/x", "ord ers", "örders", &"a".repeat(64)] {
+        for bad in [
+            "",
+            "Orders",
+            "-orders",
+            "orders/x",
+            "ord ers",
+            "örders",
+            &"a".repeat(64),
+        ] {
             assert!(bad.parse::<ServiceName>().is_err(), "{bad}");
         }
         assert!("orders.create".parse::<OperationId>().is_ok());

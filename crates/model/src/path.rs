@@ -91,7 +91,18 @@ const fn is_path_character(byte: u8) -> bool {
     is_unreserved(byte)
         || matches!(
             byte,
-            b'/' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b'=' | b':' | b'@'
+            b'/' | b'!'
+                | b'$'
+                | b'&'
+                | b'\''
+                | b'('
+                | b')'
+                | b'*'
+                | b'+'
+                | b','
+                | b'='
+                | b':'
+                | b'@'
         )
 }
 
@@ -109,14 +120,22 @@ fn normalise_escapes(raw: &str) -> Result<String, PathError> {
             decoded.push(byte);
             continue;
         }
-        let high = bytes.next().and_then(hex_value).ok_or(PathError::PercentEncoding)?;
-        let low = bytes.next().and_then(hex_value).ok_or(PathError::PercentEncoding)?;
+        let high = bytes
+            .next()
+            .and_then(hex_value)
+            .ok_or(PathError::PercentEncoding)?;
+        let low = bytes
+            .next()
+            .and_then(hex_value)
+            .ok_or(PathError::PercentEncoding)?;
         let value = (high << 4) | low;
         match value {
             b'/' | b'\\' | b';' => return Err(PathError::AmbiguousSeparator),
             0..=0x1f | 0x7f => return Err(PathError::BadCharacter),
             // A second decoding downstream would turn `%2561` into `%61` into `a`.
-            b'%' if starts_with_two_hex_digits(bytes.clone()) => return Err(PathError::PercentEncoding),
+            b'%' if starts_with_two_hex_digits(bytes.clone()) => {
+                return Err(PathError::PercentEncoding);
+            }
             value if is_unreserved(value) => out.push(char::from(value)),
             value => {
                 out.push('%');
@@ -156,7 +175,11 @@ const fn hex_value(byte: u8) -> Option<u8> {
 }
 
 const fn hex_digit(value: u8) -> char {
-    (if value < 10 { b'0' + value } else { b'A' + value - 10 }) as char
+    (if value < 10 {
+        b'0' + value
+    } else {
+        b'A' + value - 10
+    }) as char
 }
 
 #[cfg(test)]
@@ -178,7 +201,10 @@ mod tests {
     fn escapes_have_one_form() {
         assert_eq!(CanonicalPath::parse("/%61dmin").unwrap().as_str(), "/admin");
         assert_eq!(CanonicalPath::parse("/%41DMIN").unwrap().as_str(), "/ADMIN");
-        assert_eq!(CanonicalPath::parse("/caf%c3%a9").unwrap().as_str(), "/caf%C3%A9");
+        assert_eq!(
+            CanonicalPath::parse("/caf%c3%a9").unwrap().as_str(),
+            "/caf%C3%A9"
+        );
         assert_eq!(CanonicalPath::parse("/a%20b").unwrap().as_str(), "/a%20b");
     }
 

@@ -87,7 +87,9 @@ impl Route {
 }
 
 /// The Cedar action of the user leg.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum ActionClass {
     /// Looks only.
@@ -147,7 +149,12 @@ impl FromStr for PathPattern {
     type Err = InvalidPathPattern;
 
     fn from_str(text: &str) -> Result<Self, InvalidPathPattern> {
-        let refuse = |why| Err(InvalidPathPattern { pattern: text.to_owned(), why });
+        let refuse = |why| {
+            Err(InvalidPathPattern {
+                pattern: text.to_owned(),
+                why,
+            })
+        };
         let Some(rest) = text.strip_prefix('/') else {
             return refuse("it must start with `/`");
         };
@@ -155,7 +162,8 @@ impl FromStr for PathPattern {
         while let Some(segment) = segments.next() {
             let is_last = segments.peek().is_none();
             let literal = |s: &str| {
-                s.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~!$&'()+,=:@%".contains(&b))
+                s.bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b"-._~!$&'()+,=:@%".contains(&b))
             };
             let name = |s: &str| {
                 !s.is_empty() && s.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
@@ -230,7 +238,9 @@ pub struct RateLimit {
 }
 
 /// What a rate limit counts apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum LimitKey {
     /// Each client address; IPv6 by /64, IPv4-mapped as IPv4.
@@ -252,7 +262,9 @@ mod tests {
         for good in ["/", "/a", "/a/{id}", "/a/{id}/b", "/files/{*rest}", "/a/"] {
             assert!(good.parse::<PathPattern>().is_ok(), "{good}");
         }
-        for bad in ["", "a", "//", "/a//b", "/../a", "/{}", "/{*r}/b", "/a{id}", "/a b", "/{id", "/*"] {
+        for bad in [
+            "", "a", "//", "/a//b", "/../a", "/{}", "/{*r}/b", "/a{id}", "/a b", "/{id", "/*",
+        ] {
             assert!(bad.parse::<PathPattern>().is_err(), "{bad}");
         }
     }

@@ -6,8 +6,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    GroupName, IpLists, RateLimit, RoleName, Service, ServiceName, SessionId, SpiffeId, TenantName, Timestamp,
-    TokenId, TrustDomain, UserId,
+    GroupName, IpLists, RateLimit, RoleName, Service, ServiceName, SessionId, SpiffeId, TenantName,
+    Timestamp, TokenId, TrustDomain, UserId,
 };
 
 /// The features this build can enforce. A proxy refuses a snapshot that requires more.

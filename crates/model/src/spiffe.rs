@@ -19,7 +19,9 @@ pub enum InvalidSpiffeId {
     #[error("a trust domain is 1 to 255 characters of a-z, 0-9, `.`, `-` and `_`")]
     TrustDomain,
     /// The path has an empty, `.` or `..` segment, a trailing slash or a character outside `A-Za-z0-9.-_`.
-    #[error("a SPIFFE path is `/`-separated segments of A-Z, a-z, 0-9, `.`, `-` and `_`, none empty, `.` or `..`")]
+    #[error(
+        "a SPIFFE path is `/`-separated segments of A-Z, a-z, 0-9, `.`, `-` and `_`, none empty, `.` or `..`"
+    )]
     Path,
     /// Longer than 2048 bytes.
     #[error("a SPIFFE id has at most 2048 bytes")]
@@ -27,7 +29,9 @@ pub enum InvalidSpiffeId {
 }
 
 /// A trust domain: the part after `spiffe://`, before the first slash.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema,
+)]
 #[serde(try_from = "String", into = "String")]
 #[schemars(with = "String")]
 pub struct TrustDomain(String);
@@ -74,7 +78,9 @@ impl FromStr for TrustDomain {
 }
 
 /// A workload's identity: `spiffe://<trust domain>/<path>`.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema,
+)]
 #[serde(try_from = "String", into = "String")]
 #[schemars(with = "String")]
 pub struct SpiffeId {
@@ -117,17 +123,24 @@ impl FromStr for SpiffeId {
         if text.len() > MAX_ID_BYTES {
             return Err(InvalidSpiffeId::TooLong);
         }
-        let rest = text.strip_prefix("spiffe://").ok_or(InvalidSpiffeId::Scheme)?;
+        let rest = text
+            .strip_prefix("spiffe://")
+            .ok_or(InvalidSpiffeId::Scheme)?;
         let (domain, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
         domain.parse::<TrustDomain>()?;
         let segment_ok = |segment: &str| {
             !matches!(segment, "" | "." | "..")
-                && segment.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_".contains(&b))
+                && segment
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b".-_".contains(&b))
         };
         if !path.is_empty() && !path.split('/').skip(1).all(segment_ok) {
             return Err(InvalidSpiffeId::Path);
         }
-        Ok(Self { text: text.to_owned(), path_at: "spiffe://".len() + domain.len() })
+        Ok(Self {
+            text: text.to_owned(),
+            path_at: "spiffe://".len() + domain.len(),
+        })
     }
 }
 
