@@ -1,0 +1,466 @@
+//! The command tree: one definition feeds parsing, help, man pages and completions.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Security in every service of a fleet, from one binary.
+#[derive(Debug, Parser)]
+#[command(name = "testudo", version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "Start with `testudo up FLEET.toml`. Exit codes: 0 done, 1 failed, 2 usage, 3 not found, \
+4 denied or not logged in, 5 conflict, 6 check failed, 7 unreachable.")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+
+    /// Options every command takes.
+    #[command(flatten)]
+    pub global: Global,
+}
+
+/// Options every command takes.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// Where logins and the last used fleet are remembered [default: ~/.config/testudo]
+    #[arg(long, global = true, env = "TESTUDO_HOME", value_name = "DIR", help_heading = "Global options")]
+    pub home: Option<PathBuf>,
+
+    /// Control plane to talk to, e.g. https://localhost:9443 [default: the last fleet started here]
+    #[arg(long, global = true, env = "TESTUDO_SERVER", value_name = "URL", help_heading = "Global options")]
+    pub server: Option<String>,
+
+    /// PEM file with the CA of the control plane's certificate
+    #[arg(long, global = true, env = "TESTUDO_CA", value_name = "FILE", help_heading = "Global options")]
+    pub ca: Option<PathBuf>,
+
+    /// How results are printed; one JSON document, or one a line for streams
+    #[arg(long, short, global = true, value_enum, default_value_t, help_heading = "Global options")]
+    pub output: OutputFormat,
+
+    /// Log filter, e.g. `info,testudo_dataplane=debug`
+    #[arg(long, global = true, env = "TESTUDO_LOG", value_name = "FILTER", help_heading = "Global options")]
+    pub log: Option<String>,
+
+    /// Log form; human on a terminal, JSON otherwise
+    #[arg(long, global = true, env = "TESTUDO_LOG_FORMAT", value_enum, help_heading = "Global options")]
+    pub log_format: Option<LogFormatArgument>,
+}
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum OutputFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// How logs are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormatArgument {
+    /// For people.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+/// All commands, in the order people meet them.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a whole fleet on this machine: control plane, gateway and a sidecar for each service
+    Up(UpArguments),
+    /// Run the control plane
+    Server(ServerArguments),
+    /// Run a gateway, joined to a control plane
+    Gateway(GatewayArguments),
+    /// Run a sidecar beside a service, joined to a control plane
+    Sidecar(SidecarArguments),
+    /// Check a fleet file and its policies without starting anything
+    Check(FleetArgument),
+    /// Put a changed fleet file into the running fleet, without restarts
+    Apply(ApplyArguments),
+    /// Show what is in force: snapshot, ledger, proxies
+    Status,
+    /// Log in, in a browser or with --username in the terminal
+    Login(LoginArguments),
+    /// Forget the login and revoke its session
+    Logout,
+    /// Print an access token of the login, renewed if needed
+    Token,
+    /// Look at configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Check, test and explain policies
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// Read, prove and verify the ledger
+    #[command(subcommand)]
+    Audit(AuditCommand),
+    /// Users
+    #[command(subcommand)]
+    User(UserCommand),
+    /// Login sessions
+    #[command(subcommand)]
+    Session(SessionCommand),
+    /// Proxies and what they enforce
+    #[command(subcommand)]
+    Proxy(ProxyCommand),
+    /// One-use tokens with which proxies join
+    #[command(subcommand)]
+    JoinToken(JoinTokenCommand),
+    /// Keys of the sealed store and the certificate authority
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write man pages
+    Man {
+        /// Folder for the pages; they are made for every command.
+        directory: PathBuf,
+    },
+}
+
+/// A fleet file.
+#[derive(Debug, Clone, Args)]
+pub struct FleetArgument {
+    /// The fleet file
+    #[arg(default_value = "fleet.toml", value_name = "FLEET")]
+    pub fleet: PathBuf,
+}
+
+/// `testudo up`.
+#[derive(Debug, Args)]
+pub struct UpArguments {
+    /// The fleet file
+    #[command(flatten)]
+    pub fleet: FleetArgument,
+    /// Where state is kept [default: `data.directory` of the fleet file]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// File with the root key; made at the first start [default: root.key in the data folder's parent]
+    #[arg(long, value_name = "FILE", env = "TESTUDO_ROOT_KEY_FILE")]
+    pub root_key_file: Option<PathBuf>,
+    /// Do not start the programs of the services' `run` tables
+    #[arg(long)]
+    pub no_run: bool,
+}
+
+/// `testudo server`.
+#[derive(Debug, Args)]
+pub struct ServerArguments {
+    /// The fleet file
+    #[command(flatten)]
+    pub fleet: FleetArgument,
+    /// Where state is kept [default: `data.directory` of the fleet file]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// File with the root key; made at the first start [default: root.key in the data folder's parent]
+    #[arg(long, value_name = "FILE", env = "TESTUDO_ROOT_KEY_FILE")]
+    pub root_key_file: Option<PathBuf>,
+}
+
+/// How a proxy finds and joins its control plane.
+#[derive(Debug, Args)]
+pub struct JoinArguments {
+    /// Control plane's gRPC address, e.g. `control.internal:9444`; the join token may carry it
+    #[arg(long, value_name = "HOST:PORT", env = "TESTUDO_CONTROL_PLANE")]
+    pub control_plane: Option<String>,
+    /// File with the join token (`testudo join-token create`), needed until the first enrolment
+    #[arg(long, value_name = "FILE", env = "TESTUDO_JOIN_TOKEN_FILE")]
+    pub join_token_file: Option<PathBuf>,
+    /// Where the event spool is kept
+    #[arg(long, value_name = "DIR", default_value = "proxy-data")]
+    pub data: PathBuf,
+    /// File with the key that seals the proxy's state; made at the first start [default: state.key beside
+    /// the data folder]
+    #[arg(long, value_name = "FILE", env = "TESTUDO_STATE_KEY_FILE")]
+    pub state_key_file: Option<PathBuf>,
+    /// Address for health, readiness and metrics
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15020")]
+    pub ops: SocketAddr,
+    /// Worker threads [default: one for each core]
+    #[arg(long, value_name = "N")]
+    pub workers: Option<usize>,
+}
+
+/// `testudo gateway`.
+#[derive(Debug, Args)]
+pub struct GatewayArguments {
+    /// Public HTTPS address
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8443")]
+    pub listen: SocketAddr,
+    /// Plain HTTP address that redirects to HTTPS; none if not given
+    #[arg(long, value_name = "ADDRESS")]
+    pub redirect: Option<SocketAddr>,
+    /// PEM file with the public certificate chain [default: a certificate of the fleet's own CA]
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_certificate: Option<PathBuf>,
+    /// PEM file with the key of the public certificate
+    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
+    pub tls_key: Option<PathBuf>,
+    /// Oldest TLS version accepted from outside
+    #[arg(long, value_name = "VERSION", default_value = "1.3", value_parser = ["1.2", "1.3"])]
+    pub tls_min: String,
+    /// How it joins
+    #[command(flatten)]
+    pub join: JoinArguments,
+}
+
+/// `testudo sidecar`.
+#[derive(Debug, Args)]
+pub struct SidecarArguments {
+    /// Address for calls from other proxies (mTLS)
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:15006")]
+    pub inbound: SocketAddr,
+    /// Address for calls of the local service; keep it on loopback
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15001")]
+    pub outbound: SocketAddr,
+    /// Address under which other proxies reach `--inbound` [default: the bound address]
+    #[arg(long, value_name = "ADDRESS")]
+    pub advertise: Option<SocketAddr>,
+    /// How it joins
+    #[command(flatten)]
+    pub join: JoinArguments,
+}
+
+/// `testudo apply`.
+#[derive(Debug, Args)]
+pub struct ApplyArguments {
+    /// The fleet file
+    #[command(flatten)]
+    pub fleet: FleetArgument,
+    /// Say what would change; change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// `testudo login`.
+#[derive(Debug, Args)]
+pub struct LoginArguments {
+    /// Log in here instead of in a browser; the password is read from the terminal or standard input
+    #[arg(long, short, value_name = "NAME")]
+    pub username: Option<String>,
+    /// Scopes to ask for
+    #[arg(long, value_name = "SCOPES", default_value = "openid profile")]
+    pub scope: String,
+    /// Print the address instead of opening a browser
+    #[arg(long)]
+    pub no_browser: bool,
+}
+
+/// `testudo config`.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Print the effective configuration
+    Show {
+        /// The fleet file
+        #[command(flatten)]
+        fleet: FleetArgument,
+        /// Say where each value comes from: file and line, environment, default
+        #[arg(long)]
+        origin: bool,
+    },
+    /// Print the JSON schema of the fleet file
+    Schema,
+}
+
+/// `testudo policy`.
+#[derive(Debug, Subcommand)]
+pub enum PolicyCommand {
+    /// Check the fleet's policies against its schema
+    Check(FleetArgument),
+    /// Run the fleet's policy tests
+    Test(FleetArgument),
+    /// Say why a decision fell as it did
+    Explain {
+        /// Decision id (`dec_…`), from the answer or the ledger
+        decision: String,
+    },
+}
+
+/// `testudo audit`.
+#[derive(Debug, Subcommand)]
+pub enum AuditCommand {
+    /// Print events as they come
+    Tail {
+        /// Events to print before waiting for new ones
+        #[arg(long, short = 'n', default_value_t = 10)]
+        lines: usize,
+        /// Stop after the present events instead of waiting
+        #[arg(long)]
+        no_follow: bool,
+        /// Filter, as for `search`
+        filter: Vec<String>,
+    },
+    /// Find events, newest first
+    Search {
+        /// `outcome=denied service=orders since=2026-11-22T10:00:00Z …`; other words match anywhere
+        filter: Vec<String>,
+        /// Events at most
+        #[arg(long, short = 'n', default_value_t = 50)]
+        limit: usize,
+    },
+    /// Print one event whole
+    Show {
+        /// Event id (`evt_…`), decision id or leaf index
+        event: String,
+    },
+    /// Write a proof that an event is in the ledger, for offline verification
+    Prove {
+        /// Event id, decision id or leaf index
+        event: String,
+        /// File for the proof [default: standard output]
+        #[arg(long, value_name = "FILE")]
+        to: Option<PathBuf>,
+    },
+    /// Write the whole ledger as files that anybody can verify
+    Export {
+        /// Folder to write
+        directory: PathBuf,
+    },
+    /// Verify the running ledger, an exported one, or one event's proof
+    Verify {
+        /// An exported ledger to verify offline
+        #[arg(long, value_name = "DIR", conflicts_with = "proof")]
+        export: Option<PathBuf>,
+        /// A proof file to verify offline
+        #[arg(long, value_name = "FILE")]
+        proof: Option<PathBuf>,
+        /// The ledger's verifier key (`testudo audit key`) [default: the one in the export, with a warning]
+        #[arg(long, value_name = "KEY")]
+        key: Option<String>,
+    },
+    /// Print the ledger's verifier key; keep it away from the fleet
+    Key,
+    /// Print the newest signed checkpoint
+    Checkpoint,
+}
+
+/// `testudo user`.
+#[derive(Debug, Subcommand)]
+pub enum UserCommand {
+    /// List users
+    List(PageArguments),
+    /// Show one
+    Show {
+        /// Login name
+        username: String,
+    },
+    /// Disable one: no login, no token, all sessions revoked
+    Disable {
+        /// Login name
+        username: String,
+    },
+    /// Enable one again
+    Enable {
+        /// Login name
+        username: String,
+    },
+    /// Set a password, read from the terminal or standard input
+    Password {
+        /// Login name
+        username: String,
+    },
+}
+
+/// `testudo session`.
+#[derive(Debug, Subcommand)]
+pub enum SessionCommand {
+    /// List sessions
+    List {
+        /// Of this user
+        username: String,
+    },
+    /// Revoke one: its tokens stop working everywhere
+    Revoke {
+        /// Session id (`ses_…`)
+        session: String,
+    },
+}
+
+/// `testudo proxy`.
+#[derive(Debug, Subcommand)]
+pub enum ProxyCommand {
+    /// List proxies and the snapshot each enforces
+    List,
+    /// Revoke a workload identity: certificates refused, connections closed
+    Revoke {
+        /// SPIFFE id
+        spiffe_id: String,
+    },
+}
+
+/// `testudo join-token`.
+#[derive(Debug, Subcommand)]
+pub enum JoinTokenCommand {
+    /// Make a one-use token for one proxy
+    Create {
+        /// For the sidecar of this service
+        #[arg(long, value_name = "NAME", required_unless_present = "gateway")]
+        service: Option<String>,
+        /// For a gateway
+        #[arg(long, conflicts_with = "service")]
+        gateway: bool,
+        /// How long it may be used, e.g. `15m`
+        #[arg(long, default_value = "15m", value_parser = parse_duration)]
+        ttl: Duration,
+    },
+}
+
+/// `testudo key`.
+#[derive(Debug, Subcommand)]
+pub enum KeyCommand {
+    /// Begin a new term of the store's keyring and seal all records anew, online
+    Rotate,
+    /// Begin a new certificate authority beside the old one
+    RotateCa,
+}
+
+/// Paging.
+#[derive(Debug, Args)]
+pub struct PageArguments {
+    /// Rows at most
+    #[arg(long, default_value_t = 100)]
+    pub limit: usize,
+    /// Continue after this cursor, as printed by the previous page
+    #[arg(long, value_name = "CURSOR")]
+    pub after: Option<String>,
+}
+
+/// `90s`, `15m`, `24h`.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let split = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, unit) = text.split_at(split);
+    let number: u64 = digits.parse().map_err(|_| format!("`{text}` does not start with a number"))?;
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return Err(format!("`{text}` needs a unit: s, m or h")),
+    };
+    Ok(Duration::from_secs(number.saturating_mul(seconds)))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_tree_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_need_a_unit() {
+        assert_eq!(parse_duration("15m"), Ok(Duration::from_secs(900)));
+        assert!(parse_duration("15").is_err());
+        assert!(parse_duration("m").is_err());
+    }
+}
