@@ -1,0 +1,95 @@
+//! The few pages people see: login and plain messages. Rendered here, without JavaScript, until `console` has
+//! its room.
+
+use askama::Template;
+use axum::response::{Html, IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+
+/// Path of the one style sheet.
+pub const STYLESHEET: &str = "testudo.css";
+const STYLESHEET_TEXT: &str = include_str!("../../templates/testudo.css");
+
+/// Nothing is loaded from elsewhere, nothing runs, nobody frames us. `form-action` names no host: after the
+/// login the browser is redirected to the client, which Chromium counts as the form's action.
+const CONTENT_SECURITY_POLICY: &str =
+    "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; frame-ancestors 'none'";
+
+/// The login form.
+#[derive(Template)]
+#[template(path = "login.html")]
+pub struct LoginPage<'a> {
+    /// The fleet's name.
+    pub fleet: &'a str,
+    /// The style sheet's name.
+    pub stylesheet: &'a str,
+    /// Client that asked.
+    pub client: &'a str,
+    /// The sealed authorization request.
+    pub flow: &'a str,
+    /// What was typed before.
+    pub username: &'a str,
+    /// Why it is shown again.
+    pub message: Option<&'a str>,
+}
+
+/// A heading and a sentence.
+#[derive(Template)]
+#[template(path = "message.html")]
+pub struct MessagePage<'a> {
+    /// The fleet's name.
+    pub fleet: &'a str,
+    /// The style sheet's name.
+    pub stylesheet: &'a str,
+    /// Heading.
+    pub heading: &'a str,
+    /// Sentence.
+    pub text: &'a str,
+}
+
+/// A page with the headers every page carries.
+pub fn render(status: StatusCode, page: &impl Template) -> Response {
+    let Ok(html) = page.render() else {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    };
+    let mut response = (status, Html(html)).into_response();
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-store"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// The style sheet.
+pub async fn stylesheet() -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, "text/css; charset=utf-8"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::CACHE_CONTROL, "public, max-age=3600"),
+    ];
+    (headers, STYLESHEET_TEXT).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_typed_cannot_become_markup() {
+        let page = LoginPage {
+            fleet: "bookshop.example",
+            stylesheet: STYLESHEET,
+            client: "<script>",
+            flow: "\"><b>",
+            username: "\"onfocus=alert(1)",
+            message: None,
+        };
+        let html = page.render().unwrap();
+        assert!(!html.contains("<script>") && !html.contains("\"><b>") && !html.contains("\"onfocus"));
+    }
+}

@@ -1,0 +1,186 @@
+//! `testudo audit`: read, prove and verify the ledger.
+
+use std::{fs, path::Path};
+
+use serde_json::{Value, json};
+use testudo_controlplane::offline;
+
+use super::{Invocation, account::segment};
+use crate::{
+    cli::AuditCommand,
+    failure::{Exit, Failure, Outcome},
+    output::{field, say},
+};
+
+/// Entries fetched at once by `audit export`.
+const EXPORT_PAGE: u64 = 1024;
+
+/// `testudo audit …`.
+pub async fn run(invocation: &Invocation, command: AuditCommand) -> Outcome {
+    match command {
+        AuditCommand::Tail { lines, no_follow, filter } => tail(invocation, lines, !no_follow, &filter).await,
+        AuditCommand::Search { filter, limit } => search(invocation, &filter, limit).await,
+        AuditCommand::Show { event } => show(invocation, &event).await,
+        AuditCommand::Prove { event, to } => prove(invocation, &event, to.as_deref()).await,
+        AuditCommand::Export { directory } => export(invocation, &directory).await,
+        AuditCommand::Verify { export: Some(directory), key, .. } => verify_export(invocation, &directory, key),
+        AuditCommand::Verify { proof: Some(proof), key, .. } => verify_proof(invocation, &proof, key).await,
+        AuditCommand::Verify { .. } => verify_running(invocation).await,
+        AuditCommand::Key => text(invocation, "/api/v1/audit/key", "/key").await,
+        AuditCommand::Checkpoint => text(invocation, "/api/v1/audit/checkpoint", "/checkpoint").await,
+    }
+}
+
+async fn text(invocation: &Invocation, path: &str, pointer: &str) -> Outcome {
+    let value: Value = invocation.context.admin().await?.get(path).await?;
+    Ok(invocation.output.value(&value, |value| field(value, pointer))?)
+}
+
+async fn tail(invocation: &Invocation, lines: usize, follow: bool, filter: &[String]) -> Outcome {
+    let filter = segment(&filter.join(" "));
+    let connection = invocation.context.admin().await?;
+    let first = format!("/api/v1/audit/events?limit={lines}&filter={filter}");
+    let page: Value = connection.get(&first).await?;
+    for event in items(&page).iter().rev() {
+        invocation.output.item(event, one_line)?;
+    }
+    let mut from = page.pointer("/size").and_then(Value::as_u64).unwrap_or(0);
+    while follow {
+        let page: Value = connection
+            .get(&format!("/api/v1/audit/tail?from={from}&wait_seconds=20&filter={filter}"))
+            .await?;
+        for event in items(&page) {
+            invocation.output.item(event, one_line)?;
+        }
+        from = page.pointer("/next").and_then(Value::as_u64).unwrap_or(from);
+    }
+    Ok(())
+}
+
+async fn search(invocation: &Invocation, filter: &[String], limit: usize) -> Outcome {
+    let path = format!("/api/v1/audit/events?limit={limit}&filter={}", segment(&filter.join(" ")));
+    let page: Value = invocation.context.admin().await?.get(&path).await?;
+    for event in items(&page) {
+        invocation.output.item(event, one_line)?;
+    }
+    if page.pointer("/truncated").and_then(Value::as_bool) == Some(true) {
+        say("there may be more: narrow the filter or raise --limit");
+    }
+    Ok(())
+}
+
+async fn show(invocation: &Invocation, event: &str) -> Outcome {
+    let path = format!("/api/v1/audit/events/{}", segment(event));
+    let event: Value = invocation.context.admin().await?.get(&path).await?;
+    Ok(invocation.output.value(&event, |event| format!("{event:#}"))?)
+}
+
+async fn prove(invocation: &Invocation, event: &str, to: Option<&Path>) -> Outcome {
+    let path = format!("/api/v1/audit/events/{}/proof", segment(event));
+    let proof: Value = invocation.context.admin().await?.get(&path).await?;
+    let text = field(&proof, "/proof");
+    match to {
+        Some(file) => {
+            fs::write(file, text)?;
+            say(format!("the proof is in {}; anybody can check it with `testudo audit verify --proof`", file.display()));
+            Ok(())
+        }
+        None => Ok(invocation.output.line(text)?),
+    }
+}
+
+async fn export(invocation: &Invocation, directory: &Path) -> Outcome {
+    let connection = invocation.context.admin().await?;
+    let head: Value = connection.get("/api/v1/audit/checkpoint").await?;
+    let size = head.pointer("/size").and_then(Value::as_u64).unwrap_or(0);
+    let key: Value = connection.get("/api/v1/audit/key").await?;
+    let mut writer = offline::ExportWriter::create(directory)?;
+    let mut from = 0;
+    while from < size {
+        let limit = EXPORT_PAGE.min(size - from);
+        let page: Value = connection.get(&format!("/api/v1/audit/entries?from={from}&limit={limit}")).await?;
+        let entries = items(&page);
+        if entries.is_empty() {
+            return Err(Failure::new(Exit::Failed, format!("the ledger gave no entry {from} of {size}")));
+        }
+        for entry in entries {
+            writer.append(entry.as_str().unwrap_or_default())?;
+            from += 1;
+        }
+    }
+    writer.finish(&field(&head, "/checkpoint"), &field(&key, "/key"))?;
+    say(format!("{size} entries written to {}", directory.display()));
+    Ok(())
+}
+
+fn verify_export(invocation: &Invocation, directory: &Path, key: Option<String>) -> Outcome {
+    if key.is_none() {
+        say("warning: using the key in the export; who can change the export can change it too. \
+             Give the key you kept (`testudo audit key`) with --key");
+    }
+    let report = offline::verify_export(directory, key.as_deref())
+        .map_err(|error| Failure::new(Exit::CheckFailed, error))?;
+    Ok(invocation.output.value(&report, |report| {
+        format!("verified: {} entries under checkpoint {}", field(report, "/size"), field(report, "/root"))
+    })?)
+}
+
+async fn verify_proof(invocation: &Invocation, proof: &Path, key: Option<String>) -> Outcome {
+    let key = match key {
+        Some(key) => key,
+        None => {
+            let key: Value = invocation.context.admin().await?.get("/api/v1/audit/key").await?;
+            field(&key, "/key")
+        }
+    };
+    let text = fs::read_to_string(proof)?;
+    let report =
+        offline::verify_proof(&text, &key).map_err(|error| Failure::new(Exit::CheckFailed, error))?;
+    Ok(invocation.output.value(&report, |report| {
+        format!("verified: entry {} of {}\n{}", field(report, "/index"), field(report, "/size"), field(report, "/entry"))
+    })?)
+}
+
+async fn verify_running(invocation: &Invocation) -> Outcome {
+    let connection = invocation.context.admin().await?;
+    let report: Value = connection.call("POST", "/api/v1/audit/verify", &json!({})).await?;
+    let verified = report.get("verified").and_then(Value::as_bool) == Some(true);
+    invocation.output.value(&report, |report| match verified {
+        true => format!("verified: {} entries under checkpoint {}", field(report, "/size"), field(report, "/root")),
+        false => format!("NOT VERIFIED: {}", field(report, "/problem")),
+    })?;
+    if verified {
+        Ok(())
+    } else {
+        Err(Failure::new(Exit::CheckFailed, "the ledger does not verify"))
+    }
+}
+
+fn items(page: &Value) -> &[Value] {
+    page.get("items").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+}
+
+/// `12 2026-11-22T10:00:00.000Z denied decision.enforce orders:orders.create alice@… policy.user_leg_denied dec_…`.
+fn one_line(item: &Value) -> String {
+    let event = item.get("event").unwrap_or(item);
+    let who = [field(event, "/actor/subject"), field(event, "/actor/workload"), field(event, "/actor/client")];
+    let decision = event.get("decision").filter(|decision| !decision.is_null());
+    let what = match decision {
+        Some(decision) => {
+            let target = [field(decision, "/service"), field(decision, "/operation")].join(":");
+            format!("{} {target} {} {}", field(decision, "/method"), field(decision, "/reason"), field(decision, "/id"))
+        }
+        None => field(event, "/target"),
+    };
+    let who: Vec<&str> = who.iter().map(String::as_str).filter(|text| !text.is_empty()).collect();
+    format!(
+        "{:>8} {} {:<7} {:<20} {} [{}] {}",
+        field(item, "/index"),
+        field(item, "/time"),
+        field(event, "/outcome"),
+        field(event, "/activity"),
+        what,
+        who.join(" "),
+        field(event, "/id"),
+    )
+}

@@ -1,0 +1,54 @@
+//! One file per group of commands.
+
+mod account;
+mod audit;
+mod fleet;
+mod generate;
+mod login;
+mod operate;
+mod policy;
+mod proxy;
+mod up;
+
+use crate::{
+    cli::{Cli, Command},
+    context::Context,
+    failure::Outcome,
+    output::Output,
+};
+
+/// What every command gets.
+pub struct Invocation {
+    /// Remembered fleet and logins.
+    pub context: Context,
+    /// Where results go.
+    pub output: Output,
+}
+
+/// Runs the command.
+pub async fn run(cli: Cli) -> Outcome {
+    let invocation =
+        Invocation { context: Context::new(&cli.global)?, output: Output::new(cli.global.output) };
+    match cli.command {
+        Command::Up(arguments) => up::up(&invocation, arguments).await,
+        Command::Server(arguments) => up::server(&invocation, arguments).await,
+        Command::Gateway(arguments) => proxy::gateway(arguments).await,
+        Command::Sidecar(arguments) => proxy::sidecar(arguments).await,
+        Command::Check(arguments) => fleet::check(&invocation, &arguments),
+        Command::Apply(arguments) => fleet::apply(&invocation, &arguments).await,
+        Command::Status => operate::status(&invocation).await,
+        Command::Login(arguments) => login::login(&invocation, arguments).await,
+        Command::Logout => login::logout(&invocation).await,
+        Command::Token => login::token(&invocation).await,
+        Command::Config(command) => fleet::config(&invocation, command),
+        Command::Policy(command) => policy::run(&invocation, command).await,
+        Command::Audit(command) => audit::run(&invocation, command).await,
+        Command::User(command) => account::user(&invocation, command).await,
+        Command::Session(command) => account::session(&invocation, command).await,
+        Command::Proxy(command) => operate::proxy(&invocation, command).await,
+        Command::JoinToken(command) => operate::join_token(&invocation, command).await,
+        Command::Key(command) => operate::key(&invocation, command).await,
+        Command::Completions { shell } => generate::completions(shell),
+        Command::Man { directory } => generate::man(&directory),
+    }
+}

@@ -1,0 +1,75 @@
+//! `testudo status`, `proxy`, `join-token` and `key`.
+
+use serde_json::{Value, json};
+
+use super::{Invocation, account::rows};
+use crate::{
+    cli::{JoinTokenCommand, KeyCommand, ProxyCommand},
+    failure::Outcome,
+    output::{field, say, table},
+};
+
+const PROXY_COLUMNS: [&str; 5] = ["IDENTITY", "INBOUND", "ENFORCES", "LAST SEEN", "REFUSED"];
+const PROXY_FIELDS: [&str; 5] = ["/spiffe_id", "/inbound", "/snapshot", "/last_seen", "/refused"];
+
+/// `testudo status`.
+pub async fn status(invocation: &Invocation) -> Outcome {
+    let status: Value = invocation.context.admin().await?.get("/api/v1/status").await?;
+    invocation.output.value(&status, |status| {
+        let line = |name: &str, pointer: &str| format!("{name:<14}{}", field(status, pointer));
+        let proxies = json!({ "items": status.pointer("/proxies").cloned().unwrap_or_default() });
+        [
+            line("trust domain", "/trust_domain"),
+            line("issuer", "/issuer"),
+            line("snapshot", "/snapshot"),
+            line("services", "/services"),
+            line("ledger size", "/ledger/size"),
+            line("store term", "/store/term"),
+            String::new(),
+            table(&PROXY_COLUMNS, &rows(&proxies, &PROXY_FIELDS)),
+        ]
+        .join("\n")
+    })?;
+    Ok(())
+}
+
+/// `testudo proxy …`.
+pub async fn proxy(invocation: &Invocation, command: ProxyCommand) -> Outcome {
+    let connection = invocation.context.admin().await?;
+    match command {
+        ProxyCommand::List => {
+            let proxies: Value = connection.get("/api/v1/proxies").await?;
+            invocation.output.value(&proxies, |page| table(&PROXY_COLUMNS, &rows(page, &PROXY_FIELDS)))?;
+        }
+        ProxyCommand::Revoke { spiffe_id } => {
+            let body = json!({ "spiffe_id": spiffe_id });
+            connection.call::<Value>("POST", "/api/v1/identities/revoke", &body).await?;
+            say(format!("{spiffe_id} is revoked"));
+        }
+    }
+    Ok(())
+}
+
+/// `testudo join-token …`.
+pub async fn join_token(invocation: &Invocation, command: JoinTokenCommand) -> Outcome {
+    let JoinTokenCommand::Create { service, gateway: _, ttl } = command;
+    let body = match service {
+        Some(service) => json!({ "service": service, "ttl_seconds": ttl.as_secs() }),
+        None => json!({ "gateway": true, "ttl_seconds": ttl.as_secs() }),
+    };
+    let made: Value = invocation.context.admin().await?.call("POST", "/api/v1/join-tokens", &body).await?;
+    invocation.output.value(&made, |made| field(made, "/token"))?;
+    Ok(())
+}
+
+/// `testudo key …`.
+pub async fn key(invocation: &Invocation, command: KeyCommand) -> Outcome {
+    let connection = invocation.context.admin().await?;
+    let path = match command {
+        KeyCommand::Rotate => "/api/v1/keys/rotate",
+        KeyCommand::RotateCa => "/api/v1/ca/rotate",
+    };
+    let answer: Value = connection.call("POST", path, &json!({})).await?;
+    invocation.output.value(&answer, |answer| field(answer, "/message"))?;
+    Ok(())
+}

@@ -1,0 +1,176 @@
+//! What the command line remembers: the last fleet started on this machine, and logins.
+
+use std::{
+    fs, io,
+    io::Write,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use testudo_controlplane::client::{Connection, Target, TokenSet, refresh};
+use testudo_controlplane::{Clock, Redacted};
+use testudo_runtime::SystemClock;
+
+use crate::{
+    cli::Global,
+    failure::{Exit, Failure},
+};
+
+const FLEET_FILE: &str = "fleet.json";
+const LOGIN_FILE: &str = "login.json";
+/// An access token is renewed when less than this many seconds are left.
+const RENEW_BEFORE_SECONDS: i64 = 30;
+
+/// The fleet a command speaks to when nothing else is said.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct KnownFleet {
+    /// `https://…:9443`.
+    pub server: String,
+    /// PEM file of the fleet's CA.
+    pub ca: PathBuf,
+    /// Admin socket.
+    pub socket: PathBuf,
+}
+
+/// A login as kept on disk, mode 0600.
+#[derive(Debug, Serialize, Deserialize)]
+struct KeptLogin {
+    server: String,
+    tokens: TokenSet,
+    /// When the tokens were got, seconds since the epoch.
+    obtained_at: i64,
+}
+
+/// Folder and options of one invocation.
+#[derive(Debug, Clone)]
+pub struct Context {
+    home: PathBuf,
+    global: Global,
+}
+
+impl Context {
+    /// From the options.
+    pub fn new(global: &Global) -> Result<Self, Failure> {
+        let home = match (&global.home, std::env::home_dir()) {
+            (Some(home), _) => home.clone(),
+            (None, Some(home)) => home.join(".config/testudo"),
+            (None, None) => {
+                let error = Failure::new(Exit::Failed, "there is no home directory to remember logins in");
+                return Err(error.help("set TESTUDO_HOME"));
+            }
+        };
+        Ok(Self { home, global: global.clone() })
+    }
+
+    /// Remembers the fleet that was just started.
+    pub fn remember_fleet(&self, fleet: &KnownFleet) -> io::Result<()> {
+        write_private(&self.home, FLEET_FILE, fleet)
+    }
+
+    /// The way for administration: the admin socket of a fleet on this machine unless `--server` says otherwise,
+    /// else HTTPS with the login.
+    pub async fn admin(&self) -> Result<Connection, Failure> {
+        if self.global.server.is_none() {
+            let fleet = self.known_fleet()?;
+            if fleet.socket.exists() {
+                return Ok(Connection::new(Target::Socket(fleet.socket)));
+            }
+        }
+        let token = self.access_token().await?;
+        Ok(self.https()?.with_token(Redacted::new(token)))
+    }
+
+    /// The way over HTTPS without a login.
+    pub fn https(&self) -> Result<Connection, Failure> {
+        let (server, ca) = match (&self.global.server, &self.global.ca) {
+            (Some(server), Some(ca)) => (server.clone(), ca.clone()),
+            (server, ca) => {
+                let fleet = self.known_fleet()?;
+                (server.clone().unwrap_or(fleet.server), ca.clone().unwrap_or(fleet.ca))
+            }
+        };
+        let base = server.parse().map_err(|error| Failure::new(Exit::Failed, error_of(&server, &error)))?;
+        let roots_pem = fs::read(&ca).map_err(|error| {
+            Failure::new(Exit::Failed, format!("cannot read the CA file {}: {error}", ca.display()))
+        })?;
+        Ok(Connection::new(Target::Https { base, roots_pem }))
+    }
+
+    /// Base address of the control plane, for people.
+    pub fn server_url(&self) -> Result<String, Failure> {
+        match &self.global.server {
+            Some(server) => Ok(server.clone()),
+            None => Ok(self.known_fleet()?.server),
+        }
+    }
+
+    /// Keeps a login.
+    pub fn remember_login(&self, tokens: TokenSet) -> Result<(), Failure> {
+        let login =
+            KeptLogin { server: self.server_url()?, tokens, obtained_at: SystemClock.now().unix_seconds() };
+        Ok(write_private(&self.home, LOGIN_FILE, &login)?)
+    }
+
+    /// Forgets the login; returns its refresh token so that it can be revoked.
+    pub fn forget_login(&self) -> Result<Option<String>, Failure> {
+        let login: Option<KeptLogin> = read(&self.home.join(LOGIN_FILE))?;
+        if login.is_some() {
+            fs::remove_file(self.home.join(LOGIN_FILE))?;
+        }
+        Ok(login.and_then(|login| login.tokens.refresh_token))
+    }
+
+    /// An access token that is good for a while, renewed if needed.
+    pub async fn access_token(&self) -> Result<String, Failure> {
+        let path = self.home.join(LOGIN_FILE);
+        let not_logged_in = || Failure::new(Exit::Denied, "you are not logged in").help("run `testudo login`");
+        let login: KeptLogin = read(&path)?.ok_or_else(not_logged_in)?;
+        if login.server != self.server_url()? {
+            return Err(not_logged_in());
+        }
+        let expires = login.obtained_at.saturating_add(login.tokens.expires_in);
+        if SystemClock.now().unix_seconds() < expires.saturating_sub(RENEW_BEFORE_SECONDS) {
+            return Ok(login.tokens.access_token);
+        }
+        let token = login.tokens.refresh_token.ok_or_else(not_logged_in)?;
+        let renewed = refresh(&self.https()?, &token).await?;
+        let access_token = renewed.access_token.clone();
+        self.remember_login(renewed)?;
+        Ok(access_token)
+    }
+
+    fn known_fleet(&self) -> Result<KnownFleet, Failure> {
+        read(&self.home.join(FLEET_FILE))?.ok_or_else(|| {
+            Failure::new(Exit::Unreachable, "no fleet was started on this machine yet")
+                .help("start one with `testudo up FLEET.toml`, or name one with --server and --ca")
+        })
+    }
+}
+
+fn error_of(server: &str, error: &dyn std::error::Error) -> String {
+    format!("`{server}` is not an address: {error}")
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Failure> {
+    match fs::read(path) {
+        Ok(bytes) => match serde_json::from_slice(&bytes) {
+            Ok(value) => Ok(Some(value)),
+            Err(error) => Err(Failure::new(Exit::Failed, format!("{} is damaged: {error}", path.display()))
+                .help("delete it and log in again")),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Writes readable by the owner only, whole or not at all.
+fn write_private(home: &Path, name: &str, value: &impl Serialize) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(home)?;
+    let temporary = home.join(format!("{name}.{}.new", std::process::id()));
+    let mut file =
+        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(&serde_json::to_vec(value)?)?;
+    file.sync_all()?;
+    fs::rename(&temporary, home.join(name))
+}
