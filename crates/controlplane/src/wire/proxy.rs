@@ -32,7 +32,7 @@ pub struct RenewReply {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchRequest {
-    #[prost(oneof = "watch_request::Message", tags = "1, 2")]
+    #[prost(oneof = "watch_request::Message", tags = "1, 2, 3")]
     pub message: ::core::option::Option<watch_request::Message>,
 }
 /// Nested message and enum types in `WatchRequest`.
@@ -43,6 +43,8 @@ pub mod watch_request {
         Hello(super::Hello),
         #[prost(message, tag = "2")]
         Acknowledgement(super::Acknowledgement),
+        #[prost(message, tag = "3")]
+        Goodbye(super::Goodbye),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -74,6 +76,10 @@ pub struct Acknowledgement {
     #[prost(string, tag = "2")]
     pub refused: ::prost::alloc::string::String,
 }
+/// The proxy drains: it takes no further calls. A stream that ends without it may be a renewed certificate or a
+/// broken network, and the proxy stays among the endpoints until its lease ends.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Goodbye {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchReply {
     #[prost(oneof = "watch_reply::Message", tags = "1, 2, 3, 4, 5")]
@@ -327,7 +333,8 @@ pub mod proxy_server {
             + std::marker::Send
             + 'static;
         /// What the proxy enforces, now and from now on. The first request message is a hello, the others
-        /// acknowledge or refuse snapshots.
+        /// acknowledge or refuse snapshots, the last one may be a goodbye. Revocations come before the snapshot, so
+        /// that a proxy never enforces one without the other.
         async fn watch(
             &self,
             request: tonic::Request<tonic::Streaming<super::WatchRequest>>,

@@ -1,0 +1,262 @@
+//! The writer thread: takes events off the ring, seals blocks, writes them.
+//!
+//! It polls. A thread that slept on the ring would have to be woken by the request path, and a wake-up costs
+//! a request more than everything else `record` does.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, mpsc},
+    thread,
+    time::Duration,
+};
+
+use testudo_model::{
+    Clock, Entropy, EventId, TenantName,
+    event::{Actor, Detail, Event, EventClass, Outcome},
+    limits::{BLOCK_INTERVAL, MAX_BLOCK_EVENTS, MAX_EVENT_BYTES},
+};
+use testudo_trust::IdentitySource;
+
+use super::{
+    block::{Chain, SealedBlock},
+    disk::{Disk, Fault},
+    shared::Shared,
+};
+
+/// Pause between two looks at the ring: while there is work, and while there is none.
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
+const IDLE_PAUSE: Duration = Duration::from_millis(100);
+/// Pause before another try after a fault.
+const FAULT_PAUSE: Duration = Duration::from_secs(1);
+/// Tries left when the spool is to stop and the disk does not take its events.
+const LAST_TRIES: u32 = 10;
+/// Time between two looks whether the file is still in place.
+const IN_PLACE_INTERVAL: Duration = Duration::from_secs(1);
+/// Bytes of encoded events in one block; with JSON in JSON and sealing it stays below what a frame and a
+/// message may hold.
+const MAX_BLOCK_BYTES: usize = 1024 * 1024;
+
+/// State of the thread.
+pub(super) struct Writer {
+    pub(super) ring: mpsc::Receiver<Box<Event>>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) disk: Disk,
+    pub(super) chain: Chain,
+    pub(super) identity: IdentitySource,
+    pub(super) tenant: TenantName,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) entropy: Arc<dyn Entropy>,
+    pub(super) pending: Pending,
+}
+
+/// Encoded events that wait for their block, and the block that waits for the disk.
+#[derive(Default)]
+pub(super) struct Pending {
+    events: Vec<String>,
+    bytes: usize,
+    since_nanos: Option<u64>,
+    unwritten: Option<SealedBlock>,
+    in_place_nanos: u64,
+}
+
+impl Writer {
+    /// Works until the spool stops or nobody can record any more, and everything is on disk.
+    pub(super) fn run(mut self) {
+        let mut last_tries = LAST_TRIES;
+        loop {
+            let (ticket, flush) = self.shared.flush_ticket();
+            let stopping = self.shared.is_stopping();
+            match self.turn(flush || stopping) {
+                Ok(Turn::Disconnected) => break self.finish(),
+                Ok(Turn::Empty) if stopping => break self.finish(),
+                Ok(_) => {
+                    if flush {
+                        self.shared.complete_flush(ticket);
+                    }
+                    if self.shared.heal() {
+                        tracing::info!("the event spool works again");
+                    }
+                }
+                Err(fault) => {
+                    self.refuse(&fault);
+                    last_tries -= u32::from(stopping);
+                    if last_tries == 0 {
+                        tracing::error!(%fault, "stopped with events that could not be written");
+                        break;
+                    }
+                }
+            }
+            thread::park_timeout(self.pause());
+        }
+    }
+
+    /// Everything is on disk: says so to those who wait, and to the next start.
+    fn finish(&self) {
+        self.disk.mark_clean();
+        let (ticket, _) = self.shared.flush_ticket();
+        self.shared.complete_flush(ticket);
+    }
+
+    /// Empties the ring into blocks. `everything`: seal what there is, whatever its age.
+    fn turn(&mut self, everything: bool) -> Result<Turn, Fault> {
+        self.check_in_place()?;
+        self.write_unwritten()?;
+        let end = loop {
+            if self.pending.is_full() {
+                self.seal()?;
+            }
+            match self.ring.try_recv() {
+                Ok(event) => self.take(&event),
+                Err(mpsc::TryRecvError::Empty) => break Turn::Empty,
+                Err(mpsc::TryRecvError::Disconnected) => break Turn::Disconnected,
+            }
+        };
+        self.report_lost();
+        if self.is_due() || ((everything || end == Turn::Disconnected) && !self.pending.events.is_empty()) {
+            self.seal()?;
+        }
+        Ok(end)
+    }
+
+    fn take(&mut self, event: &Event) {
+        match encode(event) {
+            Some(text) => self.pending.push(text, self.clock.monotonic_nanos()),
+            None => {
+                tracing::error!(event = %event.id, "an event is too large to be recorded");
+                self.shared.count_lost();
+            }
+        }
+    }
+
+    fn seal(&mut self) -> Result<(), Fault> {
+        let lost = self.shared.take_lost();
+        let svid = self.identity.current();
+        match self.chain.seal(&self.pending.events, lost, &svid, self.clock.now()) {
+            Ok(block) => {
+                self.pending.clear();
+                self.pending.unwritten = Some(block);
+                self.write_unwritten()
+            }
+            Err(error) => {
+                self.shared.return_lost(lost);
+                Err(error.into())
+            }
+        }
+    }
+
+    fn write_unwritten(&mut self) -> Result<(), Fault> {
+        let Some(block) = &self.pending.unwritten else { return Ok(()) };
+        let held = self.shared.backlog().bytes();
+        let stored = self.disk.write(block, held)?;
+        self.shared.backlog().push(stored);
+        self.pending.unwritten = None;
+        self.shared.sealed.notify_one();
+        Ok(())
+    }
+
+    /// A loss is evidence too: without other events it gets one of its own.
+    fn report_lost(&mut self) {
+        let lost = self.shared.lost();
+        if lost == 0 || !self.pending.events.is_empty() {
+            return;
+        }
+        let event = self.own_event("spool.lost", [("lost".to_owned(), Detail::from(lost))].into());
+        self.take(&event);
+    }
+
+    /// The last run did not end by itself: what it had not written is lost, and that is an event.
+    pub(super) fn report_unclean_stop(&mut self) {
+        let next = Detail::from(self.chain.next_sequence());
+        let event = self.own_event("spool.unclean_stop", [("next_sequence".to_owned(), next)].into());
+        self.take(&event);
+    }
+
+    fn own_event(&self, activity: &str, details: BTreeMap<String, Detail>) -> Event {
+        Event {
+            id: EventId::generate(&*self.clock, &*self.entropy),
+            time: self.clock.now(),
+            tenant: self.tenant.clone(),
+            class: EventClass::ApplicationLifecycle,
+            activity: activity.to_owned(),
+            outcome: Outcome::Failure,
+            actor: Actor::default(),
+            target: None,
+            reporter: self.identity.current().id().clone(),
+            source_ip: None,
+            trace_id: None,
+            transaction: None,
+            decision: None,
+            details,
+        }
+    }
+
+    fn check_in_place(&mut self) -> Result<(), Fault> {
+        let now = self.clock.monotonic_nanos();
+        if u128::from(now.saturating_sub(self.pending.in_place_nanos)) >= IN_PLACE_INTERVAL.as_nanos() {
+            self.disk.check_in_place()?;
+            self.pending.in_place_nanos = now;
+        }
+        Ok(())
+    }
+
+    fn is_due(&self) -> bool {
+        let now = self.clock.monotonic_nanos();
+        self.pending
+            .since_nanos
+            .is_some_and(|since| u128::from(now.saturating_sub(since)) >= BLOCK_INTERVAL.as_nanos())
+    }
+
+    fn refuse(&self, fault: &Fault) {
+        if self.shared.refuse(&fault.to_string()) {
+            tracing::error!(%fault, "events cannot be recorded: calls are refused");
+        }
+    }
+
+    fn pause(&self) -> Duration {
+        match (self.shared.is_refusing(), self.pending.events.is_empty()) {
+            (true, _) => FAULT_PAUSE,
+            (false, false) => BUSY_PAUSE,
+            (false, true) => IDLE_PAUSE,
+        }
+    }
+}
+
+/// How a turn ended: nobody can record any more, or there is nothing at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    Empty,
+    Disconnected,
+}
+
+impl Pending {
+    fn push(&mut self, event: String, now_nanos: u64) {
+        self.since_nanos.get_or_insert(now_nanos);
+        self.bytes += event.len();
+        self.events.push(event);
+    }
+
+    fn is_full(&self) -> bool {
+        self.events.len() >= MAX_BLOCK_EVENTS || self.bytes + MAX_EVENT_BYTES > MAX_BLOCK_BYTES
+    }
+
+    fn clear(&mut self) {
+        self.events.clear();
+        self.bytes = 0;
+        self.since_nanos = None;
+    }
+}
+
+/// The event as JSON. One that is too large loses the contexts of its decision, the one part without which a
+/// decision can still be explained.
+fn encode(event: &Event) -> Option<String> {
+    let text = serde_json::to_string(event).ok()?;
+    if text.len() <= MAX_EVENT_BYTES {
+        return Some(text);
+    }
+    let mut smaller = event.clone();
+    for leg in smaller.decision.iter_mut().flat_map(|decision| &mut decision.legs) {
+        leg.context = None;
+    }
+    smaller.details.insert("context_omitted".to_owned(), Detail::from(true));
+    serde_json::to_string(&smaller).ok().filter(|text| text.len() <= MAX_EVENT_BYTES)
+}
