@@ -1,0 +1,407 @@
+//! What a writer does inside a write transaction of the database.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize, de::IgnoredAny};
+use testudo_model::Timestamp;
+
+use crate::{
+    StoreError,
+    backend::{Blind, SealedChange, SealedEntry, SealedRecord, Writes},
+    change::{Operation, SealedForm},
+    core::Core,
+    limits,
+    record::Expected,
+    seal::Keys,
+};
+
+/// A name and where it leads.
+#[derive(Debug, Clone)]
+pub(crate) struct Address {
+    pub(crate) tenant: Arc<str>,
+    pub(crate) collection: &'static str,
+    pub(crate) key: String,
+    pub(crate) space: Blind,
+    pub(crate) blind_key: Blind,
+}
+
+/// One write, ready but for its numbers and its seal.
+#[derive(Debug)]
+pub(crate) enum Write {
+    Put {
+        address: Address,
+        expected: Expected,
+        content: Content,
+    },
+    Delete {
+        address: Address,
+        expected: Expected,
+    },
+    Append {
+        tenant: Arc<str>,
+        name: &'static str,
+        log: Blind,
+        entries: Vec<Vec<u8>>,
+    },
+}
+
+/// What is put.
+#[derive(Debug, Default)]
+pub(crate) struct Content {
+    pub(crate) plain: Vec<u8>,
+    pub(crate) expires: Option<Timestamp>,
+    pub(crate) index_values: Vec<Blind>,
+}
+
+/// What a write did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// A record was written.
+    Put {
+        /// Its version now.
+        version: u64,
+    },
+    /// A record was deleted.
+    Deleted {
+        /// Whether there was one.
+        existed: bool,
+    },
+    /// Entries were appended.
+    Appended {
+        /// Index of the first.
+        first: u64,
+    },
+}
+
+/// The plain form of a record. Tenant, collection and key are in it for what must work without knowing the
+/// type: sweeping tells followers what it removed.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct PlainForm<T, R> {
+    pub(crate) tenant: T,
+    pub(crate) collection: T,
+    pub(crate) key: T,
+    pub(crate) record: R,
+}
+
+/// An open write transaction with the keys that are valid in it.
+pub(crate) struct Unit<'a> {
+    core: &'a Core,
+    writes: Box<dyn Writes + 'a>,
+    keys: Arc<Keys>,
+}
+
+impl<'a> Unit<'a> {
+    /// Begins. Another process may have rotated the keys since the last time: nothing may be sealed under a
+    /// term that it is about to retire.
+    pub(crate) fn begin(core: &'a Core) -> Result<Self, StoreError> {
+        let writes = core.backend.begin()?;
+        let keys = core.keys.current();
+        let keys = core
+            .keys
+            .newer_than(&keys, &core.root_key, &*writes)?
+            .unwrap_or(keys);
+        Ok(Self { core, writes, keys })
+    }
+
+    /// Does all of `work` or nothing.
+    pub(crate) fn all_or_nothing(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let keys = Arc::clone(&self.keys);
+        self.writes.savepoint()?;
+        match work(self) {
+            Ok(()) => Ok(self.writes.release()?),
+            Err(error) if error.is_of_the_database() => Err(error),
+            Err(error) => {
+                self.keys = keys;
+                self.writes.undo()?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes it durable.
+    pub(crate) fn commit(self) -> Result<(), StoreError> {
+        self.writes.commit()?;
+        self.core.keys.replace(self.keys);
+        Ok(())
+    }
+
+    pub(crate) fn newest_change(&self) -> Result<u64, StoreError> {
+        Ok(self.writes.newest_change()?)
+    }
+
+    pub(crate) fn apply(&mut self, write: &Write) -> Result<Effect, StoreError> {
+        match write {
+            Write::Put {
+                address,
+                expected,
+                content,
+            } => {
+                let found = self.living(address)?;
+                check(address, *expected, found.as_ref())?;
+                self.put(address, found.as_ref(), content)
+                    .map(|version| Effect::Put { version })
+            }
+            Write::Delete { address, expected } => {
+                let found = self.living(address)?;
+                check(address, *expected, found.as_ref())?;
+                if let Some(record) = &found {
+                    self.delete(&address.tenant, address.collection, &address.key, record)?;
+                }
+                Ok(Effect::Deleted {
+                    existed: found.is_some(),
+                })
+            }
+            Write::Append {
+                tenant,
+                name,
+                log,
+                entries,
+            } => self
+                .append(tenant, name, log, entries)
+                .map(|first| Effect::Appended { first }),
+        }
+    }
+
+    /// Counts the record at `address` up by one, from 0.
+    pub(crate) fn increment(&mut self, address: &Address) -> Result<u64, StoreError> {
+        let found = self.living(address)?;
+        let last = match &found {
+            None => 0,
+            Some(record) => {
+                let form: PlainForm<IgnoredAny, u64> =
+                    decode(address.collection, &self.keys.open(record)?)?;
+                form.record
+            }
+        };
+        let plain = encode(
+            &address.tenant,
+            address.collection,
+            &address.key,
+            &(last + 1),
+        )?;
+        let content = Content {
+            plain,
+            ..Content::default()
+        };
+        self.put(address, found.as_ref(), &content)?;
+        Ok(last + 1)
+    }
+
+    /// Removes at most `limit` expired records.
+    pub(crate) fn sweep(&mut self, now: Timestamp, limit: usize) -> Result<usize, StoreError> {
+        let expired = self.writes.expired(now, limit)?;
+        for record in &expired {
+            let plain = self.keys.open(record)?;
+            let form: PlainForm<String, IgnoredAny> = decode("an expired record", &plain)?;
+            self.delete(&form.tenant, &form.collection, &form.key, record)?;
+        }
+        Ok(expired.len())
+    }
+
+    /// Starts a new term.
+    pub(crate) fn rotate(&mut self) -> Result<u32, StoreError> {
+        let keys = self.keys.rotated(&*self.core.entropy);
+        self.keep(keys)?;
+        Ok(self.keys.term())
+    }
+
+    /// Seals at most `limit` old items under the current term. When none is left, retires the other terms.
+    pub(crate) fn reseal(&mut self, limit: usize) -> Result<usize, StoreError> {
+        let mut items = self.writes.sealed_before(self.keys.term(), limit)?;
+        for item in &mut items {
+            self.keys.reseal(&*self.core.entropy, item)?;
+            self.writes.reseal(item)?;
+        }
+        if items.is_empty()
+            && let Some(keys) = self.keys.retired()
+        {
+            self.keep(keys)?;
+        }
+        Ok(items.len())
+    }
+
+    fn keep(&mut self, keys: Keys) -> Result<(), StoreError> {
+        self.writes
+            .put_keyring(&keys.wrap(&self.core.root_key, &*self.core.entropy))?;
+        self.keys = Arc::new(keys);
+        Ok(())
+    }
+
+    /// The record at `address`. One that expired makes way here and now.
+    fn living(&mut self, address: &Address) -> Result<Option<SealedRecord>, StoreError> {
+        let Some(record) = self.writes.record(&address.space, &address.blind_key)? else {
+            return Ok(None);
+        };
+        if record.expires.is_none_or(|at| at > self.core.clock.now()) {
+            return Ok(Some(record));
+        }
+        // A planted expiry must not delete a record.
+        self.keys.open(&record)?;
+        self.delete(&address.tenant, address.collection, &address.key, &record)?;
+        Ok(None)
+    }
+
+    fn put(
+        &mut self,
+        address: &Address,
+        replaced: Option<&SealedRecord>,
+        content: &Content,
+    ) -> Result<u64, StoreError> {
+        let operation = Operation::Put {
+            key: address.key.clone(),
+        };
+        let version = self.change(&address.tenant, address.collection, operation)?;
+        let mut record = SealedRecord {
+            space: address.space,
+            key: address.blind_key,
+            position: replaced.map_or(version, |replaced| replaced.position),
+            version,
+            expires: content.expires,
+            term: 0,
+            sealed: Vec::new(),
+        };
+        self.keys
+            .seal(&*self.core.entropy, &mut record, &content.plain);
+        self.writes.put_record(&record, &content.index_values)?;
+        Ok(version)
+    }
+
+    fn delete(
+        &mut self,
+        tenant: &str,
+        collection: &str,
+        key: &str,
+        record: &SealedRecord,
+    ) -> Result<(), StoreError> {
+        self.writes.delete_record(record)?;
+        self.change(
+            tenant,
+            collection,
+            Operation::Delete {
+                key: key.to_owned(),
+            },
+        )?;
+        Ok(())
+    }
+
+    fn append(
+        &mut self,
+        tenant: &str,
+        name: &str,
+        log: &Blind,
+        entries: &[Vec<u8>],
+    ) -> Result<u64, StoreError> {
+        let first = self.writes.log_length(log)?;
+        for (index, plain) in (first..).zip(entries) {
+            let mut entry = SealedEntry {
+                log: *log,
+                index,
+                term: 0,
+                sealed: Vec::new(),
+            };
+            self.keys.seal(&*self.core.entropy, &mut entry, plain);
+            self.writes.append_entry(&entry)?;
+        }
+        if !entries.is_empty() {
+            self.change(
+                tenant,
+                name,
+                Operation::Append {
+                    first,
+                    count: entries.len() as u64,
+                },
+            )?;
+        }
+        Ok(first)
+    }
+
+    /// Notes a change and answers its number.
+    fn change(
+        &mut self,
+        tenant: &str,
+        collection: &str,
+        operation: Operation,
+    ) -> Result<u64, StoreError> {
+        let sequence = self.writes.newest_change()? + 1;
+        let form = SealedForm {
+            tenant: tenant.to_owned(),
+            collection: collection.to_owned(),
+            operation,
+        };
+        let plain = serde_json::to_vec(&form).map_err(|source| StoreError::Encode {
+            collection: "a change",
+            source: Arc::new(source),
+        })?;
+        let mut change = SealedChange {
+            sequence,
+            term: 0,
+            sealed: Vec::new(),
+        };
+        self.keys.seal(&*self.core.entropy, &mut change, &plain);
+        self.writes.append_change(&change)?;
+        // Now and then is often enough.
+        if sequence % 1_024 == 0 {
+            self.writes
+                .forget_changes(sequence.saturating_sub(limits::CHANGES_KEPT))?;
+        }
+        Ok(sequence)
+    }
+}
+
+/// The plain form of a record.
+pub(crate) fn encode<R: Serialize>(
+    tenant: &str,
+    collection: &'static str,
+    key: &str,
+    record: &R,
+) -> Result<Vec<u8>, StoreError> {
+    let plain = serde_json::to_vec(&PlainForm {
+        tenant,
+        collection,
+        key,
+        record,
+    })
+    .map_err(|source| StoreError::Encode {
+        collection,
+        source: Arc::new(source),
+    })?;
+    check_size("a record", plain.len(), limits::MAX_VALUE_BYTES)?;
+    Ok(plain)
+}
+
+/// A value that opened under the store's keys. If it does not parse, another release wrote it.
+pub(crate) fn decode<T: serde::de::DeserializeOwned>(
+    collection: &'static str,
+    plain: &[u8],
+) -> Result<T, StoreError> {
+    serde_json::from_slice(plain).map_err(|source| StoreError::Decode {
+        collection,
+        source: Arc::new(source),
+    })
+}
+
+pub(crate) fn check_size(what: &'static str, size: usize, limit: usize) -> Result<(), StoreError> {
+    if size > limit {
+        return Err(StoreError::TooLarge { what, size, limit });
+    }
+    Ok(())
+}
+
+fn check(
+    address: &Address,
+    expected: Expected,
+    found: Option<&SealedRecord>,
+) -> Result<(), StoreError> {
+    let found = found.map(|record| record.version);
+    if expected.is_met_by(found) {
+        return Ok(());
+    }
+    Err(StoreError::Conflict {
+        collection: address.collection,
+        expected,
+        found,
+    })
+}
