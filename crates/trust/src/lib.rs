@@ -1,1 +1,57 @@
-//! Cryptography for the house: X.509 and SPIFFE, TLS configuration, JOSE, AEAD, hashing.
+//! Cryptography for the house. The only crate that names a crypto library, and small enough to read in one
+//! sitting; nothing here knows a network, a database or the time of day.
+//!
+//! # The tour
+//!
+//! **Raw material.** [`SystemEntropy`] is the real source of `model::Entropy`. [`sha256`], [`hmac_sha256`],
+//! [`constant_time_eq`], [`hex`] and [`base64url`] are what everybody needs; each text has one decoding.
+//!
+//! **At rest.** A [`RootKey`] from outside wraps a [`Keyring`], and the keyring seals values (AES-256-GCM)
+//! under a *term* that rotates, and blinds lookup keys. A sealed value opens only in the place (`aad`) it was
+//! sealed for.
+//!
+//! **In the log.** `merkle` hashes, grows and proves trees (RFC 6962); [`NoteSigner`], [`NoteVerifier`] and
+//! [`Checkpoint`] sign their roots as C2SP notes that a stranger's tool reads.
+//!
+//! **As tokens.** [`SigningKey`] writes and [`JwkSet`] with [`verify_jwt`] reads ES256 tokens, and no others.
+//! [`verify_jwt_x5c`] reads those signed by a workload with its SVID.
+//!
+//! **As identities.** A [`CertificateAuthority`] issues X.509-SVIDs; a [`Svid`] is one with its key; a
+//! [`TrustBundle`] says whether a chain proves an identity. One URI name exactly, no CA as a leaf, no
+//! intermediate without `keyCertSign`, no expired root: `x509` holds the whole profile.
+//!
+//! **On the wire.** An [`IdentitySource`] holds the current SVID and bundle; [`mesh_server_config`] and
+//! [`mesh_client_config`] make rustls use them, handshake by handshake. [`pinned_client_config`] is the first
+//! contact. [`web_server_config`] is for the public side.
+//!
+//! **For people.** [`hash_password`], [`verify_password`] and [`dummy_verify`] are argon2id.
+
+mod aead;
+mod encoding;
+mod entropy;
+mod hash;
+mod jose;
+mod key;
+pub mod merkle;
+mod note;
+mod password;
+mod tls;
+mod x509;
+
+pub use aead::{Keyring, OpenError, RootKey, SEAL_OVERHEAD};
+pub use encoding::{base64url, hex};
+pub use entropy::SystemEntropy;
+pub use hash::{constant_time_eq, hmac_sha256, sha256};
+pub use jose::{JoseError, JwkSet, check_times, verify_jwt, verify_jwt_x5c};
+pub use key::{InvalidKey, SIGNATURE_BYTES, SigningKey};
+pub use note::{Checkpoint, NoteError, NoteSigner, NoteVerifier};
+pub use password::{dummy_verify, hash_password, needs_rehash, verify_password};
+pub use tls::{
+    ExpectedPeer, IdentitySource, PeerAuth, TlsError, WebCertificate, install_crypto_provider,
+    mesh_client_config, mesh_server_config, mesh_server_name, peer_identity, pinned_client_config,
+    web_client_config, web_server_config,
+};
+pub use x509::{
+    CertificateAuthority, MAX_CERTIFICATE_BYTES, MAX_CHAIN, Svid, SvidKey, TrustBundle, X509Error,
+    certificate_thumbprint, certificate_times, spiffe_id_of, verify_signature,
+};

@@ -1,0 +1,216 @@
+//! The roots of a trust domain and what they vouch for.
+
+use std::{fmt, time::Duration};
+
+use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use serde_json::{Value, json};
+use testudo_model::{SpiffeId, Timestamp, TrustDomain};
+use webpki::{EndEntityCert, KeyUsage, VerifiedPath, anchor_from_trusted_cert};
+
+use super::{MAX_CHAIN, X509Error, profile};
+use crate::{base64url, encoding::base64, sha256};
+
+/// Roots in a bundle. Two while one is being replaced; more only by mistake.
+const MAX_ROOTS: usize = 16;
+/// Largest bundle document.
+const MAX_BUNDLE_BYTES: usize = 256 * 1024;
+
+/// The root certificates of one trust domain. Several of them while a CA is being replaced: the new one is
+/// known everywhere before anything is issued under it, the old one until nothing issued under it lives.
+#[derive(Clone)]
+pub struct TrustBundle {
+    domain: TrustDomain,
+    roots: Vec<Vec<u8>>,
+    times: Vec<(Timestamp, Timestamp)>,
+    anchors: Vec<TrustAnchor<'static>>,
+}
+
+impl TrustBundle {
+    /// A bundle of `roots` (DER) for `domain`.
+    ///
+    /// Errors: no root or more than 16; one is not a signing certificate on P-256 of this domain.
+    pub fn new(domain: TrustDomain, roots: Vec<Vec<u8>>) -> Result<Self, X509Error> {
+        if roots.is_empty() || roots.len() > MAX_ROOTS {
+            return Err(X509Error::Bundle("it must have 1 to 16 roots"));
+        }
+        let (mut times, mut anchors) = (Vec::new(), Vec::new());
+        for der in &roots {
+            let signing = profile::signing_in(der, &domain)?;
+            times.push((signing.not_before, signing.not_after));
+            profile::public_point(der)?;
+            let der = CertificateDer::from(der.as_slice());
+            let anchor = anchor_from_trusted_cert(&der);
+            anchors.push(
+                anchor
+                    .map_err(|_| X509Error::Malformed("root certificate"))?
+                    .to_owned(),
+            );
+        }
+        Ok(Self {
+            domain,
+            roots,
+            times,
+            anchors,
+        })
+    }
+
+    /// The trust domain.
+    pub const fn trust_domain(&self) -> &TrustDomain {
+        &self.domain
+    }
+
+    /// The root certificates in DER.
+    pub fn roots(&self) -> &[Vec<u8>] {
+        &self.roots
+    }
+
+    /// SHA-256 of the first root: what a join token pins.
+    pub fn sha256(&self) -> [u8; 32] {
+        self.roots
+            .first()
+            .map(|root| sha256(root))
+            .unwrap_or_default()
+    }
+
+    /// Verifies a chain (leaf first, DER; the root may be in it) at `now` and returns who it identifies.
+    ///
+    /// Checked are: sizes; the X.509-SVID profile of leaf and intermediates; the trust domain; signatures,
+    /// times, path length and critical extensions up to a root of this bundle; the root's own times.
+    pub fn verify_svid(
+        &self,
+        chain: &[impl AsRef<[u8]>],
+        now: Timestamp,
+    ) -> Result<SpiffeId, X509Error> {
+        let (leaf, issuers) = chain.split_first().ok_or(X509Error::ChainLength(0))?;
+        if chain.len() > MAX_CHAIN {
+            return Err(X509Error::ChainLength(chain.len()));
+        }
+        let id = profile::leaf(leaf.as_ref())?.id;
+        if !id.is_in(&self.domain) {
+            return Err(X509Error::ForeignTrustDomain {
+                found: id,
+                expected: self.domain.clone(),
+            });
+        }
+        for issuer in issuers {
+            profile::signing_in(issuer.as_ref(), &self.domain)?;
+        }
+        let der =
+            |certificate: &_| CertificateDer::from(AsRef::<[u8]>::as_ref(certificate).to_vec());
+        self.verify_path(
+            &der(leaf),
+            &issuers.iter().map(der).collect::<Vec<_>>(),
+            now,
+        )?;
+        Ok(id)
+    }
+
+    /// Path validation (RFC 5280 section 6).
+    fn verify_path(
+        &self,
+        leaf: &CertificateDer<'_>,
+        issuers: &[CertificateDer<'_>],
+        now: Timestamp,
+    ) -> Result<(), X509Error> {
+        let seconds = u64::try_from(now.unix_seconds()).map_err(|_| X509Error::NotYetValid)?;
+        let time = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+        EndEntityCert::try_from(leaf)
+            .map_err(|_| X509Error::Malformed("certificate"))?
+            .verify_for_usage(
+                &[webpki::aws_lc_rs::ECDSA_P256_SHA256],
+                &self.anchors,
+                issuers,
+                time,
+                KeyUsage::client_auth(),
+                None,
+                Some(&|path: &VerifiedPath<'_>| self.check_root_times(path.anchor(), time, now)),
+            )
+            .map(drop)
+            .map_err(|error| match error {
+                webpki::Error::CertExpired { .. } => X509Error::Expired,
+                webpki::Error::CertNotValidYet { .. } => X509Error::NotYetValid,
+                other => X509Error::Untrusted(other),
+            })
+    }
+
+    /// A trust anchor is a name and a key; whether the certificate it came from still holds is ours to ask.
+    fn check_root_times(
+        &self,
+        anchor: &TrustAnchor<'_>,
+        time: UnixTime,
+        now: Timestamp,
+    ) -> Result<(), webpki::Error> {
+        let same = |candidate: &TrustAnchor<'_>| {
+            candidate.subject == anchor.subject
+                && candidate.subject_public_key_info == anchor.subject_public_key_info
+        };
+        let mut known = self
+            .anchors
+            .iter()
+            .zip(&self.times)
+            .filter(|(candidate, _)| same(candidate));
+        if known.any(|(_, (not_before, not_after))| (*not_before..=*not_after).contains(&now)) {
+            return Ok(());
+        }
+        Err(webpki::Error::CertExpired {
+            time,
+            not_after: time,
+        })
+    }
+
+    /// The bundle as a SPIFFE bundle document: a JWK Set with one `x509-svid` key a root (SPIFFE Trust Domain
+    /// and Bundle specification section 4).
+    pub fn to_json(&self) -> String {
+        let keys: Vec<Value> = self
+            .roots
+            .iter()
+            .filter_map(|root| {
+                let point = profile::public_point(root).ok()?;
+                Some(json!({
+                    "use": "x509-svid",
+                    "kty": "EC",
+                    "crv": "P-256",
+                    "x": base64url::encode(point.x()),
+                    "y": base64url::encode(point.y()),
+                    "x5c": [base64::encode(root)],
+                }))
+            })
+            .collect();
+        json!({ "keys": keys }).to_string()
+    }
+
+    /// Reads a SPIFFE bundle document of `domain`. Keys of other uses are skipped.
+    pub fn from_json(domain: TrustDomain, text: &str) -> Result<Self, X509Error> {
+        if text.len() > MAX_BUNDLE_BYTES {
+            return Err(X509Error::Bundle("it has more than 256 KiB"));
+        }
+        let document: Value =
+            serde_json::from_str(text).map_err(|_| X509Error::Bundle("it is not JSON"))?;
+        let keys = document.get("keys").and_then(Value::as_array);
+        let root_of =
+            |key: &Value| match key.get("x5c").and_then(Value::as_array).map(Vec::as_slice) {
+                // Section 4.2.2: exactly one certificate.
+                Some([Value::String(only)]) => base64::decode(only),
+                _ => None,
+            };
+        let roots = keys
+            .ok_or(X509Error::Bundle("it has no list `keys`"))?
+            .iter()
+            .filter(|key| key.get("use").and_then(Value::as_str) == Some("x509-svid"))
+            .map(|key| root_of(key).ok_or(X509Error::Bundle("`x5c` must be one certificate")))
+            .collect::<Result<_, _>>()?;
+        Self::new(domain, roots)
+    }
+}
+
+/// Trust domain and pins.
+impl fmt::Debug for TrustBundle {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pins: Vec<String> = self
+            .roots
+            .iter()
+            .map(|root| crate::hex::encode(&sha256(root)))
+            .collect();
+        write!(formatter, "TrustBundle({}, {pins:?})", self.domain)
+    }
+}
