@@ -1,0 +1,652 @@
+//! The engine: a snapshot's policies, compiled once, deciding many times.
+
+use std::{collections::HashMap, net::IpAddr};
+
+use cedar_policy::{Authorizer, Context, Effect, Entities, EntityUid, Request};
+use testudo_model::{
+    Route, ServiceName, Timestamp, TrustDomain, UserRequirement,
+    event::{DeterminingPolicy, LegRecord},
+    snapshot::{PolicyFile, Snapshot, SnapshotVersion},
+};
+
+use crate::{
+    bundle::{self, LoadedPolicy},
+    decision::{Call, Decision, DecisionKey, GATEWAY, Peer, ReasonCode},
+    directory,
+    facts::{Facts, Observed},
+    index::{Bucket, Index, PolicyNumber, PrincipalScopes, ResourceScopes},
+    problem::{PolicyErrors, PolicyProblem},
+    references,
+    vocabulary::{Action, Kind, Vocabulary},
+};
+
+/// The policies of one snapshot, validated and indexed. Immutable; share it behind an `Arc`.
+#[derive(Debug)]
+pub struct PolicyEngine {
+    version: SnapshotVersion,
+    trust_domain: TrustDomain,
+    authorizer: Authorizer,
+    entities: Entities,
+    actions: Vec<(Action, EntityUid)>,
+    policies: Vec<PolicyEntry>,
+    numbers: HashMap<String, PolicyNumber>,
+    index: Index,
+    subjects: HashMap<String, Principal>,
+    usernames: HashMap<String, String>,
+    peers: HashMap<String, Principal>,
+    targets: HashMap<ServiceName, Target>,
+    warnings: Vec<PolicyProblem>,
+}
+
+/// What is said about a policy after a decision.
+#[derive(Debug)]
+pub(crate) struct PolicyEntry {
+    pub(crate) determining: DeterminingPolicy,
+    pub(crate) effect: Effect,
+    pub(crate) text: String,
+    pub(crate) built_in: bool,
+}
+
+/// A service or user that asks.
+#[derive(Debug)]
+pub(crate) struct Principal {
+    pub(crate) number: u32,
+    pub(crate) uid: EntityUid,
+    pub(crate) scopes: PrincipalScopes,
+}
+
+/// A service that is asked for.
+#[derive(Debug)]
+struct Target {
+    uid: EntityUid,
+    connect: ResourceScopes,
+    routes: HashMap<String, RouteTarget>,
+}
+
+#[derive(Debug)]
+pub(crate) struct RouteTarget {
+    pub(crate) number: u32,
+    pub(crate) uid: EntityUid,
+    pub(crate) route: Route,
+    pub(crate) invoke: ResourceScopes,
+    pub(crate) user: ResourceScopes,
+}
+
+/// Validates `files` as the policies of `snapshot` (its own are ignored): everything `compile` would complain
+/// about, and warnings. Safe on any text.
+pub fn check(files: &[PolicyFile], snapshot: &Snapshot) -> Vec<PolicyProblem> {
+    let mut problems = Vec::new();
+    prepare(files, snapshot, &mut problems);
+    sorted(problems)
+}
+
+struct Prepared {
+    vocabulary: Vocabulary,
+    entities: Entities,
+    policies: Vec<LoadedPolicy>,
+}
+
+fn prepare(
+    files: &[PolicyFile],
+    snapshot: &Snapshot,
+    problems: &mut Vec<PolicyProblem>,
+) -> Option<Prepared> {
+    let vocabulary = Vocabulary::load()
+        .map_err(|problem| problems.push(problem))
+        .ok()?;
+    let policies = bundle::load(&vocabulary, files, problems);
+    let entities = directory::entities(&vocabulary, snapshot)
+        .map_err(|found| problems.extend(found))
+        .ok()?;
+    references::check(&vocabulary, &policies, &entities, snapshot, problems);
+    Some(Prepared {
+        vocabulary,
+        entities,
+        policies,
+    })
+}
+
+fn sorted(mut problems: Vec<PolicyProblem>) -> Vec<PolicyProblem> {
+    problems.sort_by(|a, b| (&a.place, a.severity).cmp(&(&b.place, b.severity)));
+    problems.dedup();
+    problems
+}
+
+impl PolicyEngine {
+    /// Compiles the policies of `snapshot` together with the guardrails.
+    ///
+    /// # Errors
+    /// If any policy is not strictly valid, an id is used twice or reserved, a named service or route does not
+    /// exist, groups contain each other, or a limit is exceeded. All problems are listed.
+    pub fn compile(snapshot: &Snapshot) -> Result<Self, PolicyErrors> {
+        let mut problems = Vec::new();
+        let prepared = prepare(&snapshot.policies, snapshot, &mut problems);
+        let problems = sorted(problems);
+        match prepared {
+            Some(prepared) if !problems.iter().any(PolicyProblem::is_error) => {
+                Self::build(prepared, snapshot, problems).map_err(PolicyErrors::from)
+            }
+            _ => Err(PolicyErrors::new(problems)),
+        }
+    }
+
+    fn build(
+        prepared: Prepared,
+        snapshot: &Snapshot,
+        warnings: Vec<PolicyProblem>,
+    ) -> Result<Self, PolicyProblem> {
+        let Prepared {
+            vocabulary,
+            entities,
+            policies,
+        } = prepared;
+        let index = Index::build(&vocabulary, &policies, &entities).map_err(|error| {
+            PolicyProblem::error(None, "policy.duplicate_id", error.to_string())
+        })?;
+        let principal = |kind, number: usize, id: &str| {
+            let uid = vocabulary.uid(kind, id);
+            let scopes = index.principal(&uid, &entities);
+            Principal {
+                number: u32::try_from(number).unwrap_or(u32::MAX),
+                uid,
+                scopes,
+            }
+        };
+        let subjects = &snapshot.directory.subjects;
+        let names = std::iter::once(GATEWAY).chain(
+            snapshot
+                .services
+                .iter()
+                .map(|service| service.name.as_str()),
+        );
+        Ok(Self {
+            version: snapshot.version,
+            trust_domain: snapshot.trust_domain.clone(),
+            authorizer: Authorizer::new(),
+            actions: Action::ALL
+                .map(|action| (action, vocabulary.action(action)))
+                .to_vec(),
+            subjects: subjects
+                .iter()
+                .enumerate()
+                .map(|(number, subject)| {
+                    (
+                        subject.id.clone(),
+                        principal(Kind::User, number, &subject.id),
+                    )
+                })
+                .collect(),
+            usernames: subjects
+                .iter()
+                .map(|subject| (subject.username.clone(), subject.id.clone()))
+                .collect(),
+            peers: names
+                .enumerate()
+                .map(|(number, name)| (name.to_owned(), principal(Kind::Service, number, name)))
+                .collect(),
+            targets: targets(&vocabulary, snapshot, &index, &entities),
+            numbers: policies
+                .iter()
+                .enumerate()
+                .map(|(number, loaded)| (loaded.id.clone(), number))
+                .collect(),
+            policies: policies.into_iter().map(PolicyEntry::from).collect(),
+            index,
+            entities,
+            warnings,
+        })
+    }
+
+    /// The snapshot it was compiled from.
+    pub const fn version(&self) -> SnapshotVersion {
+        self.version
+    }
+
+    /// What does not keep the set from being active, but deserves a look.
+    pub fn warnings(&self) -> &[PolicyProblem] {
+        &self.warnings
+    }
+
+    /// Decides a call: first whether the calling service may invoke the route, then, if a user stands behind the
+    /// call and the route is for users, whether the user may.
+    pub fn decide(&self, call: &Call<'_>) -> Decision {
+        let parties = match self.parties(call) {
+            Ok(parties) => parties,
+            Err(reason) => return Decision::deny(reason, Vec::new()),
+        };
+        let Parties {
+            peer,
+            target,
+            subject,
+        } = parties;
+        let observed = observed(call, peer);
+        let facts = self.facts(&parties);
+        let context = observed.context(facts).map_err(|error| error.to_string());
+        let recorded = observed.recorded(facts);
+        let ask = |leg, principal: &Principal, action, scopes| {
+            let question = Question {
+                leg,
+                principal,
+                action,
+                resource: &target.uid,
+                scopes,
+            };
+            self.decide_leg(&question, &context, &recorded)
+        };
+
+        let service_leg = ask("service", peer, Action::Invoke, &target.invoke);
+        if let Some(reason) = denial(&service_leg, ReasonCode::ServiceLegDenied) {
+            return Decision::deny(reason, vec![service_leg]);
+        }
+        let subject = match subject {
+            UserBehind::Nobody => return Decision::allow(vec![service_leg]),
+            UserBehind::Missing => {
+                return Decision::deny(ReasonCode::UserRequired, vec![service_leg]);
+            }
+            UserBehind::Unknown => {
+                return Decision::deny(ReasonCode::UnknownSubject, vec![service_leg]);
+            }
+            UserBehind::Known(subject) => subject,
+        };
+        let user_leg = ask("user", subject, target.route.action.into(), &target.user);
+        match denial(&user_leg, ReasonCode::UserLegDenied) {
+            Some(reason) => Decision::deny(reason, vec![service_leg, user_leg]),
+            None => Decision::allow(vec![service_leg, user_leg]),
+        }
+    }
+
+    /// Decides whether a service may open a connection to another. Decide again when the snapshot changes.
+    pub fn decide_connect(
+        &self,
+        peer: &Peer<'_>,
+        to: &ServiceName,
+        source_ip: IpAddr,
+        now: Timestamp,
+    ) -> Decision {
+        let Some(principal) = self.peers.get(peer.service) else {
+            return Decision::deny(ReasonCode::UnknownPeer, Vec::new());
+        };
+        let Some(target) = self.targets.get(to) else {
+            return Decision::deny(ReasonCode::UnknownResource, Vec::new());
+        };
+        let observed = Observed {
+            peer: *peer,
+            peer_uid: &principal.uid,
+            token: None,
+            source_ip,
+            now,
+            path: None,
+            risk: None,
+        };
+        let facts = self.candidate_facts(&target.connect, &principal.scopes);
+        let context = observed.context(facts).map_err(|error| error.to_string());
+        let question = Question {
+            leg: "service",
+            principal,
+            action: Action::Connect,
+            resource: &target.uid,
+            scopes: &target.connect,
+        };
+        let leg = self.decide_leg(&question, &context, &observed.recorded(facts));
+        match denial(&leg, ReasonCode::ServiceLegDenied) {
+            Some(reason) => Decision::deny(reason, vec![leg]),
+            None => Decision::allow(vec![leg]),
+        }
+    }
+
+    /// A key under which the decision of `call` may be kept as long as this engine is in force; `None` if the
+    /// decision depends on the time or on parties that are not in the snapshot.
+    pub fn cacheable(&self, call: &Call<'_>) -> Option<DecisionKey> {
+        let parties = self.parties(call).ok()?;
+        let subject = match parties.subject {
+            UserBehind::Known(subject) => Some(subject.number),
+            UserBehind::Nobody => None,
+            UserBehind::Missing | UserBehind::Unknown => return None,
+        };
+        let mut key = DecisionKey::builder(
+            self.version,
+            parties.peer.number,
+            parties.target.number,
+            subject,
+        );
+        observed(call, parties.peer).extend_key(self.facts(&parties), &mut key)?;
+        Some(key.finish())
+    }
+
+    fn parties(&self, call: &Call<'_>) -> Result<Parties<'_>, ReasonCode> {
+        let peer = self
+            .peers
+            .get(call.peer.service)
+            .ok_or(ReasonCode::UnknownPeer)?;
+        let target = self
+            .targets
+            .get(call.service)
+            .and_then(|target| target.routes.get(call.route.operation.as_str()))
+            .ok_or(ReasonCode::UnknownResource)?;
+        let subject = match (target.route.user, call.subject) {
+            (UserRequirement::None, _) | (UserRequirement::Optional, None) => UserBehind::Nobody,
+            (UserRequirement::Required, None) => UserBehind::Missing,
+            (_, Some(sub)) => self
+                .subjects
+                .get(sub)
+                .map_or(UserBehind::Unknown, UserBehind::Known),
+        };
+        Ok(Parties {
+            peer,
+            target,
+            subject,
+        })
+    }
+
+    /// What the policies that may decide between `parties` read. Both legs see the same context.
+    fn facts(&self, parties: &Parties<'_>) -> Facts {
+        let service_leg = self.candidate_facts(&parties.target.invoke, &parties.peer.scopes);
+        match parties.subject {
+            UserBehind::Known(subject) => {
+                service_leg.union(self.candidate_facts(&parties.target.user, &subject.scopes))
+            }
+            _ => service_leg,
+        }
+    }
+
+    fn candidate_facts(&self, resource: &ResourceScopes, principal: &PrincipalScopes) -> Facts {
+        self.index
+            .candidates(resource, principal)
+            .fold(Facts::default(), |facts, bucket| facts.union(bucket.facts))
+    }
+
+    fn decide_leg(
+        &self,
+        question: &Question<'_>,
+        context: &Result<Context, String>,
+        recorded: &str,
+    ) -> LegRecord {
+        let buckets = self
+            .index
+            .candidates(question.scopes, &question.principal.scopes);
+        let outcome = match context {
+            Ok(context) => self
+                .request(question, context.clone())
+                .map(|request| self.evaluate(&request, buckets)),
+            Err(error) => Err(error.clone()),
+        };
+        let outcome = outcome.unwrap_or_else(|error| Outcome {
+            errors: vec![error],
+            ..Outcome::default()
+        });
+        LegRecord {
+            leg: question.leg.to_owned(),
+            principal: question.principal.uid.to_string(),
+            action: question.action.name().to_owned(),
+            resource: question.resource.to_string(),
+            allowed: outcome.allowed(),
+            policies: self.determining(&outcome),
+            errors: outcome.errors,
+            context: Some(recorded.to_owned()),
+        }
+    }
+
+    fn request(&self, question: &Question<'_>, context: Context) -> Result<Request, String> {
+        let (_, action) = self
+            .actions
+            .iter()
+            .find(|(action, _)| *action == question.action)
+            .ok_or_else(|| "the action is not in the schema".to_owned())?;
+        let (principal, resource) = (question.principal.uid.clone(), question.resource.clone());
+        Request::new(principal, action.clone(), resource, context, None)
+            .map_err(|error| error.to_string())
+    }
+
+    /// Cedar's semantics over several sets: default deny, any satisfied `forbid` wins. Errors are kept apart.
+    pub(crate) fn evaluate<'a>(
+        &self,
+        request: &Request,
+        buckets: impl Iterator<Item = &'a Bucket>,
+    ) -> Outcome {
+        let mut outcome = Outcome::default();
+        for bucket in buckets {
+            for (number, effect) in &bucket.unconditional {
+                outcome.satisfied(*number, *effect);
+            }
+            if bucket.conditional.is_empty() {
+                continue;
+            }
+            let response =
+                self.authorizer
+                    .is_authorized(request, &bucket.conditional, &self.entities);
+            for id in response.diagnostics().reason() {
+                let id: &str = id.as_ref();
+                match self
+                    .numbers
+                    .get(id)
+                    .and_then(|number| Some((*number, self.policies.get(*number)?)))
+                {
+                    Some((number, policy)) => outcome.satisfied(number, policy.effect),
+                    None => outcome
+                        .errors
+                        .push(format!("the policy `{id}` is not in the set")),
+                }
+            }
+            outcome
+                .errors
+                .extend(response.diagnostics().errors().map(ToString::to_string));
+        }
+        outcome.permits.sort_unstable();
+        outcome.forbids.sort_unstable();
+        outcome
+    }
+
+    fn determining(&self, outcome: &Outcome) -> Vec<DeterminingPolicy> {
+        let numbers = if outcome.forbids.is_empty() {
+            &outcome.permits
+        } else {
+            &outcome.forbids
+        };
+        let entries = numbers
+            .iter()
+            .filter_map(|number| self.policies.get(*number));
+        entries.map(|entry| entry.determining.clone()).collect()
+    }
+}
+
+/// Access for explanations and tests of policies.
+impl PolicyEngine {
+    pub(crate) fn trust_domain(&self) -> &str {
+        self.trust_domain.as_str()
+    }
+
+    pub(crate) fn policies(&self) -> &[PolicyEntry] {
+        &self.policies
+    }
+
+    pub(crate) fn policy(&self, number: PolicyNumber) -> Option<&PolicyEntry> {
+        self.policies.get(number)
+    }
+
+    pub(crate) fn policy_by_id(&self, id: &str) -> Option<&PolicyEntry> {
+        self.policies.get(*self.numbers.get(id)?)
+    }
+
+    pub(crate) const fn index(&self) -> &Index {
+        &self.index
+    }
+
+    pub(crate) const fn entities(&self) -> &Entities {
+        &self.entities
+    }
+
+    pub(crate) const fn authorizer(&self) -> &Authorizer {
+        &self.authorizer
+    }
+
+    /// The `sub` of a user or service account.
+    pub(crate) fn subject_named(&self, username: &str) -> Option<&str> {
+        self.usernames.get(username).map(String::as_str)
+    }
+
+    pub(crate) fn usernames(&self) -> impl Iterator<Item = &str> {
+        self.usernames.keys().map(String::as_str)
+    }
+
+    /// A service and, if `operation` is given, its route.
+    pub(crate) fn target(
+        &self,
+        service: &str,
+        operation: Option<&str>,
+    ) -> Option<(&ServiceName, Option<&RouteTarget>)> {
+        let (name, target) = self
+            .targets
+            .get_key_value(&service.parse::<ServiceName>().ok()?)?;
+        match operation {
+            None => Some((name, None)),
+            Some(operation) => Some((name, Some(target.routes.get(operation)?))),
+        }
+    }
+
+    /// The resource scopes of a recorded resource for a recorded action.
+    pub(crate) fn resource_scopes(
+        &self,
+        action: Action,
+        resource: &EntityUid,
+    ) -> Option<&ResourceScopes> {
+        let id = resource.id().unescaped();
+        match action {
+            Action::Connect => Some(&self.targets.get(&id.parse::<ServiceName>().ok()?)?.connect),
+            _ => {
+                let (service, operation) = id.split_once(':')?;
+                let (_, route) = self.target(service, Some(operation))?;
+                route.map(|route| {
+                    if action == Action::Invoke {
+                        &route.invoke
+                    } else {
+                        &route.user
+                    }
+                })
+            }
+        }
+    }
+}
+
+fn targets(
+    vocabulary: &Vocabulary,
+    snapshot: &Snapshot,
+    index: &Index,
+    entities: &Entities,
+) -> HashMap<ServiceName, Target> {
+    let mut numbers = 0..u32::MAX;
+    let mut targets = HashMap::with_capacity(snapshot.services.len());
+    for service in &snapshot.services {
+        let mut route_target = |route: &Route| {
+            let uid = vocabulary.uid(Kind::Route, &route.full_name(&service.name));
+            let invoke = index.resource(Action::Invoke, &uid, entities);
+            let user = index.resource(route.action.into(), &uid, entities);
+            RouteTarget {
+                number: numbers.next().unwrap_or(u32::MAX),
+                invoke,
+                user,
+                uid,
+                route: route.clone(),
+            }
+        };
+        let routes = service
+            .routes
+            .iter()
+            .map(|route| (route.operation.as_str().to_owned(), route_target(route)))
+            .collect();
+        let uid = vocabulary.uid(Kind::Service, service.name.as_str());
+        let connect = index.resource(Action::Connect, &uid, entities);
+        targets.insert(
+            service.name.clone(),
+            Target {
+                uid,
+                connect,
+                routes,
+            },
+        );
+    }
+    targets
+}
+
+impl From<LoadedPolicy> for PolicyEntry {
+    fn from(loaded: LoadedPolicy) -> Self {
+        Self {
+            effect: loaded.policy.effect(),
+            determining: DeterminingPolicy {
+                id: loaded.id,
+                reason: loaded.reason,
+                file: loaded.place.file,
+                line: loaded.place.line,
+            },
+            text: loaded.text,
+            built_in: loaded.built_in,
+        }
+    }
+}
+
+/// Who is involved in a call.
+struct Parties<'e> {
+    peer: &'e Principal,
+    target: &'e RouteTarget,
+    subject: UserBehind<'e>,
+}
+
+#[derive(Clone, Copy)]
+enum UserBehind<'e> {
+    /// No user, and none is needed.
+    Nobody,
+    /// No user where one is needed.
+    Missing,
+    /// A subject that the directory does not have.
+    Unknown,
+    Known(&'e Principal),
+}
+
+/// One leg to decide.
+struct Question<'a> {
+    leg: &'static str,
+    principal: &'a Principal,
+    action: Action,
+    resource: &'a EntityUid,
+    scopes: &'a ResourceScopes,
+}
+
+/// Satisfied policies and errors of one leg.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    permits: Vec<PolicyNumber>,
+    forbids: Vec<PolicyNumber>,
+    errors: Vec<String>,
+}
+
+impl Outcome {
+    fn satisfied(&mut self, number: PolicyNumber, effect: Effect) {
+        match effect {
+            Effect::Permit => self.permits.push(number),
+            Effect::Forbid => self.forbids.push(number),
+        }
+    }
+
+    fn allowed(&self) -> bool {
+        self.errors.is_empty() && self.forbids.is_empty() && !self.permits.is_empty()
+    }
+}
+
+/// Why a leg denies, `by_policy` unless something failed; `None` if it allows.
+fn denial(leg: &LegRecord, by_policy: ReasonCode) -> Option<ReasonCode> {
+    if !leg.errors.is_empty() {
+        return Some(ReasonCode::EvaluationError);
+    }
+    (!leg.allowed).then_some(by_policy)
+}
+
+fn observed<'a>(call: &Call<'a>, peer: &'a Principal) -> Observed<'a> {
+    Observed {
+        peer: call.peer,
+        peer_uid: &peer.uid,
+        token: call.token,
+        source_ip: call.source_ip,
+        now: call.now,
+        path: Some(call.path),
+        risk: Some(call.risk),
+    }
+}
