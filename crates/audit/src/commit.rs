@@ -1,0 +1,538 @@
+//! Appending: many callers, one transaction.
+//!
+//! Whoever gets the leader's lock commits for all who wait at that moment; a commit costs a disk flush however
+//! many it serves. Leaves, tiles, index, spools and the signed tree head are one transaction of the store, so
+//! that nothing of an append is ever seen without the rest.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+};
+
+use serde::{Deserialize, Serialize};
+use testudo_model::{
+    DecisionId, EventId, InstanceId, Timestamp,
+    event::{Actor, Detail, Event, EventClass, Outcome as Ending},
+};
+use testudo_store::{Expected, Record};
+use testudo_trust::merkle;
+
+use crate::{
+    Appended, IntakeError, Ledger, LedgerError,
+    intake::VerifiedBlock,
+    leaf,
+    ledger::{StoredLeaf, sign},
+    spool::{Gap, MAX_FORKS, Misfit, Place, Spool},
+    tile::{Growth, TreeHead, is_conflict},
+};
+
+/// Callers that may wait for the disk.
+const MAX_WAITING: usize = 4_096;
+/// Leaves after which a commit takes no further caller. One more block still fits a store transaction.
+const FULL_COMMIT: usize = 4_096;
+/// Attempts against other control planes.
+const MAX_ATTEMPTS: usize = 64;
+/// Leaves in one index record: each has up to two index values.
+const INDEXED: usize = 120;
+
+/// Something to append.
+pub(crate) enum Work {
+    Events(Vec<NewLeaf>),
+    Block(Box<VerifiedBlock>),
+}
+
+/// A caller in the queue.
+pub(crate) struct Waiting {
+    work: Work,
+    answer: Arc<OnceLock<Answer>>,
+}
+
+type Answer = Result<Appended, IntakeError>;
+
+/// A leaf to be, and what it is found by.
+pub(crate) struct NewLeaf {
+    pub(crate) text: String,
+    found_by: Option<(EventId, Option<DecisionId>)>,
+}
+
+impl NewLeaf {
+    /// An event of our own; `None` if it cannot be encoded.
+    pub(crate) fn of(event: &Event) -> Option<Self> {
+        Some(Self::verbatim(serde_json::to_string(event).ok()?, event))
+    }
+
+    /// An event as its reporter encoded it.
+    pub(crate) fn verbatim(text: String, event: &Event) -> Self {
+        let decision = event.decision.as_ref().map(|decision| decision.id.clone());
+        Self {
+            text,
+            found_by: Some((event.id.clone(), decision)),
+        }
+    }
+}
+
+impl Ledger {
+    /// Appends `work` and returns when it is durable, or says why not.
+    pub(crate) fn submit(&self, work: Work) -> Answer {
+        let answer = Arc::new(OnceLock::new());
+        {
+            let mut queue = lock(&self.queue);
+            if queue.len() >= MAX_WAITING {
+                return Err(LedgerError::Busy.into());
+            }
+            queue.push_back(Waiting {
+                work,
+                answer: Arc::clone(&answer),
+            });
+        }
+        loop {
+            let _leader = lock(&self.leader);
+            if let Some(answer) = answer.get() {
+                return answer.clone();
+            }
+            let batch = self.next_batch();
+            if batch.is_empty() {
+                // A leader that panicked took our work with it.
+                return Err(LedgerError::Busy.into());
+            }
+            let answers = self.commit(&batch);
+            for (waiting, answer) in batch.iter().zip(answers) {
+                let _ = waiting.answer.set(answer);
+            }
+        }
+    }
+
+    fn next_batch(&self) -> Vec<Waiting> {
+        let mut queue = lock(&self.queue);
+        let mut leaves = 0;
+        let mut batch = Vec::new();
+        while leaves < FULL_COMMIT
+            && let Some(waiting) = queue.pop_front()
+        {
+            leaves += waiting.work.leaves();
+            batch.push(waiting);
+        }
+        batch
+    }
+
+    fn commit(&self, batch: &[Waiting]) -> Vec<Answer> {
+        for _ in 0..MAX_ATTEMPTS {
+            match self.try_commit(batch) {
+                Ok(answers) => return answers,
+                Err(error) if is_conflict(&error) => {}
+                Err(error) => return vec![Err(error.into()); batch.len()],
+            }
+        }
+        vec![Err(LedgerError::Contended.into()); batch.len()]
+    }
+
+    fn try_commit(&self, batch: &[Waiting]) -> Result<Vec<Answer>, LedgerError> {
+        let head = self.head()?;
+        let mut draft = Draft::new(self, &head.record)?;
+        let planned = batch
+            .iter()
+            .map(|waiting| match &waiting.work {
+                Work::Events(events) => Ok(draft.add_events(events)),
+                Work::Block(block) => draft.add_block(block),
+            })
+            .collect::<Result<Vec<_>, LedgerError>>()?;
+        let tree_size = draft.commit(head.version)?;
+        Ok(planned
+            .into_iter()
+            .map(|planned| match planned {
+                Planned::At(first_leaf) => Ok(Appended {
+                    first_leaf,
+                    tree_size,
+                }),
+                Planned::Known(appended) => Ok(appended),
+                Planned::Refused(error) => Err(error),
+            })
+            .collect())
+    }
+}
+
+impl Work {
+    fn leaves(&self) -> usize {
+        match self {
+            Self::Events(events) => events.len(),
+            Self::Block(block) => block.events.len() + 1,
+        }
+    }
+}
+
+/// What becomes of one caller's work if the draft is committed.
+enum Planned {
+    At(u64),
+    Known(Appended),
+    Refused(IntakeError),
+}
+
+/// A transaction in the making.
+struct Draft<'a> {
+    ledger: &'a Ledger,
+    now: Timestamp,
+    tree: Growth,
+    leaves: Vec<StoredLeaf>,
+    found_by: Vec<IndexedLeaf>,
+    spools: BTreeMap<InstanceId, Spool>,
+    blocks: BTreeMap<(InstanceId, u64), KnownBlock>,
+}
+
+impl<'a> Draft<'a> {
+    fn new(ledger: &'a Ledger, head: &TreeHead) -> Result<Self, LedgerError> {
+        Ok(Self {
+            ledger,
+            now: ledger.clock.now().max(head.recorded_at),
+            tree: Growth::load(&ledger.tenant, head)?,
+            leaves: Vec::new(),
+            found_by: Vec::new(),
+            spools: BTreeMap::new(),
+            blocks: BTreeMap::new(),
+        })
+    }
+
+    fn add_events(&mut self, events: &[NewLeaf]) -> Planned {
+        let first = self.tree.size();
+        events.iter().for_each(|event| self.add(event));
+        Planned::At(first)
+    }
+
+    fn add_block(&mut self, block: &VerifiedBlock) -> Result<Planned, LedgerError> {
+        let key = (block.head.instance.clone(), block.head.block);
+        let mut spool = self.spool(block)?;
+        if spool.reporter != block.head.reporter {
+            return Ok(Planned::Refused(IntakeError::ForeignSpool {
+                instance: spool.instance,
+                owner: spool.reporter,
+            }));
+        }
+        if let Some(drafted) = self.blocks.get(&key) {
+            return if drafted.head_hash == block.after.previous {
+                Ok(Planned::At(drafted.first_leaf))
+            } else {
+                self.add_fork(block)
+            };
+        }
+        if let Some(known) = self.known_block(&key)? {
+            return if known.head_hash == block.after.previous {
+                Ok(Planned::Known(known.appended()))
+            } else {
+                self.add_fork(block)
+            };
+        }
+        let place = match spool.place(&block.at, &block.after) {
+            Ok(place) => place,
+            Err(Misfit::Fork) => return self.add_fork(block),
+            Err(Misfit::TooManyGaps) => {
+                let wanted = spool
+                    .gaps
+                    .first()
+                    .map_or(spool.end.block, |gap| gap.from.block);
+                return Ok(Planned::Refused(IntakeError::TooManyGaps {
+                    instance: key.0,
+                    wanted,
+                }));
+            }
+        };
+        self.note_irregularities(block, &place)?;
+        let mut evidence = block.evidence.clone();
+        if spool.signer.as_ref() == Some(&evidence.signer) {
+            evidence.chain.clear();
+        }
+        spool.signer = Some(evidence.signer.clone());
+        spool.take(place, block.after.clone());
+        let first_leaf = self.tree.size();
+        self.add(&NewLeaf {
+            text: encoded(leaf::encode_block(evidence))?,
+            found_by: None,
+        });
+        block.events.iter().for_each(|event| self.add(event));
+        let known = KnownBlock {
+            instance: key.0.clone(),
+            block: key.1,
+            head_hash: block.after.previous.clone(),
+            first_leaf,
+            // Known when the draft is complete.
+            tree_size: 0,
+        };
+        self.spools.insert(key.0.clone(), spool);
+        self.blocks.insert(key, known);
+        Ok(Planned::At(first_leaf))
+    }
+
+    /// Keeps the head of a contradicting block, once, and raises an alert.
+    fn add_fork(&mut self, block: &VerifiedBlock) -> Result<Planned, LedgerError> {
+        let mut spool = self.spool(block)?;
+        let (instance, number) = (block.head.instance.clone(), block.head.block);
+        let hash = &block.after.previous;
+        if spool.forks.len() < MAX_FORKS && !spool.forks.contains(hash) {
+            spool.forks.push(hash.clone());
+            self.spools.insert(instance.clone(), spool);
+            let details = [
+                ("block", Detail::from(number)),
+                ("head_sha256", hash.as_str().into()),
+            ];
+            self.note(EventClass::DetectionFinding, "audit.fork", block, details)?;
+            let text = encoded(leaf::encode_fork(block.evidence.clone()))?;
+            self.add(&NewLeaf {
+                text,
+                found_by: None,
+            });
+        }
+        Ok(Planned::Refused(IntakeError::Forked {
+            instance,
+            block: number,
+        }))
+    }
+
+    /// Events about what a block reveals: a gap, the end of one, lost events.
+    fn note_irregularities(
+        &mut self,
+        block: &VerifiedBlock,
+        place: &Place,
+    ) -> Result<(), LedgerError> {
+        match place {
+            Place::Ahead(Gap { from, to }) => {
+                let details = [
+                    ("first_block", Detail::from(from.block)),
+                    ("last_block", Detail::from(to.block.saturating_sub(1))),
+                    (
+                        "events",
+                        Detail::from(to.sequence.saturating_sub(from.sequence)),
+                    ),
+                ];
+                self.note(
+                    EventClass::ApplicationLifecycle,
+                    "audit.gap",
+                    block,
+                    details,
+                )?;
+            }
+            Place::Fills { rest, .. } if rest.is_empty() => {
+                let details = [("last_block", Detail::from(block.head.block))];
+                self.note(
+                    EventClass::ApplicationLifecycle,
+                    "audit.gap_closed",
+                    block,
+                    details,
+                )?;
+            }
+            Place::Fills { .. } | Place::Next => {}
+        }
+        if block.head.lost > 0 {
+            let details = [
+                ("block", Detail::from(block.head.block)),
+                ("events", Detail::from(block.head.lost)),
+            ];
+            self.note(
+                EventClass::ApplicationLifecycle,
+                "audit.lost",
+                block,
+                details,
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Adds an event of the ledger's own about the spool of `block`.
+    fn note<const N: usize>(
+        &mut self,
+        class: EventClass,
+        activity: &str,
+        block: &VerifiedBlock,
+        details: [(&str, Detail); N],
+    ) -> Result<(), LedgerError> {
+        let ledger = self.ledger;
+        let good = activity == "audit.gap_closed";
+        let event = Event {
+            id: EventId::generate(&*ledger.clock, &*ledger.entropy),
+            time: self.now,
+            tenant: ledger.tenant_name.clone(),
+            class,
+            activity: activity.to_owned(),
+            outcome: if good {
+                Ending::Success
+            } else {
+                Ending::Failure
+            },
+            actor: Actor {
+                workload: Some(block.head.reporter.clone()),
+                ..Actor::default()
+            },
+            target: Some(block.head.instance.to_string()),
+            reporter: ledger.reporter.clone(),
+            source_ip: None,
+            trace_id: None,
+            transaction: None,
+            decision: None,
+            details: details
+                .map(|(name, detail)| (name.to_owned(), detail))
+                .into(),
+        };
+        let unencodable = LedgerError::Damaged {
+            what: "an event of the ledger's own is too long",
+        };
+        self.add(&NewLeaf::of(&event).ok_or(unencodable)?);
+        Ok(())
+    }
+
+    fn add(&mut self, leaf: &NewLeaf) {
+        if let Some((event, decision)) = &leaf.found_by {
+            self.found_by.push(IndexedLeaf {
+                leaf: self.tree.size(),
+                event: event.clone(),
+                decision: decision.clone(),
+            });
+        }
+        self.tree.append(merkle::leaf_hash(leaf.text.as_bytes()));
+        self.leaves.push(StoredLeaf {
+            at: self.now,
+            leaf: leaf.text.clone(),
+        });
+    }
+
+    fn known_block(&self, key: &(InstanceId, u64)) -> Result<Option<KnownBlock>, LedgerError> {
+        let stored = self
+            .ledger
+            .tenant
+            .get::<KnownBlock>(&KnownBlock::key_of(&key.0, key.1))?;
+        Ok(stored.map(|stored| stored.record))
+    }
+
+    fn spool(&self, block: &VerifiedBlock) -> Result<Spool, LedgerError> {
+        let instance = &block.head.instance;
+        if let Some(drafted) = self.spools.get(instance) {
+            return Ok(drafted.clone());
+        }
+        let stored = self.ledger.tenant.get::<Spool>(instance.as_str())?;
+        Ok(stored.map_or_else(
+            || Spool::new(instance.clone(), block.head.reporter.clone()),
+            |stored| stored.record,
+        ))
+    }
+
+    /// Commits if nobody else has appended since `version` of the head. Returns the size of the tree.
+    fn commit(self, version: u64) -> Result<u64, LedgerError> {
+        let size = self.tree.size();
+        if self.leaves.is_empty() {
+            return Ok(size);
+        }
+        let (ledger, frontier) = (self.ledger, self.tree.frontier());
+        let head = TreeHead::new(
+            frontier,
+            self.now,
+            sign(&ledger.signer, &ledger.origin, frontier),
+        );
+        let mut transaction = ledger
+            .tenant
+            .transaction()
+            .put(Expected::Version(version), &head)
+            .append_all(&self.leaves);
+        for tile in self.tree.changed() {
+            transaction = transaction.put(Expected::Any, &tile);
+        }
+        for leaves in self.found_by.chunks(INDEXED) {
+            transaction = transaction.put(
+                Expected::Absent,
+                &LeafIndex {
+                    leaves: leaves.to_vec(),
+                },
+            );
+        }
+        for spool in self.spools.values() {
+            transaction = transaction.put(Expected::Any, spool);
+        }
+        for block in self.blocks.into_values() {
+            transaction = transaction.put(
+                Expected::Absent,
+                &KnownBlock {
+                    tree_size: size,
+                    ..block
+                },
+            );
+        }
+        transaction.commit()?;
+        Ok(size)
+    }
+}
+
+/// A block that has its receipt.
+#[derive(Clone, Serialize, Deserialize)]
+struct KnownBlock {
+    instance: InstanceId,
+    block: u64,
+    head_hash: String,
+    first_leaf: u64,
+    tree_size: u64,
+}
+
+impl Record for KnownBlock {
+    const COLLECTION: &'static str = "audit.blocks";
+
+    fn key(&self) -> String {
+        Self::key_of(&self.instance, self.block)
+    }
+}
+
+impl KnownBlock {
+    fn key_of(instance: &InstanceId, block: u64) -> String {
+        format!("{instance}/{block}")
+    }
+
+    fn appended(&self) -> Appended {
+        Appended {
+            first_leaf: self.first_leaf,
+            tree_size: self.tree_size,
+        }
+    }
+}
+
+/// Where events and decisions are found. One record for many leaves: index values cost little, records much.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct LeafIndex {
+    pub(crate) leaves: Vec<IndexedLeaf>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct IndexedLeaf {
+    pub(crate) leaf: u64,
+    pub(crate) event: EventId,
+    pub(crate) decision: Option<DecisionId>,
+}
+
+impl LeafIndex {
+    pub(crate) const EVENT: &'static str = "event";
+    pub(crate) const DECISION: &'static str = "decision";
+}
+
+impl Record for LeafIndex {
+    const COLLECTION: &'static str = "audit.index";
+
+    fn key(&self) -> String {
+        self.leaves
+            .first()
+            .map_or_else(String::new, |first| first.leaf.to_string())
+    }
+
+    fn indexes(&self) -> Vec<(&'static str, String)> {
+        let events = self
+            .leaves
+            .iter()
+            .map(|leaf| (Self::EVENT, leaf.event.to_string()));
+        let decisions = self
+            .leaves
+            .iter()
+            .filter_map(|leaf| Some((Self::DECISION, leaf.decision.as_ref()?.to_string())));
+        events.chain(decisions).collect()
+    }
+}
+
+fn encoded(text: Result<String, serde_json::Error>) -> Result<String, LedgerError> {
+    text.map_err(|_| LedgerError::Damaged {
+        what: "a block leaf cannot be encoded",
+    })
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

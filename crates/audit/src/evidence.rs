@@ -1,0 +1,169 @@
+//! What the leaves themselves prove: each block is signed by its reporter, holds the events it was signed over
+//! and continues its spool. For this the ledger is not trusted at all.
+
+use std::collections::BTreeMap;
+
+use testudo_model::event::BlockHead;
+use testudo_trust::{
+    TrustBundle, base64url, certificate_thumbprint, hex,
+    merkle::{Frontier, leaf_hash},
+    spiffe_id_of, verify_signature,
+};
+
+use crate::{
+    BlockEvidence, Defect, Leaf,
+    intake::decode_chain,
+    spool::{Spool, edges},
+};
+
+/// What was seen so far.
+pub(crate) struct Evidence<'a> {
+    pub(crate) events: u64,
+    pub(crate) blocks: u64,
+    pub(crate) forks: u64,
+    pub(crate) lost_events: u64,
+    roots: Option<&'a TrustBundle>,
+    spools: BTreeMap<String, Spool>,
+    /// The chain written last, by spool.
+    chains: BTreeMap<String, Vec<Vec<u8>>>,
+    open: Option<OpenBlock>,
+}
+
+/// A block whose events are being read.
+struct OpenBlock {
+    leaf: u64,
+    head: BlockHead,
+    events: Frontier,
+}
+
+impl<'a> Evidence<'a> {
+    pub(crate) const fn new(roots: Option<&'a TrustBundle>) -> Self {
+        Self {
+            events: 0,
+            blocks: 0,
+            forks: 0,
+            lost_events: 0,
+            roots,
+            spools: BTreeMap::new(),
+            chains: BTreeMap::new(),
+            open: None,
+        }
+    }
+
+    /// Looks at the next leaf.
+    pub(crate) fn leaf(&mut self, index: u64, bytes: &[u8]) -> Option<Defect> {
+        self.judge(index, bytes).err().map(|what| Defect {
+            leaf: Some(index),
+            place: "leaves".to_owned(),
+            what: what.to_owned(),
+        })
+    }
+
+    /// Looks whether anything is left open.
+    pub(crate) fn finish(&self) -> Option<Defect> {
+        self.open.as_ref().map(|open| Defect {
+            leaf: Some(open.leaf),
+            place: "leaves".to_owned(),
+            what: "the last block lacks events".to_owned(),
+        })
+    }
+
+    /// Blocks missing in the gaps that are open.
+    pub(crate) fn missing_blocks(&self) -> u64 {
+        let gaps = self.spools.values().flat_map(|spool| &spool.gaps);
+        gaps.map(|gap| gap.to.block.saturating_sub(gap.from.block))
+            .sum()
+    }
+
+    fn judge(&mut self, index: u64, bytes: &[u8]) -> Result<(), &'static str> {
+        let leaf = Leaf::parse(bytes).map_err(|_| "it is no leaf")?;
+        match (self.open.take(), leaf) {
+            (Some(mut open), Leaf::Event(event)) => {
+                if event.reporter != open.head.reporter {
+                    return Err("an event in a block names another reporter");
+                }
+                self.events += 1;
+                open.events.append(leaf_hash(bytes));
+                self.proceed(open)
+            }
+            (Some(_), Leaf::Block(_) | Leaf::Fork(_)) => Err("the block before it lacks events"),
+            (None, Leaf::Event(_)) => {
+                self.events += 1;
+                Ok(())
+            }
+            (None, Leaf::Fork(evidence)) => {
+                self.signed(&evidence)?;
+                self.forks += 1;
+                Ok(())
+            }
+            (None, Leaf::Block(evidence)) => self.block(index, &evidence),
+        }
+    }
+
+    fn block(&mut self, index: u64, evidence: &BlockEvidence) -> Result<(), &'static str> {
+        let head = self.signed(evidence)?;
+        let (at, after) =
+            edges(&head, &evidence.head).ok_or("its numbers are beyond all bounds")?;
+        let spool = self
+            .spools
+            .entry(head.instance.to_string())
+            .or_insert_with(|| Spool::new(head.instance.clone(), head.reporter.clone()));
+        let place = spool
+            .place(&at, &after)
+            .map_err(|_| "the block contradicts an earlier one")?;
+        spool.take(place, after);
+        self.blocks += 1;
+        self.lost_events = self.lost_events.saturating_add(head.lost);
+        self.proceed(OpenBlock {
+            leaf: index,
+            head,
+            events: Frontier::new(),
+        })
+    }
+
+    /// Keeps the block open until it has all its events, then compares them with what was signed.
+    fn proceed(&mut self, open: OpenBlock) -> Result<(), &'static str> {
+        if open.events.size() < u64::from(open.head.count) {
+            self.open = Some(open);
+            return Ok(());
+        }
+        if hex::encode(&open.events.root()) != open.head.root {
+            return Err("the events of the block are not those its reporter signed");
+        }
+        Ok(())
+    }
+
+    /// The head, if its reporter's certificate signed it.
+    fn signed(&mut self, evidence: &BlockEvidence) -> Result<BlockHead, &'static str> {
+        let head: BlockHead =
+            serde_json::from_str(&evidence.head).map_err(|_| "the block's head is not one")?;
+        let spool = head.instance.to_string();
+        if !evidence.chain.is_empty() {
+            let chain =
+                decode_chain(&evidence.chain).map_err(|_| "the block's chain is malformed")?;
+            self.chains.insert(spool.clone(), chain);
+        }
+        let chain = self
+            .chains
+            .get(&spool)
+            .ok_or("the block has no certificate")?;
+        let certificate = chain.first().ok_or("the block has no certificate")?;
+        if certificate_thumbprint(certificate) != evidence.signer {
+            return Err("the block's certificate is not the one it names");
+        }
+        let certified = match self.roots {
+            Some(roots) => roots.verify_svid(chain, head.sealed_at),
+            None => spiffe_id_of(certificate),
+        }
+        .map_err(|_| "the block's certificate does not verify")?;
+        if certified != head.reporter {
+            return Err("the block's certificate is another workload's");
+        }
+        let signature =
+            base64url::decode(&evidence.signature).ok_or("the block's signature is malformed")?;
+        if !verify_signature(certificate, evidence.head.as_bytes(), &signature) {
+            return Err("the block's signature does not verify");
+        }
+        Ok(head)
+    }
+}

@@ -1,0 +1,194 @@
+//! Reading: one leaf, the newest ones, those that match.
+//!
+//! Events and decisions are found by id through the store's blind index. Everything else is a scan from the
+//! newest leaf back, of at most [`SCANNED`] leaves a call: the answer says where to go on.
+
+use testudo_model::{DecisionId, EventId, Timestamp};
+
+use crate::{
+    Filter, Leaf, Ledger, LedgerError, commit::LeafIndex, filter::ById, ledger::StoredLeaf,
+};
+
+/// Leaves one search call looks at.
+const SCANNED: u64 = 20_000;
+/// Leaves read from the store at once.
+const CHUNK: u64 = 512;
+/// Most entries one call answers with.
+const MAX_ENTRIES: usize = 1_000;
+/// How far a reporter's clock may be ahead of the ledger's. An event older than `since` by its own clock is never
+/// recorded later than `since` plus this.
+const AHEAD: std::time::Duration = testudo_model::limits::CLOCK_SKEW;
+
+/// A leaf with its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its index.
+    pub index: u64,
+    /// When the ledger took it.
+    pub recorded_at: Timestamp,
+    /// The leaf.
+    pub leaf: Leaf,
+    /// Its bytes, as they are hashed.
+    pub text: String,
+}
+
+/// Events that match, the newest first.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SearchPage {
+    /// The events.
+    pub entries: Vec<Entry>,
+    /// Where to go on: give it as `before`. `None` when there is nothing older that could match.
+    pub next: Option<u64>,
+    /// Leaves that were looked at.
+    pub scanned: u64,
+}
+
+impl Ledger {
+    /// The leaf at `index`.
+    ///
+    /// # Errors
+    /// There is none, or the store fails.
+    pub fn entry(&self, index: u64) -> Result<Entry, LedgerError> {
+        let found = self.tail(index, 1)?.into_iter().next();
+        found.ok_or(LedgerError::NoSuchLeaf {
+            index,
+            size: self.size()?,
+        })
+    }
+
+    /// At most `limit` leaves from index `from` on, in order. To follow the ledger, go on behind the last one;
+    /// the store's subscription tells when there is more.
+    ///
+    /// # Errors
+    /// The store fails, or a leaf is damaged.
+    pub fn tail(&self, from: u64, limit: usize) -> Result<Vec<Entry>, LedgerError> {
+        let read = self
+            .tenant
+            .read_log::<StoredLeaf>(from, limit.min(MAX_ENTRIES))?;
+        read.into_iter()
+            .map(|(index, stored)| Entry::read(index, stored))
+            .collect()
+    }
+
+    /// The event with this id.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn event(&self, id: &EventId) -> Result<Option<Entry>, LedgerError> {
+        Ok(self.indexed(&ById::Event(id))?.into_iter().next())
+    }
+
+    /// The event of a decision.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn decision(&self, id: &DecisionId) -> Result<Option<Entry>, LedgerError> {
+        Ok(self.indexed(&ById::Decision(id))?.into_iter().next())
+    }
+
+    /// At most `limit` events that match, the newest first, of those before leaf `before` (of all for `None`).
+    ///
+    /// # Errors
+    /// The store fails, or a leaf is damaged.
+    pub fn search(
+        &self,
+        filter: &Filter,
+        before: Option<u64>,
+        limit: usize,
+    ) -> Result<SearchPage, LedgerError> {
+        if let Some(id) = filter.by_id() {
+            let mut entries = self.indexed(&id)?;
+            let scanned = entries.len() as u64;
+            entries.retain(|entry| {
+                entry.matches(filter) && before.is_none_or(|end| entry.index < end)
+            });
+            return Ok(SearchPage {
+                entries,
+                next: None,
+                scanned,
+            });
+        }
+        self.scan(filter, before, limit.min(MAX_ENTRIES))
+    }
+
+    fn scan(
+        &self,
+        filter: &Filter,
+        before: Option<u64>,
+        limit: usize,
+    ) -> Result<SearchPage, LedgerError> {
+        let size = self.size()?;
+        let mut end = before.map_or(size, |before| before.min(size));
+        // An event is recorded after it happened, so all leaves older than `since` hold older events.
+        let oldest = filter.since().map(|since| since - AHEAD);
+        let mut page = SearchPage::default();
+        while end > 0 {
+            if page.entries.len() >= limit || page.scanned >= SCANNED {
+                page.next = Some(end);
+                return Ok(page);
+            }
+            let start = end.saturating_sub(CHUNK);
+            let count = usize::try_from(end - start).unwrap_or(0);
+            for (index, stored) in self
+                .tenant
+                .read_log::<StoredLeaf>(start, count)?
+                .into_iter()
+                .rev()
+            {
+                if oldest.is_some_and(|oldest| stored.at < oldest) {
+                    return Ok(page);
+                }
+                if page.entries.len() >= limit {
+                    break;
+                }
+                (page.scanned, end) = (page.scanned + 1, index);
+                let entry = Entry::read(index, stored)?;
+                if entry.matches(filter) {
+                    page.entries.push(entry);
+                }
+            }
+        }
+        Ok(page)
+    }
+
+    /// The events under an indexed id. There is more than one only if a reporter used an id twice.
+    fn indexed(&self, id: &ById<'_>) -> Result<Vec<Entry>, LedgerError> {
+        let records = match id {
+            ById::Event(id) => self
+                .tenant
+                .find::<LeafIndex>(LeafIndex::EVENT, id.as_str())?,
+            ById::Decision(id) => self
+                .tenant
+                .find::<LeafIndex>(LeafIndex::DECISION, id.as_str())?,
+        };
+        records
+            .iter()
+            .flat_map(|record| &record.record.leaves)
+            .filter(|leaf| match id {
+                ById::Event(id) => leaf.event == **id,
+                ById::Decision(id) => leaf.decision.as_ref() == Some(*id),
+            })
+            .map(|leaf| self.entry(leaf.leaf))
+            .collect()
+    }
+}
+
+impl Entry {
+    fn read(index: u64, stored: StoredLeaf) -> Result<Self, LedgerError> {
+        let leaf = Leaf::parse(stored.leaf.as_bytes()).map_err(|_| LedgerError::Damaged {
+            what: "a leaf cannot be read",
+        })?;
+        Ok(Self {
+            index,
+            recorded_at: stored.at,
+            leaf,
+            text: stored.leaf,
+        })
+    }
+
+    fn matches(&self, filter: &Filter) -> bool {
+        self.leaf
+            .event()
+            .is_some_and(|event| filter.matches(event, &self.text))
+    }
+}
