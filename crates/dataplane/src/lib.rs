@@ -8,6 +8,9 @@
 //! [`state::ProxyState`], what it decided leaves through [`state::EventSink`].
 
 pub mod iplist;
+pub mod link;
 pub mod revocations;
 pub mod routes;
+pub mod spool;
 pub mod state;
+mod wire;

@@ -5,7 +5,11 @@ use testudo_model::{
     InstanceId, Timestamp,
     event::{Block, BlockHead},
 };
-use testudo_trust::{Svid, base64url, hex, leaf_hash, root, sha256};
+use testudo_trust::{
+    Svid, base64url, hex,
+    merkle::{leaf_hash, root},
+    sha256,
+};
 
 /// The chain a spool's blocks form. `block`, `sequence` and `previous` have no gaps, so that a missing block
 /// cannot be hidden.
@@ -32,9 +36,6 @@ pub(super) enum SealError {
     /// No valid identity to sign with.
     #[error("the certificate of {id} ended at {ended}: its signature would prove nothing; renew or join again")]
     Expired { id: String, ended: Timestamp },
-    /// The signature failed.
-    #[error("could not sign the block")]
-    Signature(#[source] testudo_trust::X509Error),
     /// The block could not be written as JSON.
     #[error("could not encode the block")]
     Encode(#[source] serde_json::Error),
@@ -96,7 +97,7 @@ impl Chain {
         let head = serde_json::to_string(&head).map_err(SealError::Encode)?;
         let head_hash = sha256(head.as_bytes());
         let block = Block {
-            signature: base64url::encode(&svid.sign(head.as_bytes()).map_err(SealError::Signature)?),
+            signature: base64url::encode(&svid.sign(head.as_bytes())),
             chain: svid.chain().iter().map(|der| STANDARD.encode(der)).collect(),
             events: events.to_vec(),
             head,

@@ -34,6 +34,7 @@ use testudo_model::{
 use testudo_trust::{IdentitySource, Keyring, hex};
 
 use crate::state::{EventSink, SinkFull};
+pub(crate) use segment::write_durably;
 use shared::Shared;
 use writer::{Pending, Writer};
 

@@ -1,0 +1,122 @@
+//! First contact: a join token for a certificate.
+
+use std::sync::Arc;
+
+use testudo_model::{Clock, JoinToken, SpiffeId, TrustDomain};
+use testudo_trust::{IdentitySource, Svid, SvidKey, TrustBundle, pinned_client_config, sha256};
+
+use super::{
+    LinkError,
+    channel::{ServerAddress, channel},
+    folder::StateFolder,
+};
+use crate::wire::{EnrolRequest, enrolment_client::EnrolmentClient};
+
+/// Largest enrolment answer: a chain and a bundle.
+const MAX_ANSWER_BYTES: usize = 256 * 1024;
+
+/// A proxy that is a member of the fleet.
+pub struct Membership {
+    /// Its certificate and whom it trusts; renewed by [`super::Link::run`].
+    pub identity: IdentitySource,
+}
+
+/// Becomes a member: with what `folder` kept if its certificate still lives, otherwise with the token.
+/// `expected` is who the proxy is meant to be, if it was told: a token for somebody else is refused before it
+/// does harm.
+///
+/// # Errors
+/// There is neither a living certificate nor a token, or the control plane could not be reached, is not the
+/// pinned one, or refused.
+pub async fn join(
+    folder: Option<&StateFolder>,
+    token: Option<&JoinToken>,
+    server: Option<&ServerAddress>,
+    expected: Option<&SpiffeId>,
+    clock: Arc<dyn Clock>,
+) -> Result<Membership, LinkError> {
+    if let Some(identity) = kept_identity(folder, &*clock)? {
+        check_expected(identity.current().id(), expected)?;
+        tracing::info!(id = %identity.current().id(), "continuing with the identity kept from the last run");
+        return Ok(Membership { identity });
+    }
+    let token = token.ok_or(LinkError::TokenNeeded)?;
+    let server = match (server, &token.server) {
+        (Some(server), _) => server.clone(),
+        (None, Some(server)) => ServerAddress::parse(server)?,
+        (None, None) => return Err(LinkError::ServerNeeded),
+    };
+    let (svid, bundle) = enrol(token, &server, clock).await?;
+    check_expected(svid.id(), expected)?;
+    tracing::info!(id = %svid.id(), until = %svid.not_after(), "joined the fleet");
+    let identity = IdentitySource::new(svid, bundle);
+    if let Some(folder) = folder {
+        folder.keep_identity(&identity)?;
+    }
+    Ok(Membership { identity })
+}
+
+fn kept_identity(
+    folder: Option<&StateFolder>,
+    clock: &dyn Clock,
+) -> Result<Option<IdentitySource>, LinkError> {
+    let Some((svid, bundle)) = folder.map(StateFolder::identity).transpose()?.flatten() else {
+        return Ok(None);
+    };
+    let lives = bundle.verify_svid(svid.chain(), clock.now()).is_ok();
+    Ok(lives.then(|| IdentitySource::new(svid, bundle)))
+}
+
+fn check_expected(id: &SpiffeId, expected: Option<&SpiffeId>) -> Result<(), LinkError> {
+    match expected {
+        Some(expected) if expected != id => {
+            Err(LinkError::WrongIdentity { got: id.clone(), expected: expected.clone() })
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn enrol(
+    token: &JoinToken,
+    server: &ServerAddress,
+    clock: Arc<dyn Clock>,
+) -> Result<(Svid, TrustBundle), LinkError> {
+    let control_plane = token.trust_domain.server();
+    let tls = pinned_client_config(token.ca_sha256, &control_plane, Arc::clone(&clock), &["h2"]);
+    let key = SvidKey::generate();
+    // The request's name is not looked at; the token says who we are.
+    let certificate_request = key.csr_der(&control_plane).map_err(LinkError::Identity)?;
+    let reply = EnrolmentClient::new(channel(server, tls)?)
+        .max_decoding_message_size(MAX_ANSWER_BYTES)
+        .enrol(EnrolRequest {
+            join_token: token.credential().into_exposed(),
+            certificate_request: certificate_request.into(),
+        })
+        .await
+        .map_err(LinkError::refused("enrol"))?
+        .into_inner();
+    let bundle = parse_bundle(token.trust_domain.clone(), &reply.trust_bundle)?;
+    if !bundle.roots().iter().any(|root| sha256(root) == token.ca_sha256) {
+        return Err(LinkError::Unpinned);
+    }
+    let chain = reply.chain.iter().map(|der| der.to_vec()).collect();
+    let svid = accept(chain, key, &bundle, &*clock)?;
+    Ok((svid, bundle))
+}
+
+/// A certificate is taken only if our peers will take it: the same verification, before it is used.
+pub(super) fn accept(
+    chain: Vec<Vec<u8>>,
+    key: SvidKey,
+    bundle: &TrustBundle,
+    clock: &dyn Clock,
+) -> Result<Svid, LinkError> {
+    bundle.verify_svid(&chain, clock.now()).map_err(LinkError::Identity)?;
+    Svid::new(chain, key).map_err(LinkError::Identity)
+}
+
+/// A trust bundle from the wire.
+pub(super) fn parse_bundle(domain: TrustDomain, json: &[u8]) -> Result<TrustBundle, LinkError> {
+    let text = std::str::from_utf8(json).map_err(|_| LinkError::Malformed { what: "trust bundle" })?;
+    TrustBundle::from_json(domain, text).map_err(|_| LinkError::Malformed { what: "trust bundle" })
+}

@@ -1,0 +1,97 @@
+//! The certificate is renewed at half of its life, each time with a new key.
+
+use std::{sync::Arc, time::Duration};
+
+use testudo_model::{Clock, Timestamp};
+use testudo_trust::{Svid, SvidKey};
+
+use super::{
+    Link, LinkError,
+    backoff::{Backoff, jitter},
+    enrol::{accept, parse_bundle},
+};
+use crate::wire::{RenewRequest, proxy_client::ProxyClient};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Slice of a long wait. A machine that was suspended, or whose clock was set, notices within it.
+const SLICE: Duration = Duration::from_secs(1);
+
+impl Link {
+    /// Renews for ever. A failure leaves the certificate in place as long as it lives.
+    pub(super) async fn keep_renewing(&self) {
+        let mut backoff = Backoff::new(Arc::clone(&self.entropy), FIRST_PAUSE, LONGEST_PAUSE);
+        loop {
+            let at = self.renewal_time(&self.identity.current());
+            tokio::select! {
+                () = sleep_until(&*self.clock, at) => {}
+                () = self.renew_now.notified() => {}
+            }
+            while let Err(error) = self.renew().await {
+                self.note_failed_renewal(&error);
+                tokio::time::sleep(backoff.pause()).await;
+            }
+            backoff.reset();
+        }
+    }
+
+    /// Half of the life, give or take a tenth: proxies started together do not stay together.
+    fn renewal_time(&self, svid: &Svid) -> Timestamp {
+        let life = svid.not_after().since(svid.not_before());
+        svid.not_before() + life * 4 / 10 + jitter(&*self.entropy, life / 5)
+    }
+
+    async fn renew(&self) -> Result<(), LinkError> {
+        let current = self.identity.current();
+        let key = SvidKey::generate();
+        let request = RenewRequest {
+            certificate_request: key.csr_der(current.id()).map_err(LinkError::Identity)?.into(),
+        };
+        let reply = ProxyClient::new(self.channel())
+            .renew(request)
+            .await
+            .map_err(LinkError::refused("renew the certificate"))?
+            .into_inner();
+        let bundle = parse_bundle(current.id().trust_domain(), &reply.trust_bundle)?;
+        let chain = reply.chain.iter().map(|der| der.to_vec()).collect();
+        let svid = accept(chain, key, &bundle, &*self.clock)?;
+        if svid.id() != current.id() {
+            return Err(LinkError::WrongIdentity { got: svid.id().clone(), expected: current.id().clone() });
+        }
+        tracing::debug!(until = %svid.not_after(), "certificate renewed");
+        // The bundle first: for a moment too many roots are trusted, never a certificate of an unknown one.
+        self.identity.swap_bundle(bundle);
+        self.identity.swap(svid);
+        self.keep_identity().await;
+        self.reconnect()?;
+        self.gates.identity.ready();
+        Ok(())
+    }
+
+    fn note_failed_renewal(&self, error: &LinkError) {
+        let svid = self.identity.current();
+        let text = error.chain();
+        if self.clock.now() < svid.not_after() {
+            tracing::warn!(error = text, until = %svid.not_after(), "could not renew the certificate yet");
+        } else {
+            tracing::error!(error = text, "the certificate expired: join again with a new token");
+            self.gates.identity.not_ready(format!("the certificate expired at {}", svid.not_after()));
+        }
+    }
+
+    async fn keep_identity(&self) {
+        let identity = self.identity.clone();
+        self.keep("identity", move |folder| folder.keep_identity(&identity)).await;
+    }
+}
+
+/// Sleeps until the wall clock shows `at`.
+async fn sleep_until(clock: &dyn Clock, at: Timestamp) {
+    loop {
+        let left = at.since(clock.now());
+        if left.is_zero() {
+            return;
+        }
+        tokio::time::sleep(left.min(SLICE)).await;
+    }
+}
