@@ -1,1 +1,32 @@
-//! Configuration, telemetry, readiness, drain and supervised tasks.
+//! What every role of the binary needs before it can serve: configuration, telemetry, readiness, drain and
+//! supervised tasks.
+//!
+//! * [`fleet`] reads the fleet file: text to validated model types, with every mistake named and located.
+//! * [`Metrics`], [`init_tracing`] and [`TraceContext`] are what the outside sees of a process.
+//! * [`Readiness`], [`Drain`] and [`Tasks`] are its life: when it may get traffic, how it stops, who does what.
+//!
+//! Nothing here knows a server, a policy engine or a database.
+
+mod clock;
+mod drain;
+mod environment;
+mod metrics;
+mod process;
+mod readiness;
+mod signal;
+mod tasks;
+mod telemetry;
+mod trace;
+
+pub mod fleet;
+
+pub use clock::SystemClock;
+pub use drain::{Drain, DrainOutcome, DrainSignal, DrainWatch};
+pub use environment::Environment;
+pub use metrics::Metrics;
+pub use prometheus_client;
+pub use readiness::{Gate, Readiness};
+pub use signal::{ShutdownSignal, shutdown_requested};
+pub use tasks::{TaskEnd, Tasks};
+pub use telemetry::{InvalidLogFilter, LogFormat, init_tracing};
+pub use trace::TraceContext;

@@ -1,0 +1,212 @@
+//! A fleet as declared: everything checked, every reference resolved, in the types the rest works with.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use testudo_model::{
+    ClientName, GroupName, Redacted, RoleName, Scope, Service, ServiceName, SpiffeId, TrustDomain,
+    Username,
+    snapshot::{GatewayRules, PolicyFile},
+};
+
+use crate::LogFormat;
+
+/// A validated fleet file with the files it names.
+#[derive(Debug, Clone)]
+pub struct Fleet {
+    /// The fleet's trust domain.
+    pub trust_domain: TrustDomain,
+    /// Services, sorted by name.
+    pub services: Vec<Service>,
+    /// Programs that `testudo up` starts.
+    pub runs: BTreeMap<ServiceName, RunCommand>,
+    /// Where each service's sidecar listens; every service has an entry.
+    pub sidecars: BTreeMap<ServiceName, SidecarListen>,
+    /// Groups and the groups they are in.
+    pub groups: BTreeMap<GroupName, Vec<GroupName>>,
+    /// Roles.
+    pub roles: Vec<RoleName>,
+    /// Users to create if they do not exist, by name.
+    pub users: Vec<SeedUser>,
+    /// Service accounts to create if they do not exist, by name.
+    pub service_accounts: Vec<SeedServiceAccount>,
+    /// OAuth clients, by name.
+    pub clients: Vec<SeedClient>,
+    /// `*.cedar` of the policy folder, in name order.
+    pub policies: Vec<PolicyFile>,
+    /// `*.test.toml` of the policy folder, in name order.
+    pub policy_tests: Vec<PolicyFile>,
+    /// What holds for the gateway as a whole.
+    pub gateway: GatewayRules,
+    /// Lowest TLS version of the public listeners.
+    pub tls_min: TlsMinimum,
+    /// Where the roles listen.
+    pub listen: Listen,
+    /// Names and addresses in the public certificates.
+    pub public_names: Vec<String>,
+    /// Data folder.
+    pub data: PathBuf,
+    /// Logs and traces.
+    pub observability: Observability,
+}
+
+/// Where the roles listen. Port 0 takes any free port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listen {
+    /// The gateway's HTTPS.
+    pub gateway: SocketAddr,
+    /// The gateway's redirect from HTTP to HTTPS.
+    pub redirect: SocketAddr,
+    /// Identity provider and admin API.
+    pub server: SocketAddr,
+    /// Enrolment, snapshots and events of the proxies.
+    pub grpc: SocketAddr,
+    /// Health, readiness and metrics.
+    pub ops: SocketAddr,
+}
+
+/// Where a sidecar listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SidecarListen {
+    /// For other sidecars and the gateway, with mTLS.
+    pub inbound: SocketAddr,
+    /// For its own service, in plain HTTP on loopback.
+    pub outbound: SocketAddr,
+}
+
+/// A program that `testudo up` starts and stops.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunCommand {
+    /// The program.
+    pub program: String,
+    /// Its arguments.
+    pub arguments: Vec<String>,
+    /// Working folder; the folder `testudo` was started in if absent.
+    pub directory: Option<PathBuf>,
+    /// Variables added to its environment.
+    pub environment: BTreeMap<String, String>,
+}
+
+/// Lowest TLS version of the public listeners. Inside the fleet it is always 1.3.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub enum TlsMinimum {
+    /// TLS 1.2 for old clients.
+    #[serde(rename = "1.2")]
+    Tls12,
+    /// TLS 1.3 only.
+    #[default]
+    #[serde(rename = "1.3")]
+    Tls13,
+}
+
+/// A credential of a user, service account or client as the fleet file gives it.
+#[derive(Debug, Clone)]
+pub enum SeedCredential {
+    /// None given: generated when the account is made, and shown once.
+    Generated,
+    /// The secret itself, read from a file or the environment.
+    Secret(Redacted<String>),
+    /// Its argon2id hash in PHC form.
+    Hash(Redacted<String>),
+}
+
+/// A user to create.
+#[derive(Debug, Clone)]
+pub struct SeedUser {
+    /// Login name.
+    pub username: Username,
+    /// Display name.
+    pub name: Option<String>,
+    /// Mail address.
+    pub email: Option<String>,
+    /// Groups.
+    pub groups: Vec<GroupName>,
+    /// Roles.
+    pub roles: Vec<RoleName>,
+    /// Clearance, 0 to 100.
+    pub clearance: i64,
+    /// May do nothing.
+    pub disabled: bool,
+    /// Password.
+    pub password: SeedCredential,
+}
+
+/// A service account to create.
+#[derive(Debug, Clone)]
+pub struct SeedServiceAccount {
+    /// Its name; also its OAuth client id.
+    pub name: ClientName,
+    /// Groups.
+    pub groups: Vec<GroupName>,
+    /// Roles.
+    pub roles: Vec<RoleName>,
+    /// Clearance, 0 to 100.
+    pub clearance: i64,
+    /// May do nothing.
+    pub disabled: bool,
+    /// Scopes it may ask for.
+    pub scopes: Vec<Scope>,
+    /// How it proves itself.
+    pub authentication: SeedAuthentication,
+}
+
+/// How a confidential client or service account proves itself at the token endpoint.
+#[derive(Debug, Clone)]
+pub enum SeedAuthentication {
+    /// With a client secret.
+    Secret(SeedCredential),
+    /// Secretless: with the X.509-SVID of this workload (RFC 8705).
+    Workload(SpiffeId),
+}
+
+/// An OAuth client to create or change.
+#[derive(Debug, Clone)]
+pub struct SeedClient {
+    /// Client id.
+    pub name: ClientName,
+    /// Redirect URIs, compared byte by byte.
+    pub redirect_uris: Vec<String>,
+    /// Grant types it may use.
+    pub grant_types: Vec<GrantType>,
+    /// Scopes it may ask for.
+    pub scopes: Vec<Scope>,
+    /// How it proves itself; `None` for a public client.
+    pub authentication: Option<SeedAuthentication>,
+}
+
+/// OAuth grant types.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum GrantType {
+    /// Authorization code with PKCE (RFC 6749 section 4.1, RFC 7636).
+    AuthorizationCode,
+    /// Refresh token (RFC 6749 section 6).
+    RefreshToken,
+    /// Client credentials (RFC 6749 section 4.4).
+    ClientCredentials,
+}
+
+impl GrantType {
+    /// The value of `grant_type`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::AuthorizationCode => "authorization_code",
+            Self::RefreshToken => "refresh_token",
+            Self::ClientCredentials => "client_credentials",
+        }
+    }
+}
+
+/// Logs and traces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observability {
+    /// Form of log lines.
+    pub log_format: LogFormat,
+    /// Log filter, e.g. `info` or `info,testudo_dataplane=debug`.
+    pub log_filter: String,
+    /// OpenTelemetry collector (OTLP over HTTP); no traces are exported if absent.
+    pub otlp_endpoint: Option<String>,
+}

@@ -1,0 +1,383 @@
+//! The fleet file as people write it. Field comments are the schema's descriptions: they are the reference.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use testudo_model::{
+    ActionClass, ClientName, Exposure, GroupName, LimitKey, OperationId, RoleName, Scope,
+    ServiceName, TrustDomain, UserRequirement, Username,
+};
+
+use super::{
+    GrantType, TlsMinimum,
+    host::HostName,
+    network::{ListenAddress, Network},
+    route_match::RouteMatch,
+    secret::SecretReference,
+    units::{Period, Rate, Size},
+};
+use crate::LogFormat;
+
+/// A fleet: its services, who may use them, and how they are guarded.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FleetFile {
+    /// The trust domain: every identity of the fleet is `spiffe://<trust_domain>/…`. It cannot change later.
+    pub trust_domain: TrustDomain,
+    /// Names and addresses under which people reach the gateway and the server; they go into the certificates.
+    #[serde(default = "localhost")]
+    pub public_names: Vec<HostName>,
+    /// Where the roles listen.
+    #[serde(default)]
+    pub listen: ListenSection,
+    /// What holds for the gateway as a whole.
+    #[serde(default)]
+    pub gateway: GatewaySection,
+    /// The services, by name. A service is called under its name inside the fleet.
+    #[serde(default)]
+    pub services: BTreeMap<ServiceName, ServiceSection>,
+    /// Roles that users and service accounts may have.
+    #[serde(default)]
+    pub roles: Vec<RoleName>,
+    /// Groups of users: for each the groups it is in itself.
+    #[serde(default)]
+    pub groups: BTreeMap<GroupName, Vec<GroupName>>,
+    /// Users to create if they do not exist, by login name.
+    #[serde(default)]
+    pub users: BTreeMap<Username, UserSection>,
+    /// Service accounts to create if they do not exist, by name.
+    #[serde(default)]
+    pub service_accounts: BTreeMap<ClientName, ServiceAccountSection>,
+    /// OAuth clients, by client id. `testudo login` has a built-in one.
+    #[serde(default)]
+    pub clients: BTreeMap<ClientName, ClientSection>,
+    /// Where the policies are.
+    #[serde(default)]
+    pub policy: PolicySection,
+    /// Where the data is.
+    #[serde(default)]
+    pub data: DataSection,
+    /// Logs and traces.
+    #[serde(default)]
+    pub observability: ObservabilitySection,
+}
+
+/// Where the roles listen: `address:port`, or a port on 127.0.0.1. Port 0 takes any free port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ListenSection {
+    /// The gateway's HTTPS.
+    pub gateway: ListenAddress,
+    /// The gateway's redirect from HTTP to HTTPS.
+    pub redirect: ListenAddress,
+    /// Identity provider and admin API (HTTPS).
+    pub server: ListenAddress,
+    /// Enrolment, snapshots and events of the proxies (gRPC over mTLS).
+    pub grpc: ListenAddress,
+    /// Health, readiness and metrics. Plain HTTP: keep it on loopback or on a guarded network.
+    pub ops: ListenAddress,
+}
+
+impl Default for ListenSection {
+    fn default() -> Self {
+        Self {
+            gateway: ListenAddress::loopback(8443),
+            redirect: ListenAddress::loopback(8080),
+            server: ListenAddress::loopback(9443),
+            grpc: ListenAddress::loopback(9444),
+            ops: ListenAddress::loopback(15020),
+        }
+    }
+}
+
+/// What holds for the gateway as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct GatewaySection {
+    /// Who may connect, by address.
+    pub ip: IpSection,
+    /// Proxies in front of the gateway whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<Network>,
+    /// Limits on the whole gateway.
+    pub limit: Vec<LimitSection>,
+    /// Lowest TLS version of the public listeners; 1.2 only for clients that cannot do better.
+    pub tls_min: TlsMinimum,
+}
+
+/// Who may connect, by address. `deny` wins; an empty `allow` allows the rest.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct IpSection {
+    /// If not empty, only these networks may connect.
+    pub allow: Vec<Network>,
+    /// These networks may not, whatever `allow` says.
+    pub deny: Vec<Network>,
+}
+
+/// A rate limit, e.g. `{ per = "user", rate = "10/s", burst = 20 }`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LimitSection {
+    /// What is counted apart.
+    pub per: LimitKey,
+    /// Requests per time.
+    pub rate: Rate,
+    /// Requests that may come at once; as many as the rate allows in its period if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub burst: Option<u32>,
+}
+
+/// One service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceSection {
+    /// Where the real service listens, seen from its own sidecar: an address on loopback.
+    #[schemars(with = "String", extend("examples" = ["127.0.0.1:7002"]))]
+    pub upstream: SocketAddr,
+    /// Allow an `upstream` that is not on loopback. What the sidecar sends there is plain HTTP, and whoever
+    /// reaches that address reaches the service without any check.
+    #[serde(default)]
+    pub allow_remote_upstream: bool,
+    /// Whether the gateway routes to it.
+    #[serde(default)]
+    pub exposure: Exposure,
+    /// Public host names for which the gateway routes to it; any host, by path, if empty.
+    #[serde(default)]
+    pub hosts: Vec<HostName>,
+    /// Service groups it is in, for policies.
+    #[serde(default)]
+    pub groups: Vec<GroupName>,
+    /// Deployment environment, an attribute for policies.
+    #[serde(default = "production")]
+    pub environment: String,
+    /// Who may connect to its sidecar, by address.
+    #[serde(default)]
+    pub ip: IpSection,
+    /// Limits on the whole service.
+    #[serde(default)]
+    pub limit: Vec<LimitSection>,
+    /// Where its sidecar listens. Absent addresses are 127.0.0.1 with the first free port from 15106 (inbound)
+    /// and from 15006 (outbound), given out in the order of the services in the file: append new services.
+    #[serde(default)]
+    pub sidecar: SidecarSection,
+    /// The program that `testudo up` starts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<RunSection>,
+    /// Its operations. A request that matches none is refused.
+    #[serde(default)]
+    pub routes: Vec<RouteSection>,
+}
+
+/// Where a sidecar listens.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SidecarSection {
+    /// For other sidecars and the gateway (mTLS).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inbound: Option<ListenAddress>,
+    /// For its own service (plain HTTP): must be on loopback.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outbound: Option<ListenAddress>,
+}
+
+/// A program that `testudo up` starts and stops.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RunSection {
+    /// Program and arguments. No shell is involved.
+    #[schemars(length(min = 1))]
+    pub command: Vec<String>,
+    /// Working folder, relative to the fleet file; the folder `testudo` was started in if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory: Option<String>,
+    /// Variables added to its environment. Not the place for secrets.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+}
+
+/// One operation of a service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RouteSection {
+    /// Operation id, unique in the service; policies, events and metrics name it.
+    pub operation: OperationId,
+    /// Methods and path, e.g. `POST /orders/{id}` or `GET,PUT /files/{*path}`. `GET` implies `HEAD`.
+    #[serde(rename = "match")]
+    pub matches: RouteMatch,
+    /// What kind of access this is: the Cedar action of the user leg. If absent: `read` for GET, HEAD and
+    /// OPTIONS, `write` for everything else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub action: Option<ActionClass>,
+    /// Whether a user must stand behind the call.
+    #[serde(default)]
+    pub user: UserRequirement,
+    /// OAuth scopes the user's token must carry, all of them.
+    #[serde(default)]
+    pub scopes: Vec<Scope>,
+    /// How sensitive the data is, 0 to 100; an attribute for policies.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 100))]
+    pub sensitivity: u8,
+    /// Whether a fresh strong login is needed.
+    #[serde(default)]
+    pub step_up: bool,
+    /// Limits on this route.
+    #[serde(default)]
+    pub limit: Vec<LimitSection>,
+    /// Largest request body.
+    #[serde(default = "Size::default_body")]
+    pub max_body: Size,
+    /// Deadline for the whole request.
+    #[serde(default = "Period::default_timeout")]
+    pub timeout: Period,
+}
+
+/// A user to create.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct UserSection {
+    /// Display name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Mail address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub email: Option<String>,
+    /// Groups.
+    pub groups: Vec<GroupName>,
+    /// Roles.
+    pub roles: Vec<RoleName>,
+    /// Clearance, 0 to 100; an attribute for policies.
+    #[schemars(range(min = 0, max = 100))]
+    pub clearance: u8,
+    /// A disabled user may do nothing.
+    pub disabled: bool,
+    /// The password, by reference. If absent one is generated and shown once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password: Option<SecretReference>,
+}
+
+/// A service account to create. It gets tokens with the client credentials grant.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServiceAccountSection {
+    /// Groups.
+    pub groups: Vec<GroupName>,
+    /// Roles.
+    pub roles: Vec<RoleName>,
+    /// Clearance, 0 to 100; an attribute for policies.
+    #[schemars(range(min = 0, max = 100))]
+    pub clearance: u8,
+    /// A disabled account may do nothing.
+    pub disabled: bool,
+    /// Scopes it may ask for.
+    pub scopes: Vec<Scope>,
+    /// The client secret, by reference. If absent, and `spiffe` too, one is generated and shown once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret: Option<SecretReference>,
+    /// The declared service whose certificate proves the account, instead of a secret.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spiffe: Option<ServiceName>,
+}
+
+/// An OAuth client.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClientSection {
+    /// Whether it can keep a secret.
+    pub kind: ClientKind,
+    /// Where the browser may return to. Compared byte by byte: no wildcards. For a native application give
+    /// `http://127.0.0.1/…` without a port.
+    pub redirect_uris: Vec<String>,
+    /// Grant types it may use.
+    #[serde(default = "browser_grants")]
+    pub grant_types: Vec<GrantType>,
+    /// Scopes it may ask for.
+    pub scopes: Vec<Scope>,
+    /// The client secret, by reference; confidential clients only. If absent, and `spiffe` too, one is
+    /// generated and shown once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret: Option<SecretReference>,
+    /// The declared service whose certificate proves the client, instead of a secret.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spiffe: Option<ServiceName>,
+}
+
+/// Whether an OAuth client can keep a secret (RFC 6749 section 2.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientKind {
+    /// It cannot: an application in a browser or on a device.
+    #[default]
+    Public,
+    /// It can: a program on a server.
+    Confidential,
+}
+
+/// Where the policies are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct PolicySection {
+    /// Folder with `*.cedar` and `*.test.toml`, relative to the fleet file. Read in name order.
+    pub directory: String,
+}
+
+impl Default for PolicySection {
+    fn default() -> Self {
+        Self {
+            directory: "policies".to_owned(),
+        }
+    }
+}
+
+/// Where the data is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct DataSection {
+    /// Folder of the sealed store, the spools and the root key file, relative to the fleet file.
+    pub directory: String,
+}
+
+impl Default for DataSection {
+    fn default() -> Self {
+        Self {
+            directory: "data".to_owned(),
+        }
+    }
+}
+
+/// Logs and traces.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ObservabilitySection {
+    /// Form of log lines.
+    pub log_format: LogFormat,
+    /// Level (`error`, `warn`, `info`, `debug`, `trace`) or `target=level` directives.
+    pub log_filter: String,
+    /// OpenTelemetry collector (OTLP over HTTP) that gets the traces, e.g. `http://127.0.0.1:4318`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub otlp_endpoint: Option<String>,
+}
+
+impl Default for ObservabilitySection {
+    fn default() -> Self {
+        Self {
+            log_format: LogFormat::Human,
+            log_filter: "info".to_owned(),
+            otlp_endpoint: None,
+        }
+    }
+}
+
+fn localhost() -> Vec<HostName> {
+    vec![HostName::localhost()]
+}
+
+fn production() -> String {
+    "production".to_owned()
+}
+
+fn browser_grants() -> Vec<GrantType> {
+    vec![GrantType::AuthorizationCode, GrantType::RefreshToken]
+}

@@ -1,0 +1,118 @@
+//! The files a fleet file names: read from its folder, or taken from a [`Bundle`](super::Bundle).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, File},
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+/// Most files in a policy folder.
+const MAX_FILES: usize = 10_000;
+/// All files of a fleet together; a snapshot must hold the policies.
+const MAX_TOTAL_BYTES: usize = 64 * 1024 * 1024;
+
+/// Why a file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FileError {
+    #[error("it cannot be read: {0}")]
+    Io(io::Error),
+    #[error("it is larger than {limit} bytes")]
+    TooLarge { limit: usize },
+    #[error("it is not UTF-8 text")]
+    NotUtf8,
+    #[error("the folder has more than {MAX_FILES} entries")]
+    TooMany,
+    #[error("all files together have more than {MAX_TOTAL_BYTES} bytes")]
+    TotalTooLarge,
+}
+
+/// Reads files and remembers what it read.
+#[derive(Debug)]
+pub(super) struct Files {
+    /// The folder that paths are relative to. Without one there is nothing but what is in `texts`.
+    base: Option<PathBuf>,
+    texts: BTreeMap<String, String>,
+}
+
+impl Files {
+    pub(super) const fn in_folder(base: PathBuf) -> Self {
+        Self {
+            base: Some(base),
+            texts: BTreeMap::new(),
+        }
+    }
+
+    pub(super) const fn in_memory(texts: BTreeMap<String, String>) -> Self {
+        Self { base: None, texts }
+    }
+
+    /// A path of the fleet file as a path of this machine.
+    pub(super) fn resolve(&self, path: &str) -> PathBuf {
+        self.base.as_deref().unwrap_or(Path::new("")).join(path)
+    }
+
+    pub(super) fn read(&mut self, path: &str, limit: usize) -> Result<String, FileError> {
+        if let Some(text) = self.texts.get(path) {
+            return if text.len() <= limit {
+                Ok(text.clone())
+            } else {
+                Err(FileError::TooLarge { limit })
+            };
+        }
+        if self.base.is_none() {
+            return Err(FileError::Io(io::ErrorKind::NotFound.into()));
+        }
+        let text = read_text(&self.resolve(path), limit)?;
+        let total: usize = self.texts.values().map(String::len).sum();
+        if total + text.len() > MAX_TOTAL_BYTES {
+            return Err(FileError::TotalTooLarge);
+        }
+        self.texts.insert(path.to_owned(), text.clone());
+        Ok(text)
+    }
+
+    /// Names of the files in `folder`, in name order.
+    pub(super) fn names(&self, folder: &str) -> Result<BTreeSet<String>, FileError> {
+        let mut names = BTreeSet::new();
+        if self.base.is_none() {
+            let prefix = format!("{folder}/");
+            names.extend(
+                self.texts
+                    .keys()
+                    .filter_map(|path| path.strip_prefix(&prefix))
+                    .map(str::to_owned),
+            );
+            return if names.is_empty() {
+                Err(FileError::Io(io::ErrorKind::NotFound.into()))
+            } else {
+                Ok(names)
+            };
+        }
+        for entry in fs::read_dir(self.resolve(folder)).map_err(FileError::Io)? {
+            let name = entry.map_err(FileError::Io)?.file_name();
+            names.insert(name.into_string().map_err(|_| FileError::NotUtf8)?);
+            if names.len() > MAX_FILES {
+                return Err(FileError::TooMany);
+            }
+        }
+        Ok(names)
+    }
+
+    pub(super) fn into_texts(self) -> BTreeMap<String, String> {
+        self.texts
+    }
+}
+
+/// Reads a text file of at most `limit` bytes; never more, even if the file grows or is a device.
+pub(super) fn read_text(path: &Path, limit: usize) -> Result<String, FileError> {
+    let most = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(most).read_to_end(&mut bytes))
+        .map_err(FileError::Io)?;
+    if bytes.len() > limit {
+        return Err(FileError::TooLarge { limit });
+    }
+    String::from_utf8(bytes).map_err(|_| FileError::NotUtf8)
+}

@@ -1,0 +1,419 @@
+//! Checks of groups, users, service accounts and OAuth clients.
+
+use std::collections::BTreeSet;
+
+use testudo_model::{GroupName, RoleName, ServiceName, SpiffeId};
+
+use super::{
+    GrantType, SeedAuthentication, SeedClient, SeedServiceAccount, SeedUser,
+    check::Context,
+    document::Cursor,
+    file::{ClientKind, ClientSection, FleetFile, ServiceAccountSection, UserSection},
+    problem::Problems,
+    secret::SecretReference,
+    services::MAX_PERCENT,
+};
+
+/// Client id of `testudo login`; it is built in.
+const BUILT_IN_CLIENT: &str = "cli";
+/// Longest redirect URI.
+const MAX_REDIRECT_BYTES: usize = 2048;
+/// Longest display name or mail address.
+const MAX_TEXT_BYTES: usize = 256;
+
+/// Everybody a fleet file declares.
+pub(super) struct Everybody {
+    pub(super) users: Vec<SeedUser>,
+    pub(super) service_accounts: Vec<SeedServiceAccount>,
+    pub(super) clients: Vec<SeedClient>,
+}
+
+pub(super) fn check(
+    file: &FleetFile,
+    tree: Cursor<'_>,
+    context: &mut Context<'_, '_>,
+) -> Everybody {
+    report_repeated_roles(&file.roles, tree.key("roles"), context.problems);
+    check_groups(file, tree.key("groups"), context);
+    let users = file.users.iter().map(|(username, section)| {
+        let at = tree.key("users").key(username.as_str());
+        let UserSection {
+            name,
+            email,
+            groups,
+            roles,
+            clearance,
+            disabled,
+            password,
+        } = section;
+        check_membership(groups, roles, *clearance, at, context);
+        check_text("name", name.as_deref(), at, context.problems);
+        check_text("email", email.as_deref(), at, context.problems);
+        if email.as_ref().is_some_and(|email| !email.contains('@')) {
+            context.problems.error(
+                "fleet.email",
+                at.key("email").place(),
+                "this is not a mail address",
+            );
+        }
+        SeedUser {
+            username: username.clone(),
+            name: name.clone(),
+            email: email.clone(),
+            groups: groups.clone(),
+            roles: roles.clone(),
+            clearance: i64::from(*clearance),
+            disabled: *disabled,
+            password: context.credential(password.as_ref(), at.key("password")),
+        }
+    });
+    let users = users.collect();
+    let service_accounts = service_accounts(file, tree, context);
+    let clients = clients(file, tree, context);
+    Everybody {
+        users,
+        service_accounts,
+        clients,
+    }
+}
+
+fn service_accounts(
+    file: &FleetFile,
+    tree: Cursor<'_>,
+    context: &mut Context<'_, '_>,
+) -> Vec<SeedServiceAccount> {
+    let accounts = file.service_accounts.iter().map(|(name, section)| {
+        let at = tree.key("service_accounts").key(name.as_str());
+        let ServiceAccountSection {
+            groups,
+            roles,
+            clearance,
+            disabled,
+            scopes,
+            secret,
+            spiffe,
+        } = section;
+        check_membership(groups, roles, *clearance, at, context);
+        if name.as_str() == BUILT_IN_CLIENT {
+            report_built_in(at, context.problems);
+        }
+        SeedServiceAccount {
+            name: name.clone(),
+            groups: groups.clone(),
+            roles: roles.clone(),
+            clearance: i64::from(*clearance),
+            disabled: *disabled,
+            scopes: scopes.clone(),
+            authentication: authentication(file, secret.as_ref(), spiffe.as_ref(), at, context),
+        }
+    });
+    accounts.collect()
+}
+
+fn clients(file: &FleetFile, tree: Cursor<'_>, context: &mut Context<'_, '_>) -> Vec<SeedClient> {
+    let clients = file.clients.iter().map(|(name, section)| {
+        let at = tree.key("clients").key(name.as_str());
+        if name.as_str() == BUILT_IN_CLIENT {
+            report_built_in(at, context.problems);
+        }
+        if file.service_accounts.contains_key(name) {
+            context
+                .problems
+                .error(
+                    "fleet.duplicate_client",
+                    at.key_place(),
+                    format!("`{name}` is a service account already"),
+                )
+                .why("a service account's name is its client id")
+                .help("choose another name for one of them");
+        }
+        check_client(section, at, context.problems);
+        let is_confidential = section.kind == ClientKind::Confidential;
+        SeedClient {
+            name: name.clone(),
+            redirect_uris: section.redirect_uris.clone(),
+            grant_types: section.grant_types.clone(),
+            scopes: section.scopes.clone(),
+            authentication: is_confidential.then(|| {
+                authentication(
+                    file,
+                    section.secret.as_ref(),
+                    section.spiffe.as_ref(),
+                    at,
+                    context,
+                )
+            }),
+        }
+    });
+    clients.collect()
+}
+
+fn check_client(section: &ClientSection, at: Cursor<'_>, problems: &mut Problems<'_>) {
+    let uris = at.key("redirect_uris");
+    for (index, uri) in section.redirect_uris.iter().enumerate() {
+        if let Err(why) = check_redirect_uri(uri) {
+            problems
+                .error(
+                    "fleet.redirect_uri",
+                    uris.index(index).place(),
+                    "this cannot be a redirect URI",
+                )
+                .why(why)
+                .help("write the exact address, such as `https://shop.example/callback`");
+        }
+    }
+    let has = |grant: GrantType| section.grant_types.contains(&grant);
+    if has(GrantType::AuthorizationCode) && section.redirect_uris.is_empty() && !uris.is_damaged() {
+        problems
+            .error(
+                "fleet.redirect_uri",
+                at.place(),
+                "a client with the authorization code grant needs `redirect_uris`",
+            )
+            .help("add where the browser may return to, or other `grant_types`");
+    }
+    if has(GrantType::RefreshToken) && !has(GrantType::AuthorizationCode) {
+        problems
+            .error(
+                "fleet.grant_types",
+                at.key("grant_types").place(),
+                "there is no grant that gives refresh tokens",
+            )
+            .help("add `authorization_code` or remove `refresh_token`");
+    }
+    if section.kind == ClientKind::Public {
+        if has(GrantType::ClientCredentials) {
+            problems
+                .error(
+                    "fleet.grant_types",
+                    at.key("grant_types").place(),
+                    "a public client has no credentials",
+                )
+                .help("add `kind = \"confidential\"` or remove `client_credentials`");
+        }
+        for key in ["secret", "spiffe"]
+            .into_iter()
+            .filter(|key| at.key(key).is_written())
+        {
+            problems
+                .error(
+                    "fleet.public_client_secret",
+                    at.key(key).place(),
+                    "a public client cannot prove who it is",
+                )
+                .help(format!("add `kind = \"confidential\"` or remove `{key}`"));
+        }
+    }
+}
+
+/// RFC 6749 section 3.1.2, RFC 8252 sections 7 and 8.4, RFC 9700 section 4.1.
+fn check_redirect_uri(uri: &str) -> Result<(), &'static str> {
+    if uri.len() > MAX_REDIRECT_BYTES {
+        return Err("it is longer than 2048 bytes");
+    }
+    if !uri.bytes().all(|byte| byte.is_ascii_graphic()) || uri.contains(['\\', '"', '<', '>', '*'])
+    {
+        return Err("it has a character that does not belong there; wildcards do not exist");
+    }
+    if uri.contains('#') {
+        return Err("it has a fragment");
+    }
+    let (scheme, rest) = uri.split_once(':').ok_or("it has no scheme")?;
+    let authority = rest
+        .strip_prefix("//")
+        .map(|rest| rest.split(['/', '?']).next().unwrap_or(""));
+    match (scheme, authority) {
+        ("https" | "http", None | Some("")) => Err("it has no host"),
+        (_, Some(authority)) if authority.contains('@') => {
+            Err("it has a user name in front of the host")
+        }
+        ("https", Some(_)) => Ok(()),
+        ("http", Some(authority)) if is_loopback_authority(authority) => Ok(()),
+        ("http", Some(_)) => Err(
+            "without TLS the code can be read on the way; `http` is for 127.0.0.1 and [::1] only",
+        ),
+        // A private-use scheme is a domain name in reverse (RFC 8252 section 7.1).
+        (scheme, _) if scheme.contains('.') && !rest.is_empty() => Ok(()),
+        _ => {
+            Err("its scheme is neither `https` nor an application's own such as `com.example.app`")
+        }
+    }
+}
+
+fn is_loopback_authority(authority: &str) -> bool {
+    let host = match authority.strip_prefix("[::1]") {
+        Some(port) => return port.is_empty() || port.starts_with(':'),
+        None => authority.split(':').next().unwrap_or(""),
+    };
+    matches!(host, "127.0.0.1" | "localhost")
+}
+
+fn authentication(
+    file: &FleetFile,
+    secret: Option<&SecretReference>,
+    spiffe: Option<&ServiceName>,
+    at: Cursor<'_>,
+    context: &mut Context<'_, '_>,
+) -> SeedAuthentication {
+    let Some(service) = spiffe else {
+        return SeedAuthentication::Secret(context.credential(secret, at.key("secret")));
+    };
+    if secret.is_some() {
+        context
+            .problems
+            .error(
+                "fleet.two_credentials",
+                at.key("secret").place(),
+                "there is a `secret` beside `spiffe`",
+            )
+            .why("the weaker of the two would decide")
+            .help("remove `secret`: the certificate is enough");
+    }
+    context.expect_declared(
+        "services",
+        "service",
+        service.as_str(),
+        at.key("spiffe").place(),
+    );
+    let id: SpiffeId = file.trust_domain.service(service);
+    SeedAuthentication::Workload(id)
+}
+
+fn check_membership(
+    groups: &[GroupName],
+    roles: &[RoleName],
+    clearance: u8,
+    at: Cursor<'_>,
+    context: &mut Context<'_, '_>,
+) {
+    for (index, group) in groups.iter().enumerate() {
+        context.expect_declared(
+            "groups",
+            "group",
+            group.as_str(),
+            at.key("groups").index(index).place(),
+        );
+    }
+    for (index, role) in roles.iter().enumerate() {
+        context.expect_declared(
+            "roles",
+            "role",
+            role.as_str(),
+            at.key("roles").index(index).place(),
+        );
+    }
+    if clearance > MAX_PERCENT {
+        let message = format!("a clearance is 0 to {MAX_PERCENT}");
+        context
+            .problems
+            .error("fleet.out_of_range", at.key("clearance").place(), message);
+    }
+}
+
+fn check_text(key: &str, text: Option<&str>, at: Cursor<'_>, problems: &mut Problems<'_>) {
+    let Some(text) = text else { return };
+    if text.is_empty() || text.len() > MAX_TEXT_BYTES || text.chars().any(char::is_control) {
+        let message = format!("`{key}` has 1 to {MAX_TEXT_BYTES} bytes and no control characters");
+        problems.error("fleet.invalid_value", at.key(key).place(), message);
+    }
+}
+
+fn report_repeated_roles(roles: &[RoleName], at: Cursor<'_>, problems: &mut Problems<'_>) {
+    let mut seen = BTreeSet::new();
+    for (index, role) in roles.iter().enumerate() {
+        if !seen.insert(role) {
+            problems.error(
+                "fleet.duplicate_role",
+                at.index(index).place(),
+                format!("`{role}` is listed twice"),
+            );
+        }
+    }
+}
+
+fn report_built_in(at: Cursor<'_>, problems: &mut Problems<'_>) {
+    problems
+        .error(
+            "fleet.reserved_name",
+            at.key_place(),
+            format!("`{BUILT_IN_CLIENT}` is the client of `testudo login`"),
+        )
+        .help("it is built in; remove the section or choose another name");
+}
+
+/// Every group that is named exists, and no group is in itself, however indirectly.
+fn check_groups(file: &FleetFile, at: Cursor<'_>, context: &mut Context<'_, '_>) {
+    for (group, parents) in &file.groups {
+        let parents_at = at.key(group.as_str());
+        for (index, parent) in parents.iter().enumerate() {
+            context.expect_declared(
+                "groups",
+                "group",
+                parent.as_str(),
+                parents_at.index(index).place(),
+            );
+        }
+        if is_in_itself(file, group) {
+            context
+                .problems
+                .error(
+                    "fleet.group_cycle",
+                    parents_at.place(),
+                    format!("the group `{group}` is in itself"),
+                )
+                .help("take one of the groups out of the circle");
+        }
+    }
+}
+
+fn is_in_itself(file: &FleetFile, group: &GroupName) -> bool {
+    let parents = |group: &GroupName| file.groups.get(group).map_or(&[][..], Vec::as_slice);
+    let mut seen = BTreeSet::new();
+    let mut open: Vec<&GroupName> = parents(group).iter().collect();
+    while let Some(ancestor) = open.pop() {
+        if ancestor == group {
+            return true;
+        }
+        if seen.insert(ancestor) {
+            open.extend(parents(ancestor));
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::check_redirect_uri;
+
+    #[test]
+    fn redirect_uris_are_exact_and_protected() {
+        for good in [
+            "https://shop.example/callback",
+            "https://shop.example/callback?x=1",
+            "http://127.0.0.1/callback",
+            "http://127.0.0.1:8080/callback",
+            "http://[::1]:8080/",
+            "com.example.app:/callback",
+        ] {
+            assert_eq!(check_redirect_uri(good), Ok(()), "{good}");
+        }
+        for bad in [
+            "",
+            "/callback",
+            "https://",
+            "https:shop.example",
+            "http://shop.example/callback",
+            "http://127.0.0.1.evil.example/",
+            "http://[::1].evil.example/",
+            "https://shop.example@evil.example/",
+            "https://shop.example/#x",
+            "https://*.shop.example/",
+            "https://shop.example/\\@evil.example",
+            "https://shop example/",
+            "javascript:alert(1)",
+            "data:text/html,x",
+        ] {
+            assert!(check_redirect_uri(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Who listens where: automatic sidecar ports, and nobody on somebody else's port.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+};
+
+use testudo_model::ServiceName;
+
+use super::{
+    Listen, SidecarListen,
+    document::{Cursor, Place},
+    file::FleetFile,
+    network::ListenAddress,
+    problem::Problems,
+};
+
+/// First automatic port of sidecars for other sidecars.
+const FIRST_INBOUND: u16 = 15106;
+/// First automatic port of sidecars for their own service.
+const FIRST_OUTBOUND: u16 = 15006;
+
+/// Something that listens.
+struct Listener<'a> {
+    address: SocketAddr,
+    what: String,
+    place: &'a Place,
+    /// The real service rather than one of ours.
+    is_upstream: bool,
+}
+
+/// Gives every sidecar its addresses and reports who would listen on the same one.
+pub(super) fn assign(
+    file: &FleetFile,
+    listen: &Listen,
+    tree: Cursor<'_>,
+    problems: &mut Problems<'_>,
+) -> BTreeMap<ServiceName, SidecarListen> {
+    let listeners = written(file, listen, tree);
+    report_clashes(&listeners, problems);
+    report_exposed_outbounds(file, tree, problems);
+
+    let mut taken: BTreeSet<u16> = listeners
+        .iter()
+        .map(|listener| listener.address.port())
+        .collect();
+    let mut sidecars = BTreeMap::new();
+    for name in in_file_order(file, tree) {
+        let Some(service) = file.services.get(name) else {
+            continue;
+        };
+        let mut automatic = |given: Option<ListenAddress>, first: u16| {
+            given.map_or_else(|| next_free(&mut taken, first), ListenAddress::address)
+        };
+        let inbound = automatic(service.sidecar.inbound, FIRST_INBOUND);
+        let outbound = automatic(service.sidecar.outbound, FIRST_OUTBOUND);
+        sidecars.insert(name.clone(), SidecarListen { inbound, outbound });
+    }
+    sidecars
+}
+
+/// A service added at the end of the file must not move the ports of the others.
+fn in_file_order<'a>(file: &'a FleetFile, tree: Cursor<'_>) -> Vec<&'a ServiceName> {
+    let position = |name: &ServiceName| match tree.key("services").key(name.as_str()).key_place() {
+        Place::File(span) => span.start,
+        Place::Environment(_) | Place::Flag(_) => usize::MAX,
+    };
+    let mut names: Vec<&ServiceName> = file.services.keys().collect();
+    names.sort_by_key(|name| position(name));
+    names
+}
+
+fn next_free(taken: &mut BTreeSet<u16>, first: u16) -> SocketAddr {
+    // With 50,000 services on one machine the kernel chooses.
+    let port = (first..=u16::MAX)
+        .find(|port| !taken.contains(port))
+        .unwrap_or(0);
+    taken.insert(port);
+    ListenAddress::loopback(port).address()
+}
+
+/// All addresses that the file gives or that have a fixed default.
+fn written<'a>(file: &FleetFile, listen: &Listen, tree: Cursor<'a>) -> Vec<Listener<'a>> {
+    let roles = [
+        ("gateway", listen.gateway),
+        ("redirect", listen.redirect),
+        ("server", listen.server),
+        ("grpc", listen.grpc),
+        ("ops", listen.ops),
+    ];
+    let mut listeners: Vec<Listener<'a>> = roles
+        .into_iter()
+        .map(|(role, address)| Listener {
+            address,
+            what: format!("listen.{role}"),
+            place: tree.key("listen").key(role).place(),
+            is_upstream: false,
+        })
+        .collect();
+    for (name, service) in &file.services {
+        let at = tree.key("services").key(name.as_str());
+        listeners.push(Listener {
+            address: service.upstream,
+            what: format!("the service `{name}`"),
+            place: at.key("upstream").place(),
+            is_upstream: true,
+        });
+        for (side, address) in [
+            ("inbound", service.sidecar.inbound),
+            ("outbound", service.sidecar.outbound),
+        ] {
+            listeners.extend(address.map(|address| Listener {
+                address: address.address(),
+                what: format!("the {side} side of `{name}`'s sidecar"),
+                place: at.key("sidecar").key(side).place(),
+                is_upstream: false,
+            }));
+        }
+    }
+    listeners
+}
+
+fn report_clashes(listeners: &[Listener<'_>], problems: &mut Problems<'_>) {
+    let mut by_port: BTreeMap<u16, Vec<&Listener<'_>>> = BTreeMap::new();
+    for listener in listeners
+        .iter()
+        .filter(|listener| listener.address.port() != 0)
+    {
+        let on_port = by_port.entry(listener.address.port()).or_default();
+        if let Some(other) = on_port
+            .iter()
+            .find(|other| clash(other.address.ip(), listener.address.ip()))
+        {
+            report_clash(other, listener, problems);
+        }
+        on_port.push(listener);
+    }
+}
+
+fn report_clash(first: &Listener<'_>, second: &Listener<'_>, problems: &mut Problems<'_>) {
+    // Point at the one that was written: the other may be a default.
+    let (second, first) = if second.place == first.place {
+        (first, second)
+    } else {
+        (second, first)
+    };
+    let (address, what, other) = (second.address, &second.what, &first.what);
+    if first.is_upstream && second.is_upstream {
+        problems
+            .warn(
+                "fleet.shared_upstream",
+                second.place,
+                format!("{what} is at {address}, as is {other}"),
+            )
+            .why("the two are one program: what is denied to the one can be had through the other");
+    } else {
+        problems
+            .error(
+                "fleet.port_clash",
+                second.place,
+                format!("{what} is at {address}, where {other} listens"),
+            )
+            .help("give one of them another port");
+    }
+}
+
+fn clash(a: IpAddr, b: IpAddr) -> bool {
+    a == b || a.is_unspecified() || b.is_unspecified()
+}
+
+/// Whoever reaches the outbound side acts as the service.
+fn report_exposed_outbounds(file: &FleetFile, tree: Cursor<'_>, problems: &mut Problems<'_>) {
+    for (name, service) in &file.services {
+        let Some(outbound) = service.sidecar.outbound.map(ListenAddress::address) else {
+            continue;
+        };
+        if !outbound.ip().is_loopback() {
+            let place = tree
+                .key("services")
+                .key(name.as_str())
+                .key("sidecar")
+                .key("outbound")
+                .place();
+            problems
+                .error(
+                    "fleet.outbound_exposed",
+                    place,
+                    format!("`{name}`'s outbound side would listen on {outbound}"),
+                )
+                .why(format!(
+                    "whoever reaches it can call other services as `{name}`"
+                ))
+                .help("use an address on loopback");
+        }
+    }
+}
