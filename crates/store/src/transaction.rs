@@ -45,7 +45,12 @@ impl Transaction {
 
     /// Appends an entry to a log.
     pub fn append<L: LogEntry>(self, entry: &L) -> Self {
-        let write = self.tenant.append_of(std::slice::from_ref(entry));
+        self.append_all(std::slice::from_ref(entry))
+    }
+
+    /// Appends entries to a log, next to each other, as one change.
+    pub fn append_all<L: LogEntry>(self, entries: &[L]) -> Self {
+        let write = self.tenant.append_of(entries);
         self.with(write)
     }
 
