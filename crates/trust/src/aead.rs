@@ -19,8 +19,6 @@ const VERSION: u8 = 1;
 const NONCE_BYTES: usize = 12;
 const TAG_BYTES: usize = 16;
 const KEYRING_AAD: &[u8] = b"testudo/keyring/v1";
-/// 1,000 rotations without retiring anything are a bug, not a policy; it also bounds the parser.
-const MAX_TERMS: usize = 1000;
 
 /// Bytes an envelope is longer than what it seals.
 pub const SEAL_OVERHEAD: usize = 1 + 4 + NONCE_BYTES + TAG_BYTES;
@@ -180,7 +178,7 @@ impl Keyring {
             .split_first_chunk::<32>()
             .ok_or(OpenError::Malformed)?;
         let (terms, rest) = terms.as_chunks::<36>();
-        if !rest.is_empty() || terms.len() > MAX_TERMS {
+        if !rest.is_empty() {
             return Err(OpenError::Malformed);
         }
         let terms: BTreeMap<u32, Arc<TermKey>> = terms

@@ -150,3 +150,38 @@ fn read_header(encoded: &str, expected_typ: &str) -> Result<Map<String, Value>, 
     }
     Ok(header)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 7515 appendix A.3: what our signature check says to somebody else's token.
+    #[test]
+    fn the_es256_example_of_rfc_7515_verifies_and_has_no_type() {
+        let coordinate = |text| base64url::decode(text).unwrap().try_into().unwrap();
+        let key = PublicPoint::from_coordinates(
+            coordinate("f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU"),
+            coordinate("x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"),
+        )
+        .unwrap();
+        let signed = "eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6\
+                      Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ";
+        let signature = "DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q";
+        assert!(key.verify(signed.as_bytes(), &base64url::decode(signature).unwrap()));
+        let token = format!("{signed}.{signature}");
+        assert!(matches!(
+            Token::parse(&token, "at+jwt"),
+            Err(JoseError::Type { .. })
+        ));
+        let (signed, payload) = (signed, signed.split_once('.').unwrap().1);
+        let signature = base64url::decode(signature).unwrap();
+        let token = Token {
+            header: Map::new(),
+            signed,
+            payload,
+            signature,
+        };
+        let claims: Value = token.claims(&key).unwrap();
+        assert_eq!(claims["http://example.com/is_root"], true);
+    }
+}

@@ -7,7 +7,10 @@ use serde_json::{Value, json};
 use testudo_model::{SpiffeId, Timestamp, TrustDomain};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath, anchor_from_trusted_cert};
 
-use super::{MAX_CHAIN, X509Error, profile};
+use super::{
+    MAX_CHAIN, X509Error,
+    profile::{self, Signing},
+};
 use crate::{base64url, encoding::base64, sha256};
 
 /// Roots in a bundle. Two while one is being replaced; more only by mistake.
@@ -21,7 +24,8 @@ const MAX_BUNDLE_BYTES: usize = 256 * 1024;
 pub struct TrustBundle {
     domain: TrustDomain,
     roots: Vec<Vec<u8>>,
-    times: Vec<(Timestamp, Timestamp)>,
+    /// What the roots allow, in their order.
+    limits: Vec<Signing>,
     anchors: Vec<TrustAnchor<'static>>,
 }
 
@@ -33,10 +37,9 @@ impl TrustBundle {
         if roots.is_empty() || roots.len() > MAX_ROOTS {
             return Err(X509Error::Bundle("it must have 1 to 16 roots"));
         }
-        let (mut times, mut anchors) = (Vec::new(), Vec::new());
+        let (mut limits, mut anchors) = (Vec::new(), Vec::new());
         for der in &roots {
-            let signing = profile::signing_in(der, &domain)?;
-            times.push((signing.not_before, signing.not_after));
+            limits.push(profile::signing_in(der, &domain)?);
             profile::public_point(der)?;
             let der = CertificateDer::from(der.as_slice());
             let anchor = anchor_from_trusted_cert(&der);
@@ -49,7 +52,7 @@ impl TrustBundle {
         Ok(Self {
             domain,
             roots,
-            times,
+            limits,
             anchors,
         })
     }
@@ -75,7 +78,8 @@ impl TrustBundle {
     /// Verifies a chain (leaf first, DER; the root may be in it) at `now` and returns who it identifies.
     ///
     /// Checked are: sizes; the X.509-SVID profile of leaf and intermediates; the trust domain; signatures,
-    /// times, path length and critical extensions up to a root of this bundle; the root's own times.
+    /// times, path length and critical extensions up to a root of this bundle; the root's own times and path
+    /// length.
     pub fn verify_svid(
         &self,
         chain: &[impl AsRef<[u8]>],
@@ -115,7 +119,7 @@ impl TrustBundle {
         let seconds = u64::try_from(now.unix_seconds()).map_err(|_| X509Error::NotYetValid)?;
         let time = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
         EndEntityCert::try_from(leaf)
-            .map_err(|_| X509Error::Malformed("certificate"))?
+            .map_err(X509Error::Untrusted)?
             .verify_for_usage(
                 &[webpki::aws_lc_rs::ECDSA_P256_SHA256],
                 &self.anchors,
@@ -123,7 +127,7 @@ impl TrustBundle {
                 time,
                 KeyUsage::client_auth(),
                 None,
-                Some(&|path: &VerifiedPath<'_>| self.check_root_times(path.anchor(), time, now)),
+                Some(&|path: &VerifiedPath<'_>| self.check_root(path, time, now)),
             )
             .map(drop)
             .map_err(|error| match error {
@@ -133,29 +137,36 @@ impl TrustBundle {
             })
     }
 
-    /// A trust anchor is a name and a key; whether the certificate it came from still holds is ours to ask.
-    fn check_root_times(
+    /// To path validation a trust anchor is a name and a key (RFC 5280 section 6.1.1): whether the root
+    /// certificate itself still holds, and how deep it lets a path be, is ours to ask.
+    fn check_root(
         &self,
-        anchor: &TrustAnchor<'_>,
+        path: &VerifiedPath<'_>,
         time: UnixTime,
         now: Timestamp,
     ) -> Result<(), webpki::Error> {
-        let same = |candidate: &TrustAnchor<'_>| {
-            candidate.subject == anchor.subject
-                && candidate.subject_public_key_info == anchor.subject_public_key_info
-        };
-        let mut known = self
-            .anchors
-            .iter()
-            .zip(&self.times)
-            .filter(|(candidate, _)| same(candidate));
-        if known.any(|(_, (not_before, not_after))| (*not_before..=*not_after).contains(&now)) {
-            return Ok(());
+        let anchor = path.anchor();
+        let intermediates = u32::try_from(path.intermediate_certificates().count());
+        let intermediates = intermediates.map_err(|_| webpki::Error::MaximumPathDepthExceeded)?;
+        let mut verdict = Err(webpki::Error::UnknownIssuer);
+        for (root, limits) in self.anchors.iter().zip(&self.limits) {
+            if root.subject != anchor.subject
+                || root.subject_public_key_info != anchor.subject_public_key_info
+            {
+                continue;
+            }
+            verdict = if !(limits.not_before..=limits.not_after).contains(&now) {
+                Err(webpki::Error::CertExpired {
+                    time,
+                    not_after: time,
+                })
+            } else if limits.path_length.is_some_and(|most| intermediates > most) {
+                Err(webpki::Error::PathLenConstraintViolated)
+            } else {
+                return Ok(());
+            };
         }
-        Err(webpki::Error::CertExpired {
-            time,
-            not_after: time,
-        })
+        verdict
     }
 
     /// The bundle as a SPIFFE bundle document: a JWK Set with one `x509-svid` key a root (SPIFFE Trust Domain

@@ -60,8 +60,9 @@ pub enum X509Error {
     /// Before its start, or the start of its issuer.
     #[error("the certificate or its issuer is not valid yet")]
     NotYetValid,
-    /// No chain of signatures leads to a root of the bundle.
-    #[error("no path to a root of the trust bundle")]
+    /// The chain does not lead to a root of the bundle: an unknown issuer, a bad signature, a broken
+    /// constraint.
+    #[error("no valid path to a root of the trust bundle")]
     Untrusted(#[source] webpki::Error),
     /// The chain does not end in the pinned root.
     #[error("the peer's root is not the pinned one; get a new join token if the CA was replaced")]

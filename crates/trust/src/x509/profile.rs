@@ -77,6 +77,9 @@ pub(super) fn leaf(der: &[u8]) -> Result<Leaf, X509Error> {
             "the SPIFFE id of a leaf must have a path",
         ));
     }
+    if !certificate.public_key().raw.starts_with(&P256_PREFIX) {
+        return Err(X509Error::UnsupportedKey);
+    }
     let (not_before, not_after) = times(&certificate);
     Ok(Leaf {
         id,
@@ -86,12 +89,14 @@ pub(super) fn leaf(der: &[u8]) -> Result<Leaf, X509Error> {
 }
 
 /// What is worth knowing of a certificate that signs others.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Signing {
     /// The trust domain it names, if it names one.
     pub(super) domain: Option<TrustDomain>,
     pub(super) not_before: Timestamp,
     pub(super) not_after: Timestamp,
+    /// How many intermediates may stand below it; no limit if absent.
+    pub(super) path_length: Option<u32>,
 }
 
 /// Reads a root or intermediate certificate and checks it against the profile.
@@ -113,10 +118,14 @@ pub(super) fn signing(der: &[u8]) -> Result<Signing, X509Error> {
         ));
     }
     let (not_before, not_after) = times(&certificate);
+    let constraints = certificate
+        .basic_constraints()
+        .map_err(|_| X509Error::Malformed("basicConstraints"))?;
     Ok(Signing {
         domain: id.map(|id| id.trust_domain()),
         not_before,
         not_after,
+        path_length: constraints.and_then(|extension| extension.value.path_len_constraint),
     })
 }
 
