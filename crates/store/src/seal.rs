@@ -85,10 +85,6 @@ impl Keys {
         self.keyring.current_term()
     }
 
-    pub(crate) fn version(&self) -> u64 {
-        self.version
-    }
-
     /// A collection of a tenant.
     pub(crate) fn space(&self, tenant: &str, collection: &str) -> Blind {
         self.keyring

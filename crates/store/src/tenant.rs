@@ -157,9 +157,10 @@ impl Tenant {
         self.store.core().read(|reads, keys| {
             let log = keys.log(&self.name, L::LOG);
             let entries = reads.entries(&log, from, limit)?;
-            (from..)
-                .zip(&entries)
-                .map(|(index, entry)| open_entry(keys, &log, index, entry))
+            entries
+                .iter()
+                .zip(from..)
+                .map(|(entry, index)| open_entry(keys, &log, index, entry))
                 .collect()
         })
     }
