@@ -1,1 +1,71 @@
-//! The OpenID Connect provider's logic.
+//! The OpenID provider's logic: who people and machines are, how they prove it, and the tokens they get.
+//!
+//! Synchronous and without HTTP: requests are [`Parameters`] and plain structs, answers are values, and every
+//! endpoint has one error enum that maps to one OAuth code and one status. `controlplane` puts it on the wire.
+//!
+//! What is stored, and what is not:
+//!
+//! * an authorization request in progress is not: it travels sealed in the login form (see [`LoginPrompt`]);
+//! * access tokens are not: they are signed, short, and taken back through the revocation log;
+//! * a login is one [`Session`]; what it gave to one client is one [`Grant`], whose id is the `sid` of its
+//!   tokens and whose counter is the whole state of its refresh tokens.
+//!
+//! Every change and the events that report it are committed in one transaction: the caller's [`Journal`] adds
+//! the event to the transaction, so there is no change without evidence and no evidence of what did not happen.
+
+mod admin;
+mod authorize;
+mod caller;
+mod change;
+mod claims;
+mod directory;
+mod discovery;
+mod fault;
+mod flow;
+mod journal;
+mod keys;
+mod login;
+mod parameters;
+mod pkce;
+mod protocol;
+mod provider;
+mod records;
+mod redirect_uri;
+mod revocation;
+mod scopes;
+mod secret;
+mod seed;
+mod session;
+mod throttle;
+mod token;
+mod userinfo;
+
+pub mod limits;
+
+pub use admin::{
+    AdminError, ClientProfile, Created, GroupProfile, NewPassword, NewSecret, RoleProfile,
+    ServiceAccountProfile, UserProfile,
+};
+pub use authorize::{Authorization, AuthorizeError, LoginPrompt, Refusal};
+pub use caller::{Caller, Peer};
+pub use claims::{ASSURANCE_ONE_FACTOR, IdTokenClaims, UserInfo};
+pub use discovery::paths;
+pub use fault::Fault;
+pub use journal::{Journal, Outbox, OutboxEntry};
+pub use keys::KeyRotation;
+pub use login::{LoggedIn, LoginError, LoginRequest};
+pub use parameters::{ParameterError, Parameters};
+pub use protocol::{ErrorCode, OauthError};
+pub use provider::{Provider, Settings};
+pub use records::{
+    Authentication, Client, ClientKind, Grant, GrantType, Group, Role, ServiceAccount, Session,
+    User,
+};
+pub use redirect_uri::{InvalidRedirectUri, RedirectUri};
+pub use revocation::{RevocationEntry, RevokeError};
+pub use seed::{
+    GeneratedCredential, Seed, SeedClient, SeedError, SeedReport, SeedServiceAccount, SeedUser,
+};
+pub use session::{EndReason, SessionView};
+pub use token::{ClientAuthenticationError, TokenError, TokenRequest, TokenResponse};
+pub use userinfo::UserInfoError;

@@ -1,0 +1,171 @@
+//! New passwords and client secrets: given, hashed elsewhere, or made here and shown once.
+
+use std::time::Duration;
+
+use testudo_model::{ClientName, Entropy, Redacted, Timestamp};
+use testudo_trust::hash_password;
+
+use super::AdminError;
+use crate::{
+    limits::{
+        MAX_CLIENT_SECRET_BYTES, MAX_CLIENT_SECRETS, MAX_PASSWORD_BYTES, MIN_CLIENT_SECRET_BYTES,
+        MIN_PASSWORD_CHARACTERS,
+    },
+    records::{ClientSecret, SecretCredential, SecretVerifier},
+    secret::{self, StoredSecret},
+};
+
+/// A password to set.
+#[derive(Debug, Clone)]
+pub enum NewPassword {
+    /// Make one and tell it once.
+    Generate,
+    /// This one.
+    Given(Redacted<String>),
+    /// One of which only the Argon2id hash in PHC form is known.
+    Hash(Redacted<String>),
+}
+
+impl NewPassword {
+    /// The hash to store, and the password if it was made here.
+    ///
+    /// # Errors
+    /// Too short, too long, or no hash of the right kind.
+    pub(crate) fn realise(
+        &self,
+        entropy: &dyn Entropy,
+    ) -> Result<(StoredSecret, Option<Redacted<String>>), AdminError> {
+        let hashed =
+            |password: &Redacted<String>| StoredSecret::new(hash_password(password, entropy));
+        match self {
+            Self::Generate => {
+                let password = secret::generate(entropy);
+                Ok((hashed(&password), Some(password)))
+            }
+            Self::Given(password) => {
+                let text = password.expose();
+                if text.chars().count() < MIN_PASSWORD_CHARACTERS || text.len() > MAX_PASSWORD_BYTES
+                {
+                    let why = format!(
+                        "must have {MIN_PASSWORD_CHARACTERS} characters or more, and {MAX_PASSWORD_BYTES} bytes or less"
+                    );
+                    return Err(AdminError::invalid("password", why));
+                }
+                Ok((hashed(password), None))
+            }
+            Self::Hash(hash) => Ok((argon2id("password hash", hash)?, None)),
+        }
+    }
+}
+
+/// A client secret to set.
+#[derive(Debug, Clone)]
+pub enum NewSecret {
+    /// No secret: the certificate of the connection will do.
+    None,
+    /// Make one and tell it once.
+    Generate,
+    /// This one.
+    Given(Redacted<String>),
+    /// One of which only the Argon2id hash in PHC form is known. Each use of it costs that hash.
+    Hash(Redacted<String>),
+}
+
+impl NewSecret {
+    fn realise(
+        &self,
+        now: Timestamp,
+        entropy: &dyn Entropy,
+    ) -> Result<Option<(ClientSecret, Option<Redacted<String>>)>, AdminError> {
+        let fast = |text: &str| SecretVerifier::Sha256(StoredSecret::new(secret::digest(text)));
+        let (verifier, generated) = match self {
+            Self::None => return Ok(None),
+            Self::Generate => {
+                let made = secret::generate(entropy);
+                (fast(made.expose()), Some(made))
+            }
+            Self::Given(given) => {
+                let length = given.expose().len();
+                if !(MIN_CLIENT_SECRET_BYTES..=MAX_CLIENT_SECRET_BYTES).contains(&length) {
+                    let why = format!(
+                        "must have {MIN_CLIENT_SECRET_BYTES} to {MAX_CLIENT_SECRET_BYTES} bytes; let one be generated"
+                    );
+                    return Err(AdminError::invalid("client secret", why));
+                }
+                (fast(given.expose()), None)
+            }
+            Self::Hash(hash) => (
+                SecretVerifier::Argon2id(argon2id("client secret hash", hash)?),
+                None,
+            ),
+        };
+        Ok(Some((
+            ClientSecret {
+                verifier,
+                created_at: now,
+                expires_at: None,
+            },
+            generated,
+        )))
+    }
+}
+
+fn argon2id(field: &'static str, hash: &Redacted<String>) -> Result<StoredSecret, AdminError> {
+    let text = hash.expose();
+    if text.starts_with("$argon2id$") && text.len() <= 512 {
+        return Ok(StoredSecret::new(text.clone()));
+    }
+    Err(AdminError::invalid(
+        field,
+        "is not an Argon2id hash in PHC form (`$argon2id$…`)",
+    ))
+}
+
+/// The secrets of a client or service account being written.
+pub(crate) struct Secrets {
+    /// The record, if it is to have one.
+    pub(crate) credential: Option<SecretCredential>,
+    /// The secret, if it was made here.
+    pub(crate) generated: Option<Redacted<String>>,
+}
+
+impl Secrets {
+    /// The first secret of `holder`.
+    pub(crate) fn first(
+        holder: &ClientName,
+        new: &NewSecret,
+        now: Timestamp,
+        entropy: &dyn Entropy,
+    ) -> Result<Self, AdminError> {
+        let (secret, generated) = new.realise(now, entropy)?.unzip();
+        let credential = secret.map(|secret| SecretCredential {
+            holder: holder.clone(),
+            secrets: vec![secret],
+        });
+        Ok(Self {
+            credential,
+            generated: generated.flatten(),
+        })
+    }
+
+    /// A further secret; the one before stays valid for `overlap`.
+    pub(crate) fn rotated(
+        mut credential: SecretCredential,
+        overlap: Duration,
+        now: Timestamp,
+        entropy: &dyn Entropy,
+    ) -> Result<Self, AdminError> {
+        let (secret, generated) = NewSecret::Generate.realise(now, entropy)?.unzip();
+        for old in &mut credential.secrets {
+            let end = now + overlap;
+            old.expires_at = Some(old.expires_at.map_or(end, |expires| expires.min(end)));
+        }
+        credential.secrets.extend(secret);
+        let surplus = credential.secrets.len().saturating_sub(MAX_CLIENT_SECRETS);
+        credential.secrets.drain(..surplus);
+        Ok(Self {
+            credential: Some(credential),
+            generated: generated.flatten(),
+        })
+    }
+}

@@ -1,0 +1,290 @@
+//! Service accounts.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use testudo_model::{
+    ClientName, GroupName, Redacted, RoleName, Scope, ServiceAccountId, SpiffeId, snapshot::Revoked,
+};
+use testudo_store::{Cursor, Expected, Page, Versioned};
+
+use super::{
+    AdminError, Created, Named, NewSecret, Secrets, check_clearance, check_count, check_text,
+};
+use crate::{
+    Caller, Provider,
+    change::{Change, until_settled},
+    limits::{MAX_MEMBERSHIPS, MAX_SCOPES},
+    records::{Holder, NameClaim, SecretCredential, ServiceAccount},
+};
+
+/// What an administrator says about a service account.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServiceAccountProfile {
+    /// Text for people.
+    pub description: Option<String>,
+    /// Clearance, 0 to 100.
+    pub clearance: i64,
+    /// Groups.
+    pub groups: Vec<GroupName>,
+    /// Roles.
+    pub roles: Vec<RoleName>,
+    /// Scopes it may ask for.
+    pub scopes: Vec<Scope>,
+    /// Workloads that may act as it without a secret.
+    pub workloads: Vec<SpiffeId>,
+}
+
+impl ServiceAccountProfile {
+    pub(crate) fn check(&self) -> Result<(), AdminError> {
+        check_text("description", self.description.as_deref())?;
+        check_count("list of scopes", self.scopes.len(), MAX_SCOPES)?;
+        check_count("list of workloads", self.workloads.len(), MAX_MEMBERSHIPS)?;
+        check_clearance(self.clearance)
+    }
+
+    /// `account` as this profile says.
+    pub(crate) fn apply(self, account: ServiceAccount) -> ServiceAccount {
+        let Self {
+            description,
+            clearance,
+            groups,
+            roles,
+            scopes,
+            workloads,
+        } = self;
+        ServiceAccount {
+            description,
+            clearance,
+            groups,
+            roles,
+            scopes,
+            workloads,
+            ..account
+        }
+    }
+}
+
+const fn named(name: &str) -> Named<'_> {
+    Named {
+        kind: "service account",
+        name,
+    }
+}
+
+impl Provider {
+    /// Creates a service account.
+    ///
+    /// # Errors
+    /// The name is taken (clients and service accounts share names), or the profile or secret is not acceptable.
+    pub fn create_service_account(
+        &self,
+        name: &ClientName,
+        profile: ServiceAccountProfile,
+        secret: &NewSecret,
+        caller: &Caller,
+    ) -> Result<Created<ServiceAccount>, AdminError> {
+        profile.check()?;
+        self.check_memberships(&profile.groups, &profile.roles)?;
+        let account = profile.apply(self.blank_service_account(name));
+        let secrets = Secrets::first(name, secret, account.created_at, &*self.entropy)?;
+        let report = self.account_report("service_account.create", name.as_str());
+        let change =
+            stage_new_service_account(self.change(), &account, &secrets).report(report, caller);
+        self.commit_new(change, named(name.as_str()))?;
+        Ok(Created {
+            record: account,
+            generated: secrets.generated,
+        })
+    }
+
+    /// A new enabled service account of which nothing is known but the name.
+    pub(crate) fn blank_service_account(&self, name: &ClientName) -> ServiceAccount {
+        let now = self.clock.now();
+        ServiceAccount {
+            id: ServiceAccountId::generate(&*self.clock, &*self.entropy),
+            name: name.clone(),
+            description: None,
+            disabled: false,
+            clearance: 0,
+            groups: Vec::new(),
+            roles: Vec::new(),
+            scopes: Vec::new(),
+            workloads: Vec::new(),
+            created_at: now,
+            updated_at: now,
+        }
+    }
+
+    /// A service account by id.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn service_account(
+        &self,
+        id: &ServiceAccountId,
+    ) -> Result<Versioned<ServiceAccount>, AdminError> {
+        self.load(named(id.as_str()), id.as_str())
+    }
+
+    /// A service account by name.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn service_account_by_name(
+        &self,
+        name: &ClientName,
+    ) -> Result<Versioned<ServiceAccount>, AdminError> {
+        let claim = self.tenant.get::<NameClaim>(&NameClaim::client_key(name))?;
+        match claim.map(|claim| claim.record.holder) {
+            Some(Holder::ServiceAccount(id)) => self.service_account(&id),
+            _ => Err(named(name.as_str()).not_found()),
+        }
+    }
+
+    /// A page of service accounts, in order of creation.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn service_accounts(
+        &self,
+        after: Option<Cursor>,
+        limit: usize,
+    ) -> Result<Page<ServiceAccount>, AdminError> {
+        self.page(after, limit)
+    }
+
+    /// Replaces what is said about a service account.
+    ///
+    /// # Errors
+    /// The version is not the present one, or the profile is not acceptable.
+    pub fn update_service_account(
+        &self,
+        id: &ServiceAccountId,
+        version: u64,
+        profile: ServiceAccountProfile,
+        caller: &Caller,
+    ) -> Result<(), AdminError> {
+        profile.check()?;
+        self.check_memberships(&profile.groups, &profile.roles)?;
+        let stored = self.load_at::<ServiceAccount>(named(id.as_str()), id.as_str(), version)?;
+        let account = ServiceAccount {
+            updated_at: self.clock.now(),
+            ..profile.apply(stored.record)
+        };
+        let report = self.account_report("service_account.update", account.name.as_str());
+        let change = self
+            .change()
+            .put(Expected::Version(version), &account)
+            .report(report, caller);
+        self.commit_change(change, named(id.as_str()))
+    }
+
+    /// Disables a service account, and takes its tokens back, or enables it again.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn set_service_account_disabled(
+        &self,
+        id: &ServiceAccountId,
+        disabled: bool,
+        caller: &Caller,
+    ) -> Result<(), AdminError> {
+        until_settled(|| {
+            let stored = self.service_account(id)?;
+            let account = ServiceAccount {
+                disabled,
+                updated_at: self.clock.now(),
+                ..stored.record
+            };
+            let activity = if disabled {
+                "service_account.disable"
+            } else {
+                "service_account.enable"
+            };
+            let report = self.account_report(activity, account.name.as_str());
+            let change = self
+                .change()
+                .put(Expected::Version(stored.version), &account);
+            let change = if disabled {
+                change.revoke(Revoked::Subject(id.to_string()))
+            } else {
+                change
+            };
+            Ok(change.report(report, caller).commit()?.then_some(()))
+        })
+    }
+
+    /// Deletes a service account and takes its tokens back.
+    ///
+    /// # Errors
+    /// The version is not the present one.
+    pub fn delete_service_account(
+        &self,
+        id: &ServiceAccountId,
+        version: u64,
+        caller: &Caller,
+    ) -> Result<(), AdminError> {
+        let stored = self.load_at::<ServiceAccount>(named(id.as_str()), id.as_str(), version)?;
+        let name = &stored.record.name;
+        let change = self
+            .change()
+            .delete::<ServiceAccount>(Expected::Version(version), id.as_str())
+            .delete::<NameClaim>(Expected::Any, &NameClaim::client_key(name))
+            .delete::<SecretCredential>(Expected::Any, name.as_str())
+            .revoke(Revoked::Subject(id.to_string()))
+            .report(
+                self.account_report("service_account.delete", name.as_str()),
+                caller,
+            );
+        self.commit_change(change, named(id.as_str()))
+    }
+
+    /// Gives a client or service account a new secret, told once. The one before stays valid for `overlap`.
+    ///
+    /// # Errors
+    /// It has no secret: it is public, or authenticates with a certificate.
+    pub fn rotate_client_secret(
+        &self,
+        holder: &ClientName,
+        overlap: Duration,
+        caller: &Caller,
+    ) -> Result<Redacted<String>, AdminError> {
+        let named = Named {
+            kind: "client secret of",
+            name: holder.as_str(),
+        };
+        until_settled(|| {
+            let stored = self.load::<SecretCredential>(named, holder.as_str())?;
+            let rotated =
+                Secrets::rotated(stored.record, overlap, self.clock.now(), &*self.entropy)?;
+            let (Some(credential), Some(secret)) = (&rotated.credential, rotated.generated) else {
+                return Err(named.not_found());
+            };
+            let report = self.account_report("client_secret.rotate", holder.as_str());
+            let change = self
+                .change()
+                .put(Expected::Version(stored.version), credential);
+            Ok(change.report(report, caller).commit()?.then_some(secret))
+        })
+    }
+}
+
+/// The records of a new service account.
+pub(crate) fn stage_new_service_account<'p>(
+    change: Change<'p>,
+    account: &ServiceAccount,
+    secrets: &Secrets,
+) -> Change<'p> {
+    let change = change
+        .put(
+            Expected::Absent,
+            &NameClaim::of_service_account(&account.name, &account.id),
+        )
+        .put(Expected::Absent, account);
+    match &secrets.credential {
+        Some(credential) => change.put(Expected::Absent, credential),
+        None => change,
+    }
+}

@@ -1,0 +1,297 @@
+//! Users.
+
+use serde::{Deserialize, Serialize};
+use testudo_model::{GroupName, Redacted, RoleName, UserId, Username};
+use testudo_store::{Cursor, Expected, Page, Versioned};
+
+use super::{AdminError, Created, Named, NewPassword, check_clearance, check_text};
+use crate::{
+    Caller, Provider,
+    change::{Change, until_settled},
+    records::{Holder, NameClaim, PasswordCredential, User},
+};
+
+/// What an administrator says about a user.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UserProfile {
+    /// Name for people.
+    pub display_name: Option<String>,
+    /// Mail address.
+    pub email: Option<String>,
+    /// Clearance, 0 to 100.
+    pub clearance: i64,
+    /// Groups.
+    pub groups: Vec<GroupName>,
+    /// Roles.
+    pub roles: Vec<RoleName>,
+}
+
+impl UserProfile {
+    pub(crate) fn check(&self) -> Result<(), AdminError> {
+        check_text("display name", self.display_name.as_deref())?;
+        check_text("mail address", self.email.as_deref())?;
+        check_clearance(self.clearance)
+    }
+
+    /// `user` as this profile says.
+    pub(crate) fn apply(self, user: User) -> User {
+        let Self {
+            display_name,
+            email,
+            clearance,
+            groups,
+            roles,
+        } = self;
+        User {
+            display_name,
+            email,
+            clearance,
+            groups,
+            roles,
+            ..user
+        }
+    }
+}
+
+const fn named(name: &str) -> Named<'_> {
+    Named { kind: "user", name }
+}
+
+impl Provider {
+    /// Creates a user. Without a password they can exist in policies but not log in.
+    ///
+    /// # Errors
+    /// The name is taken, or the profile or password is not acceptable.
+    pub fn create_user(
+        &self,
+        username: &Username,
+        profile: UserProfile,
+        password: Option<&NewPassword>,
+        caller: &Caller,
+    ) -> Result<Created<User>, AdminError> {
+        profile.check()?;
+        self.check_memberships(&profile.groups, &profile.roles)?;
+        let (hash, generated) = match password {
+            Some(password) => {
+                let (hash, generated) = password.realise(&*self.entropy)?;
+                (Some(hash), generated)
+            }
+            None => (None, None),
+        };
+        let user = profile.apply(self.blank_user(username));
+        let credential = PasswordCredential {
+            user: user.id.clone(),
+            hash,
+            changed_at: user.created_at,
+            last_login_at: None,
+        };
+        let change = stage_new_user(self.change(), &user, &credential).report(
+            self.account_report("user.create", username.as_str()),
+            caller,
+        );
+        self.commit_new(change, named(username.as_str()))?;
+        Ok(Created {
+            record: user,
+            generated,
+        })
+    }
+
+    /// A new enabled user of whom nothing is known but the name.
+    pub(crate) fn blank_user(&self, username: &Username) -> User {
+        let now = self.clock.now();
+        User {
+            id: UserId::generate(&*self.clock, &*self.entropy),
+            username: username.clone(),
+            display_name: None,
+            email: None,
+            disabled: false,
+            clearance: 0,
+            groups: Vec::new(),
+            roles: Vec::new(),
+            created_at: now,
+            updated_at: now,
+        }
+    }
+
+    /// A user by id.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn user(&self, id: &UserId) -> Result<Versioned<User>, AdminError> {
+        self.load(named(id.as_str()), id.as_str())
+    }
+
+    /// A user by login name.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn user_by_name(&self, username: &Username) -> Result<Versioned<User>, AdminError> {
+        let claim = self
+            .tenant
+            .get::<NameClaim>(&NameClaim::user_key(username))?;
+        match claim.map(|claim| claim.record.holder) {
+            Some(Holder::User(id)) => self.user(&id),
+            _ => Err(named(username.as_str()).not_found()),
+        }
+    }
+
+    /// A page of users, in order of creation.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn users(&self, after: Option<Cursor>, limit: usize) -> Result<Page<User>, AdminError> {
+        self.page(after, limit)
+    }
+
+    /// Replaces what is said about a user.
+    ///
+    /// # Errors
+    /// The version is not the present one, or the profile is not acceptable.
+    pub fn update_user(
+        &self,
+        id: &UserId,
+        version: u64,
+        profile: UserProfile,
+        caller: &Caller,
+    ) -> Result<(), AdminError> {
+        profile.check()?;
+        self.check_memberships(&profile.groups, &profile.roles)?;
+        let stored = self.load_at::<User>(named(id.as_str()), id.as_str(), version)?;
+        let user = User {
+            updated_at: self.clock.now(),
+            ..profile.apply(stored.record)
+        };
+        let report = self
+            .account_report("user.update", user.username.as_str())
+            .detail("self", Self::is_self(caller, id.as_str()));
+        let change = self
+            .change()
+            .put(Expected::Version(version), &user)
+            .report(report, caller);
+        self.commit_change(change, named(id.as_str()))
+    }
+
+    /// Disables a user: all sessions end and all tokens are taken back, at once.
+    ///
+    /// # Errors
+    /// There is no such user.
+    pub fn disable_user(&self, id: &UserId, caller: &Caller) -> Result<(), AdminError> {
+        until_settled(|| {
+            let stored = self.user(id)?;
+            let user = User {
+                disabled: true,
+                updated_at: self.clock.now(),
+                ..stored.record
+            };
+            let report = self.account_report("user.disable", user.username.as_str());
+            let change = self
+                .change()
+                .put(Expected::Version(stored.version), &user)
+                .report(report, caller);
+            let change = self.exclude_logins(change, id)?;
+            Ok(self.stage_end_of_all(change, id)?.commit()?.then_some(()))
+        })
+    }
+
+    /// Lets a disabled user log in again.
+    ///
+    /// # Errors
+    /// There is no such user.
+    pub fn enable_user(&self, id: &UserId, caller: &Caller) -> Result<(), AdminError> {
+        until_settled(|| {
+            let stored = self.user(id)?;
+            let user = User {
+                disabled: false,
+                updated_at: self.clock.now(),
+                ..stored.record
+            };
+            let report = self.account_report("user.enable", user.username.as_str());
+            let change = self.change().put(Expected::Version(stored.version), &user);
+            Ok(change.report(report, caller).commit()?.then_some(()))
+        })
+    }
+
+    /// Sets a password. All sessions end: whoever knew the old one is out. Answers a generated password.
+    ///
+    /// # Errors
+    /// There is no such user, or the password is not acceptable.
+    pub fn set_password(
+        &self,
+        id: &UserId,
+        password: &NewPassword,
+        caller: &Caller,
+    ) -> Result<Option<Redacted<String>>, AdminError> {
+        let (hash, generated) = password.realise(&*self.entropy)?;
+        until_settled(|| {
+            let user = self.user(id)?.record;
+            let stored = self.load::<PasswordCredential>(named(id.as_str()), id.as_str())?;
+            let credential = PasswordCredential {
+                hash: Some(hash.clone()),
+                changed_at: self.clock.now(),
+                ..stored.record
+            };
+            let report = self
+                .account_report("user.password", user.username.as_str())
+                .detail("self", Self::is_self(caller, id.as_str()));
+            let change = self
+                .change()
+                .put(Expected::Version(stored.version), &credential)
+                .report(report, caller);
+            Ok::<_, AdminError>(self.stage_end_of_all(change, id)?.commit()?.then_some(()))
+        })?;
+        Ok(generated)
+    }
+
+    /// Deletes a user. The name is free again; the id is not.
+    ///
+    /// # Errors
+    /// There is no such user.
+    pub fn delete_user(&self, id: &UserId, caller: &Caller) -> Result<(), AdminError> {
+        until_settled(|| {
+            let stored = self.user(id)?;
+            let username = &stored.record.username;
+            let change = self
+                .change()
+                .delete::<User>(Expected::Version(stored.version), id.as_str())
+                .delete::<NameClaim>(Expected::Any, &NameClaim::user_key(username))
+                .report(
+                    self.account_report("user.delete", username.as_str()),
+                    caller,
+                );
+            let credential = self.tenant.get::<PasswordCredential>(id.as_str())?;
+            let change = match credential {
+                Some(Versioned { version, .. }) => {
+                    change.delete::<PasswordCredential>(Expected::Version(version), id.as_str())
+                }
+                None => change,
+            };
+            Ok(self.stage_end_of_all(change, id)?.commit()?.then_some(()))
+        })
+    }
+
+    /// Writes the password record, as every login does: of the two, one happens after the other and sees it.
+    pub(crate) fn exclude_logins<'p>(
+        &self,
+        change: Change<'p>,
+        id: &UserId,
+    ) -> Result<Change<'p>, AdminError> {
+        let stored = self.load::<PasswordCredential>(named(id.as_str()), id.as_str())?;
+        Ok(change.put(Expected::Version(stored.version), &stored.record))
+    }
+}
+
+/// The records of a new user.
+pub(crate) fn stage_new_user<'p>(
+    change: Change<'p>,
+    user: &User,
+    credential: &PasswordCredential,
+) -> Change<'p> {
+    change
+        .put(
+            Expected::Absent,
+            &NameClaim::of_user(&user.username, &user.id),
+        )
+        .put(Expected::Absent, user)
+        .put(Expected::Absent, credential)
+}

@@ -1,0 +1,472 @@
+//! The authorization endpoint (RFC 6749 section 4.1.1, OpenID Connect Core section 3.1.2).
+//!
+//! Until client and redirect URI are known to belong together, errors are shown to the user; from then on they
+//! go to the client (RFC 6749 section 4.1.2.1). Both kinds of answer carry `iss` (RFC 9207), so that a client of
+//! several providers notices a mix-up.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use testudo_model::{
+    ClientName, Redacted, Scope, SessionId, Timestamp, event::EventClass,
+    limits::AUTHORIZATION_CODE_LIFETIME,
+};
+use testudo_store::Expected;
+
+use crate::{
+    Caller, ErrorCode, Fault, Parameters, Provider,
+    change::{Change, Report, until_settled},
+    flow::{Flow, GrantRequest},
+    limits::{FLOW_LIFETIME, MAX_COOKIE_BYTES, MAX_NONCE_BYTES, MAX_STATE_BYTES},
+    pkce::CodeChallenge,
+    records::{AuthorizationCode, Client, CodeState, GrantType, Session},
+    redirect_uri::with_parameters,
+    scopes::{self, OFFLINE_ACCESS, OPENID_SCOPES, ScopeSet},
+    secret::{self, StoredSecret},
+};
+
+/// The answer to a valid authorization request.
+#[derive(Debug)]
+pub enum Authorization {
+    /// The user is logged in: go there. The location holds a code; never log it.
+    Code {
+        /// Where to redirect.
+        location: Redacted<String>,
+    },
+    /// The user must log in first.
+    Login(LoginPrompt),
+}
+
+/// What a login page needs.
+#[derive(Debug)]
+pub struct LoginPrompt {
+    /// The sealed request; a hidden field of the form. It is also the form's protection against forgery: it
+    /// works only together with `browser`.
+    pub flow: String,
+    /// Value of the pre-login cookie to set (`__Host-`, `HttpOnly`, `Secure`, `SameSite=Lax`).
+    pub browser: Redacted<String>,
+    /// Who asks.
+    pub client_id: ClientName,
+    /// Who asks, for people.
+    pub client_name: String,
+    /// Name to fill in (`login_hint`): text from outside, escape it.
+    pub username_hint: Option<String>,
+}
+
+/// Why there is neither a code nor a login page.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorizeError {
+    /// `client_id` is missing, repeated or of no client. Show it, with status 400.
+    #[error("the application that sent you here is not registered")]
+    UnknownClient,
+    /// `redirect_uri` is missing, repeated or not registered. Show it, with status 400.
+    #[error(
+        "the application that sent you here asks to return to an address it has not registered"
+    )]
+    UnknownRedirect,
+    /// Redirect with the error in the location.
+    #[error("the authorization request is refused")]
+    Refused {
+        /// Where to redirect.
+        location: String,
+        /// Why.
+        #[source]
+        why: Refusal,
+    },
+    /// Our fault.
+    #[error("the authorization request could not be handled")]
+    Unavailable(#[from] Fault),
+}
+
+impl AuthorizeError {
+    /// HTTP status of the answer.
+    pub const fn status(&self) -> u16 {
+        match self {
+            Self::UnknownClient | Self::UnknownRedirect => 400,
+            Self::Refused { .. } => 303,
+            Self::Unavailable(fault) => fault.status(),
+        }
+    }
+}
+
+/// What the client is told at its redirect URI.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// A parameter came twice.
+    #[error("`{0}` is repeated")]
+    Repeated(String),
+    /// Not `code`.
+    #[error("response_type must be `code`")]
+    ResponseType,
+    /// Not `query`.
+    #[error("response_mode must be `query`")]
+    ResponseMode,
+    /// A JWT request (RFC 9101).
+    #[error("`request` is not supported")]
+    RequestObject,
+    /// A JWT request by reference.
+    #[error("`request_uri` is not supported")]
+    RequestUri,
+    /// Self-registration.
+    #[error("`registration` is not supported")]
+    Registration,
+    /// The client has no such grant.
+    #[error("the client may not use the authorization code grant")]
+    UnauthorizedClient,
+    /// PKCE is missing or not S256.
+    #[error("PKCE is required: code_challenge_method=S256 and a code_challenge of 43 characters")]
+    Pkce,
+    /// Beyond its limit.
+    #[error("`{0}` is too long")]
+    TooLong(&'static str),
+    /// Malformed.
+    #[error("`{0}` is malformed")]
+    Malformed(&'static str),
+    /// No scope that the client may have.
+    #[error("none of the scopes may be asked for by this client")]
+    Scope,
+    /// A resource that is not the fleet (RFC 8707).
+    #[error("`resource` must be the audience of the fleet")]
+    Resource,
+    /// `prompt=none`, but nobody is logged in (recently enough).
+    #[error("the user must log in")]
+    LoginRequired,
+}
+
+impl Refusal {
+    /// Its code on the wire.
+    pub const fn code(&self) -> ErrorCode {
+        match self {
+            Self::Repeated(_)
+            | Self::ResponseMode
+            | Self::Pkce
+            | Self::TooLong(_)
+            | Self::Malformed(_) => ErrorCode::InvalidRequest,
+            Self::ResponseType => ErrorCode::UnsupportedResponseType,
+            Self::RequestObject => ErrorCode::RequestNotSupported,
+            Self::RequestUri => ErrorCode::RequestUriNotSupported,
+            Self::Registration => ErrorCode::RegistrationNotSupported,
+            Self::UnauthorizedClient => ErrorCode::UnauthorizedClient,
+            Self::Scope => ErrorCode::InvalidScope,
+            Self::Resource => ErrorCode::InvalidTarget,
+            Self::LoginRequired => ErrorCode::LoginRequired,
+        }
+    }
+}
+
+/// What a request says about whether the user must log in now.
+struct Freshness {
+    prompt: Prompt,
+    max_age: Option<Duration>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Prompt {
+    /// Log in if needed.
+    Default,
+    /// Never show a page.
+    None,
+    /// Show the page in any case. `consent` and `select_account` mean the same here: the page names the client,
+    /// and typing the password is consent and choice of account.
+    Login,
+}
+
+impl Provider {
+    /// Handles an authorization request. `session` and `browser` are the values of the session and pre-login
+    /// cookies, if the browser sent them.
+    ///
+    /// # Errors
+    /// See [`AuthorizeError`]; whether to show or to redirect is part of it.
+    pub fn authorize(
+        &self,
+        parameters: &Parameters,
+        session: Option<&str>,
+        browser: Option<&str>,
+        caller: &Caller,
+    ) -> Result<Authorization, AuthorizeError> {
+        let client = self.requesting_client(parameters)?;
+        let redirect_uri = requested_redirect(parameters, &client)?;
+        let refused = |why: Refusal| AuthorizeError::Refused {
+            location: self.error_location(redirect_uri, echoed_state(parameters), &why),
+            why,
+        };
+        let request = self
+            .check_request(parameters, &client, redirect_uri)
+            .map_err(refused)?;
+        let freshness = Freshness::of(parameters).map_err(refused)?;
+        let session = match session {
+            Some(cookie) => self.session(cookie)?,
+            None => None,
+        };
+        match session.filter(|session| freshness.is_satisfied_by(session, self.clock.now())) {
+            Some(session) => self.authorize_session(&request, &session, caller),
+            None if freshness.prompt == Prompt::None => Err(refused(Refusal::LoginRequired)),
+            None => {
+                let hint = parameters
+                    .get("login_hint")
+                    .filter(|hint| hint.len() <= 128);
+                self.prompt_login(request, &client, browser, hint)
+                    .map(Authorization::Login)
+            }
+        }
+    }
+
+    fn requesting_client(&self, parameters: &Parameters) -> Result<Client, AuthorizeError> {
+        if parameters.is_repeated("client_id") {
+            return Err(AuthorizeError::UnknownClient);
+        }
+        let name = parameters
+            .get("client_id")
+            .and_then(|text| text.parse::<ClientName>().ok());
+        let name = name.ok_or(AuthorizeError::UnknownClient)?;
+        let stored = self
+            .tenant
+            .get::<Client>(name.as_str())
+            .map_err(Fault::from)?;
+        let client = stored
+            .map(|stored| stored.record)
+            .filter(|client| !client.disabled);
+        client.ok_or(AuthorizeError::UnknownClient)
+    }
+
+    fn check_request(
+        &self,
+        parameters: &Parameters,
+        client: &Client,
+        redirect_uri: &str,
+    ) -> Result<GrantRequest, Refusal> {
+        if let Some(repeated) = parameters.first_repeated() {
+            return Err(Refusal::Repeated(repeated.chars().take(64).collect()));
+        }
+        refuse_unsupported(parameters)?;
+        if !client.may_use(GrantType::AuthorizationCode) {
+            return Err(Refusal::UnauthorizedClient);
+        }
+        if parameters
+            .get("resource")
+            .is_some_and(|resource| resource != self.settings.audience)
+        {
+            return Err(Refusal::Resource);
+        }
+        Ok(GrantRequest {
+            client_id: client.client_id.clone(),
+            client_created_at: client.created_at,
+            redirect_uri: redirect_uri.to_owned(),
+            scopes: granted_scopes(parameters.get("scope"), client)?,
+            state: limited(parameters, "state", MAX_STATE_BYTES)?,
+            nonce: limited(parameters, "nonce", MAX_NONCE_BYTES)?,
+            challenge: code_challenge(parameters)?,
+        })
+    }
+
+    /// The login page for `request`. A browser keeps its pre-login cookie, so that two tabs can log in.
+    fn prompt_login(
+        &self,
+        request: GrantRequest,
+        client: &Client,
+        browser: Option<&str>,
+        hint: Option<&str>,
+    ) -> Result<LoginPrompt, AuthorizeError> {
+        let known = browser.filter(|value| (43..=MAX_COOKIE_BYTES).contains(&value.len()));
+        let browser = known.map_or_else(
+            || secret::generate(&*self.entropy),
+            |value| Redacted::new(value.to_owned()),
+        );
+        let flow = Flow {
+            request,
+            browser: secret::digest(browser.expose()),
+            expires_at: self.clock.now() + FLOW_LIFETIME,
+        };
+        Ok(LoginPrompt {
+            flow: self.flow_seal.seal(&*self.entropy, &flow)?,
+            browser,
+            client_id: client.client_id.clone(),
+            client_name: client.display_name.clone(),
+            username_hint: hint.map(str::to_owned),
+        })
+    }
+
+    fn authorize_session(
+        &self,
+        request: &GrantRequest,
+        session: &Session,
+        caller: &Caller,
+    ) -> Result<Authorization, AuthorizeError> {
+        let location = until_settled(|| {
+            let (change, location) = self.stage_code(self.change(), request, session, caller);
+            Ok::<_, Fault>(change.commit()?.then_some(location))
+        })?;
+        Ok(Authorization::Code { location })
+    }
+
+    /// Adds a new code for `session` to `change`; the location takes it to the client.
+    pub(crate) fn stage_code<'p>(
+        &'p self,
+        change: Change<'p>,
+        request: &GrantRequest,
+        session: &Session,
+        caller: &Caller,
+    ) -> (Change<'p>, Redacted<String>) {
+        let code = secret::generate(&*self.entropy);
+        let record = AuthorizationCode {
+            digest: StoredSecret::new(secret::digest(code.expose())),
+            client_id: request.client_id.clone(),
+            client_created_at: request.client_created_at,
+            redirect_uri: request.redirect_uri.clone(),
+            challenge: request.challenge.clone(),
+            scopes: request.scopes.clone(),
+            nonce: request.nonce.clone(),
+            login: session.id.clone(),
+            user: session.user.clone(),
+            authentication: session.authentication.clone(),
+            expires_at: self.clock.now() + AUTHORIZATION_CODE_LIFETIME,
+            state: CodeState::Issued,
+        };
+        let report = grant_report(request, session.user.as_str(), &session.id);
+        let change = change.put(Expected::Absent, &record).report(report, caller);
+        (change, self.code_location(request, code.expose()))
+    }
+
+    fn code_location(&self, request: &GrantRequest, code: &str) -> Redacted<String> {
+        let mut answer = vec![("code", code), ("iss", self.settings.issuer.as_str())];
+        answer.extend(request.state.as_deref().map(|state| ("state", state)));
+        Redacted::new(with_parameters(&request.redirect_uri, &answer))
+    }
+
+    fn error_location(&self, redirect_uri: &str, state: Option<&str>, why: &Refusal) -> String {
+        let description = why.to_string();
+        let mut answer = vec![
+            ("error", why.code().as_str()),
+            ("error_description", description.as_str()),
+            ("iss", self.settings.issuer.as_str()),
+        ];
+        answer.extend(state.map(|state| ("state", state)));
+        with_parameters(redirect_uri, &answer)
+    }
+}
+
+fn grant_report(request: &GrantRequest, subject: &str, session: &SessionId) -> Report {
+    Report::new(EventClass::Authentication, "authorization.grant")
+        .subject(subject)
+        .client(request.client_id.as_str())
+        .session(session)
+        .detail("scope", scopes::join(&request.scopes))
+}
+
+fn requested_redirect<'a>(
+    parameters: &'a Parameters,
+    client: &Client,
+) -> Result<&'a str, AuthorizeError> {
+    parameters
+        .get("redirect_uri")
+        .filter(|uri| !parameters.is_repeated("redirect_uri") && client.accepts_redirect_to(uri))
+        .ok_or(AuthorizeError::UnknownRedirect)
+}
+
+/// The `state` that goes back with an error, if there is one good one.
+fn echoed_state(parameters: &Parameters) -> Option<&str> {
+    let state = parameters.get("state")?;
+    (state.len() <= MAX_STATE_BYTES && !parameters.is_repeated("state")).then_some(state)
+}
+
+fn refuse_unsupported(parameters: &Parameters) -> Result<(), Refusal> {
+    if parameters.get("request").is_some() {
+        return Err(Refusal::RequestObject);
+    }
+    if parameters.get("request_uri").is_some() {
+        return Err(Refusal::RequestUri);
+    }
+    if parameters.get("registration").is_some() {
+        return Err(Refusal::Registration);
+    }
+    if parameters.get("response_type") != Some("code") {
+        return Err(Refusal::ResponseType);
+    }
+    if parameters
+        .get("response_mode")
+        .is_some_and(|mode| mode != "query")
+    {
+        return Err(Refusal::ResponseMode);
+    }
+    Ok(())
+}
+
+fn limited(
+    parameters: &Parameters,
+    name: &'static str,
+    limit: usize,
+) -> Result<Option<String>, Refusal> {
+    match parameters.get(name) {
+        Some(value) if value.len() > limit => Err(Refusal::TooLong(name)),
+        value => Ok(value.map(str::to_owned)),
+    }
+}
+
+fn code_challenge(parameters: &Parameters) -> Result<CodeChallenge, Refusal> {
+    if parameters.get("code_challenge_method") != Some("S256") {
+        return Err(Refusal::Pkce);
+    }
+    parameters
+        .get("code_challenge")
+        .and_then(CodeChallenge::parse)
+        .ok_or(Refusal::Pkce)
+}
+
+/// The asked-for scopes this client may have; others are dropped, and the token answer says what is left
+/// (RFC 6749 section 3.3, OpenID Connect Core section 3.1.2.1).
+fn granted_scopes(asked: Option<&str>, client: &Client) -> Result<ScopeSet, Refusal> {
+    let asked = scopes::parse(asked.unwrap_or("")).ok_or(Refusal::Malformed("scope"))?;
+    let allowed = |scope: &Scope| {
+        if scope.as_str() == OFFLINE_ACCESS {
+            client.may_use(GrantType::RefreshToken)
+        } else {
+            OPENID_SCOPES.contains(&scope.as_str()) || client.scopes.contains(scope)
+        }
+    };
+    let granted: ScopeSet = asked
+        .iter()
+        .filter(|scope| allowed(scope))
+        .cloned()
+        .collect();
+    if granted.is_empty() {
+        Err(Refusal::Scope)
+    } else {
+        Ok(granted)
+    }
+}
+
+impl Freshness {
+    fn of(parameters: &Parameters) -> Result<Self, Refusal> {
+        let max_age = match parameters.get("max_age").map(str::parse::<u32>) {
+            Some(Ok(seconds)) => Some(Duration::from_secs(u64::from(seconds))),
+            Some(Err(_)) => return Err(Refusal::Malformed("max_age")),
+            None => None,
+        };
+        Ok(Self {
+            prompt: Prompt::parse(parameters.get("prompt").unwrap_or(""))?,
+            max_age,
+        })
+    }
+
+    fn is_satisfied_by(&self, session: &Session, now: Timestamp) -> bool {
+        let fresh_enough = self.max_age.is_none_or(|max_age| {
+            !max_age.is_zero() && now.since(session.authentication.at) <= max_age
+        });
+        self.prompt != Prompt::Login && fresh_enough
+    }
+}
+
+impl Prompt {
+    fn parse(text: &str) -> Result<Self, Refusal> {
+        let words: BTreeSet<&str> = text.split(' ').filter(|word| !word.is_empty()).collect();
+        let known = ["none", "login", "consent", "select_account"];
+        let none = words.contains("none");
+        if words.iter().any(|word| !known.contains(word)) || (none && words.len() > 1) {
+            return Err(Refusal::Malformed("prompt"));
+        }
+        Ok(match (none, words.is_empty()) {
+            (true, _) => Self::None,
+            (false, true) => Self::Default,
+            (false, false) => Self::Login,
+        })
+    }
+}

@@ -1,0 +1,121 @@
+//! The directory: subjects, groups and roles as policies see them, without secrets.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use testudo_model::{
+    GroupName, RoleName,
+    snapshot::{Directory, Subject},
+};
+use testudo_store::Record;
+
+use crate::{
+    Fault, Provider,
+    limits::MAX_PAGE,
+    records::{Group, Role, ServiceAccount, User},
+};
+
+impl Provider {
+    /// The present directory. Names that no longer exist are left out, so that they give nothing; roles of
+    /// groups are resolved into the subjects.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn directory(&self) -> Result<Directory, Fault> {
+        let roles: BTreeSet<RoleName> = self
+            .all::<Role>()?
+            .into_iter()
+            .map(|role| role.name)
+            .collect();
+        let groups: BTreeMap<GroupName, Group> = self
+            .all::<Group>()?
+            .into_iter()
+            .map(|group| (group.name.clone(), group))
+            .collect();
+        let known = Known { roles, groups };
+        let mut subjects: Vec<Subject> = Vec::new();
+        for user in self.all::<User>()? {
+            subjects.push(Subject {
+                id: user.id.to_string(),
+                username: user.username.to_string(),
+                tenant: self.settings.tenant.clone(),
+                disabled: user.disabled,
+                clearance: user.clearance,
+                roles: known.roles_of(&user.roles, &user.groups),
+                groups: known.existing(&user.groups),
+            });
+        }
+        for account in self.all::<ServiceAccount>()? {
+            subjects.push(Subject {
+                id: account.id.to_string(),
+                username: account.name.to_string(),
+                tenant: self.settings.tenant.clone(),
+                disabled: account.disabled,
+                clearance: account.clearance,
+                roles: known.roles_of(&account.roles, &account.groups),
+                groups: known.existing(&account.groups),
+            });
+        }
+        subjects.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(Directory {
+            subjects,
+            groups: known.parents(),
+            roles: known.roles.into_iter().collect(),
+        })
+    }
+
+    /// All records of a collection.
+    pub(crate) fn all<R: Record>(&self) -> Result<Vec<R>, Fault> {
+        let mut records = Vec::new();
+        let mut after = None;
+        loop {
+            let page = self.tenant.list::<R>(after, MAX_PAGE)?;
+            records.extend(page.items.into_iter().map(|item| item.record));
+            after = page.next;
+            if after.is_none() {
+                return Ok(records);
+            }
+        }
+    }
+}
+
+struct Known {
+    roles: BTreeSet<RoleName>,
+    groups: BTreeMap<GroupName, Group>,
+}
+
+impl Known {
+    fn existing(&self, groups: &[GroupName]) -> Vec<GroupName> {
+        groups
+            .iter()
+            .filter(|group| self.groups.contains_key(*group))
+            .cloned()
+            .collect()
+    }
+
+    fn parents(&self) -> BTreeMap<GroupName, Vec<GroupName>> {
+        self.groups
+            .iter()
+            .map(|(name, group)| (name.clone(), self.existing(&group.parents)))
+            .collect()
+    }
+
+    /// Own roles, and those of all groups up the line.
+    fn roles_of(&self, own: &[RoleName], groups: &[GroupName]) -> Vec<RoleName> {
+        let mut roles: BTreeSet<&RoleName> = own.iter().collect();
+        let mut seen = BTreeSet::new();
+        let mut open: Vec<&GroupName> = groups.iter().collect();
+        while let Some(name) = open.pop() {
+            if let Some(group) = self.groups.get(name)
+                && seen.insert(name)
+            {
+                roles.extend(&group.roles);
+                open.extend(&group.parents);
+            }
+        }
+        roles
+            .into_iter()
+            .filter(|role| self.roles.contains(*role))
+            .cloned()
+            .collect()
+    }
+}

@@ -1,0 +1,85 @@
+//! The discovery document (OpenID Connect Discovery 1.0 section 3, RFC 8414).
+
+use serde_json::{Value, json};
+
+use crate::{Provider, records::GrantType, scopes::OPENID_SCOPES};
+
+/// Paths of the endpoints below the issuer.
+pub mod paths {
+    /// Authorization endpoint.
+    pub const AUTHORIZE: &str = "/oauth2/authorize";
+    /// Token endpoint.
+    pub const TOKEN: &str = "/oauth2/token";
+    /// Revocation endpoint.
+    pub const REVOKE: &str = "/oauth2/revoke";
+    /// Userinfo endpoint.
+    pub const USERINFO: &str = "/oauth2/userinfo";
+    /// Key set.
+    pub const JWKS: &str = "/oauth2/jwks";
+    /// Discovery document (OpenID Connect Discovery section 4).
+    pub const OPENID_CONFIGURATION: &str = "/.well-known/openid-configuration";
+    /// The same for plain OAuth clients (RFC 8414 section 3).
+    pub const AUTHORIZATION_SERVER: &str = "/.well-known/oauth-authorization-server";
+}
+
+impl Provider {
+    /// The discovery document. It promises what the code does and nothing else.
+    pub fn discovery(&self) -> Value {
+        document(&self.settings.issuer)
+    }
+}
+
+fn document(issuer: &str) -> Value {
+    let at = |path: &str| format!("{issuer}{path}");
+    let grants = [
+        GrantType::AuthorizationCode,
+        GrantType::RefreshToken,
+        GrantType::ClientCredentials,
+    ];
+    let client_authentication = [
+        "client_secret_basic",
+        "client_secret_post",
+        "tls_client_auth",
+        "none",
+    ];
+    json!({
+        "issuer": issuer,
+        "authorization_endpoint": at(paths::AUTHORIZE),
+        "token_endpoint": at(paths::TOKEN),
+        "revocation_endpoint": at(paths::REVOKE),
+        "userinfo_endpoint": at(paths::USERINFO),
+        "jwks_uri": at(paths::JWKS),
+        "response_types_supported": ["code"],
+        "response_modes_supported": ["query"],
+        "grant_types_supported": grants.map(GrantType::as_str),
+        "subject_types_supported": ["public"],
+        "id_token_signing_alg_values_supported": ["ES256"],
+        "scopes_supported": OPENID_SCOPES,
+        "claims_supported": [
+            "iss", "sub", "aud", "exp", "iat", "auth_time", "nonce", "acr", "amr", "at_hash", "sid",
+            "name", "preferred_username", "updated_at", "email", "email_verified"
+        ],
+        "acr_values_supported": ["1"],
+        "prompt_values_supported": ["none", "login", "consent", "select_account"],
+        "code_challenge_methods_supported": ["S256"],
+        "token_endpoint_auth_methods_supported": client_authentication,
+        "revocation_endpoint_auth_methods_supported": client_authentication,
+        "tls_client_certificate_bound_access_tokens": true,
+        "authorization_response_iss_parameter_supported": true,
+        "claims_parameter_supported": false,
+        "request_parameter_supported": false,
+        "request_uri_parameter_supported": false
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_names_what_clients_look_for() {
+        insta::assert_snapshot!(
+            serde_json::to_string_pretty(&document("https://id.bookshop.example")).unwrap()
+        );
+    }
+}

@@ -1,0 +1,119 @@
+//! A login in progress: not a row but a sealed value in the login form.
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use testudo_model::{ClientName, Entropy, Timestamp};
+use testudo_store::{Expected, Record, StoreError, Tenant};
+use testudo_trust::{Keyring, RootKey, base64url};
+
+use crate::{
+    Fault, limits::MAX_FLOW_BYTES, pkce::CodeChallenge, scopes::ScopeSet, secret::StoredSecret,
+};
+
+const CONTEXT: &[u8] = b"testudo login flow v1";
+
+/// A valid authorization request that waits for its user to log in.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct Flow {
+    pub(crate) request: GrantRequest,
+    /// Digest of the pre-login cookie: the form only works in the browser it was given to, which is what keeps
+    /// others from logging a victim in as themselves.
+    pub(crate) browser: String,
+    pub(crate) expires_at: Timestamp,
+}
+
+/// What a client asked for, after all checks that need no user.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct GrantRequest {
+    pub(crate) client_id: ClientName,
+    pub(crate) client_created_at: Timestamp,
+    pub(crate) redirect_uri: String,
+    pub(crate) scopes: ScopeSet,
+    pub(crate) state: Option<String>,
+    pub(crate) nonce: Option<String>,
+    pub(crate) challenge: CodeChallenge,
+}
+
+/// Seals flows under a key that lives in the store.
+pub(crate) struct FlowSeal {
+    keyring: Keyring,
+}
+
+impl FlowSeal {
+    /// Loads the key, or makes it.
+    pub(crate) fn open(tenant: &Tenant, entropy: &dyn Entropy) -> Result<Self, Fault> {
+        if let Some(stored) = tenant.get::<FlowKey>(FlowKey::KEY)? {
+            return stored.record.keyring().map(|keyring| Self { keyring });
+        }
+        match tenant.put(Expected::Absent, &FlowKey::generate(entropy)) {
+            // Another node may have made it at the same moment: what is stored counts.
+            Ok(_) | Err(StoreError::Conflict { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let stored = tenant.get::<FlowKey>(FlowKey::KEY)?.ok_or(Fault::Key {
+            what: "login flow key",
+        })?;
+        stored.record.keyring().map(|keyring| Self { keyring })
+    }
+
+    pub(crate) fn seal<T: Serialize>(
+        &self,
+        entropy: &dyn Entropy,
+        flow: &T,
+    ) -> Result<String, Fault> {
+        let plain = serde_json::to_vec(flow).map_err(|_| Fault::Key { what: "login flow" })?;
+        Ok(base64url::encode(
+            &self.keyring.seal(entropy, CONTEXT, &plain),
+        ))
+    }
+
+    /// `None` for whatever this provider did not seal.
+    pub(crate) fn unseal<T: DeserializeOwned>(&self, text: &str) -> Option<T> {
+        if text.len() > MAX_FLOW_BYTES {
+            return None;
+        }
+        let plain = self.keyring.open(CONTEXT, &base64url::decode(text)?).ok()?;
+        serde_json::from_slice(&plain).ok()
+    }
+}
+
+/// The key that seals flows. The store seals this record; `wrapped` is merely the form a keyring travels in.
+#[derive(Clone, Serialize, Deserialize)]
+struct FlowKey {
+    root: StoredSecret,
+    wrapped: StoredSecret,
+}
+
+impl FlowKey {
+    const KEY: &'static str = "current";
+
+    fn generate(entropy: &dyn Entropy) -> Self {
+        let root = RootKey::generate(entropy);
+        let wrapped = Keyring::new(entropy).wrap(&root, entropy);
+        Self {
+            root: StoredSecret::from_bytes(root.expose_bytes().as_ref()),
+            wrapped: StoredSecret::from_bytes(&wrapped),
+        }
+    }
+
+    fn keyring(&self) -> Result<Keyring, Fault> {
+        let unusable = Fault::Key {
+            what: "login flow key",
+        };
+        let root = self
+            .root
+            .bytes()
+            .and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
+        let (Some(root), Some(wrapped)) = (root, self.wrapped.bytes()) else {
+            return Err(unusable);
+        };
+        Keyring::unwrap(&RootKey::from_bytes(root), &wrapped).map_err(|_| unusable)
+    }
+}
+
+impl Record for FlowKey {
+    const COLLECTION: &'static str = "identity.flow_key";
+
+    fn key(&self) -> String {
+        Self::KEY.to_owned()
+    }
+}

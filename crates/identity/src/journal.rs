@@ -1,0 +1,31 @@
+//! Where the provider's events go.
+
+use serde::{Deserialize, Serialize};
+use testudo_model::event::Event;
+use testudo_store::{LogEntry, Transaction};
+
+/// Adds events to the transaction of the change they report, so that both are committed or neither.
+pub trait Journal: Send + Sync + 'static {
+    /// Stages `event` in `transaction` and gives the transaction back.
+    fn record(&self, transaction: Transaction, event: &Event) -> Transaction;
+}
+
+/// The journal for a ledger that does not share the provider's store: events wait in a log of their own, and
+/// whoever ships them remembers the position. An event keeps its id, so shipping twice does no harm.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Outbox;
+
+impl Journal for Outbox {
+    fn record(&self, transaction: Transaction, event: &Event) -> Transaction {
+        transaction.append(&OutboxEntry(event.clone()))
+    }
+}
+
+/// An event in the [`Outbox`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct OutboxEntry(pub Event);
+
+impl LogEntry for OutboxEntry {
+    const LOG: &'static str = "identity.events";
+}

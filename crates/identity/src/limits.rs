@@ -1,0 +1,76 @@
+//! Limits of the provider: input sizes, lifetimes that are nobody else's, and how fast passwords may be guessed.
+//! Token and session lifetimes that proxies also know are in `testudo_model::limits`.
+
+use std::time::Duration;
+
+/// Longest query string or form body of an OAuth request.
+pub const MAX_FORM_BYTES: usize = 32 * 1024;
+/// Parameters of one request; the longest real ones have about 20.
+pub const MAX_PARAMETERS: usize = 64;
+/// Longest `state`. It returns in a URL, and URLs beyond 2 KiB break in places.
+pub const MAX_STATE_BYTES: usize = 1024;
+/// Longest `nonce`; it is repeated in the ID token.
+pub const MAX_NONCE_BYTES: usize = 512;
+/// Longest redirect URI.
+pub const MAX_REDIRECT_URI_BYTES: usize = 2048;
+/// Redirect URIs of one client.
+pub const MAX_REDIRECT_URIS: usize = 32;
+/// Scopes of one request, client or service account; they are repeated in every token.
+pub const MAX_SCOPES: usize = 32;
+/// Groups, roles or workloads of one subject; they are in every snapshot.
+pub const MAX_MEMBERSHIPS: usize = 64;
+/// Longest display name, description or mail address.
+pub const MAX_TEXT_BYTES: usize = 256;
+/// Longest sealed login flow. The parts above, sealed and encoded, stay below.
+pub const MAX_FLOW_BYTES: usize = 8 * 1024;
+/// Longest cookie of ours; a session cookie has 74 bytes.
+pub const MAX_COOKIE_BYTES: usize = 256;
+/// Longest `Authorization` header at the token endpoint: an encoded client id and secret.
+pub const MAX_AUTHORIZATION_BYTES: usize = 2048;
+/// Longest refresh token or code; ours have less than 100 bytes.
+pub const MAX_OPAQUE_TOKEN_BYTES: usize = 256;
+
+/// Longest password. Argon2 takes any length; a megabyte of it is an attack.
+pub const MAX_PASSWORD_BYTES: usize = 1024;
+/// Shortest password a person may choose: NIST SP 800-63B-4 section 3.1.1.2 asks for 15 characters where the
+/// password is the only factor.
+pub const MIN_PASSWORD_CHARACTERS: usize = 15;
+/// Shortest client secret somebody may choose: 128 bits in hexadecimal. Secrets are stored as plain SHA-256,
+/// which is right for random text and wrong for words.
+pub const MIN_CLIENT_SECRET_BYTES: usize = 32;
+/// Longest client secret.
+pub const MAX_CLIENT_SECRET_BYTES: usize = 256;
+/// Client secrets valid at once: the current and the one being rotated out.
+pub const MAX_CLIENT_SECRETS: usize = 2;
+
+/// Time a person has between opening the login page and sending it.
+pub const FLOW_LIFETIME: Duration = Duration::from_secs(15 * 60);
+/// Time during which the same refresh token gets the same successor: two tabs, or an answer lost on the way.
+pub const REFRESH_RACE_WINDOW: Duration = Duration::from_secs(5);
+/// Longest life of a grant, however often it is refreshed.
+pub const MAX_GRANT_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
+/// Sessions of one user; a further login ends the oldest. Ending all must fit one transaction.
+pub const MAX_SESSIONS_PER_USER: usize = 32;
+/// Grants of one session; a further one ends the oldest.
+pub const MAX_GRANTS_PER_SESSION: usize = 32;
+/// Age at which the signing key is due for rotation.
+pub const SIGNING_KEY_ROTATION: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Age of cached signing keys. A new key is published one rotation before it signs, so seconds do not matter.
+pub const SIGNING_KEY_CACHE: Duration = Duration::from_secs(5);
+
+/// Failed logins for one name before answers are delayed.
+pub const FREE_FAILURES_PER_NAME: u32 = 5;
+/// Failed logins from one address before answers are delayed; an office shares one address.
+pub const FREE_FAILURES_PER_SOURCE: u32 = 30;
+/// Longest delay. Each further failure doubles it from one second. Finite, so that a stranger can slow down a
+/// user's login but not lock them out for good.
+pub const MAX_LOGIN_DELAY: Duration = Duration::from_secs(5 * 60);
+/// Quiet time after which failures are forgotten.
+pub const FAILURE_MEMORY: Duration = Duration::from_secs(60 * 60);
+
+/// Times a change is tried again when somebody else was faster.
+pub const MAX_ATTEMPTS: usize = 16;
+/// Records of one page.
+pub const MAX_PAGE: usize = 500;
+/// Records of one seed, all kinds together: they are one transaction, of up to five writes each.
+pub const MAX_SEED_RECORDS: usize = 2_000;

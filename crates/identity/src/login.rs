@@ -1,0 +1,305 @@
+//! The login form: password in, session and code out.
+
+use std::time::Duration;
+
+use testudo_model::{
+    ClientName, Redacted, SessionId, Timestamp, Username, event::EventClass,
+    limits::SESSION_LIFETIME,
+};
+use testudo_store::{Expected, Versioned};
+use testudo_trust::{constant_time_eq, dummy_verify, hash_password, needs_rehash, verify_password};
+
+use crate::{
+    Caller, Fault, Provider,
+    change::{Report, until_settled},
+    claims::{ASSURANCE_ONE_FACTOR, METHOD_PASSWORD},
+    flow::Flow,
+    limits::MAX_PASSWORD_BYTES,
+    records::{Authentication, Client, Holder, NameClaim, PasswordCredential, Session, User},
+    secret::{self, StoredSecret},
+    session::session_cookie,
+    throttle::Attempt,
+};
+
+/// A sent login form. It costs an Argon2 hash: call [`Provider::login`] from a bounded blocking pool.
+#[derive(Debug)]
+pub struct LoginRequest<'a> {
+    /// The hidden field.
+    pub flow: &'a str,
+    /// The pre-login cookie.
+    pub browser: Option<&'a str>,
+    /// The session cookie the browser may still have.
+    pub session: Option<&'a str>,
+    /// The name as typed.
+    pub username: &'a str,
+    /// The password as typed.
+    pub password: &'a Redacted<String>,
+}
+
+/// A successful login.
+#[derive(Debug)]
+pub struct LoggedIn {
+    /// Where to redirect: to the client, with a code.
+    pub location: Redacted<String>,
+    /// Value of the session cookie to set (`__Host-`, `HttpOnly`, `Secure`, `SameSite=Lax`).
+    pub session_cookie: Redacted<String>,
+    /// The session.
+    pub session: SessionId,
+    /// When it ends.
+    pub expires_at: Timestamp,
+}
+
+/// Why a login failed. What the user may know is `Display`; the event knows more.
+#[derive(Debug, thiserror::Error)]
+pub enum LoginError {
+    /// The form is not ours, or its client is gone.
+    #[error("this login page is no longer valid; go back to the application and start again")]
+    FlowInvalid,
+    /// The form is older than [`crate::limits::FLOW_LIFETIME`].
+    #[error("this login page has expired; go back to the application and start again")]
+    FlowExpired,
+    /// The pre-login cookie is missing or of another browser.
+    #[error(
+        "this login page was opened in another browser; allow cookies, go back and start again"
+    )]
+    OtherBrowser,
+    /// Unknown name, wrong password or disabled user: which one is nobody's business.
+    #[error("the username or the password is wrong")]
+    WrongCredentials,
+    /// Too many failures.
+    #[error("too many failed logins; wait {} seconds and try again", retry_after.as_secs().max(1))]
+    Throttled {
+        /// Time to wait.
+        retry_after: Duration,
+    },
+    /// Our fault.
+    #[error("the login could not be handled")]
+    Unavailable(#[from] Fault),
+}
+
+impl LoginError {
+    /// HTTP status of the answer.
+    pub const fn status(&self) -> u16 {
+        match self {
+            Self::FlowInvalid | Self::FlowExpired => 400,
+            Self::WrongCredentials => 401,
+            Self::OtherBrowser => 403,
+            Self::Throttled { .. } => 429,
+            Self::Unavailable(fault) => fault.status(),
+        }
+    }
+}
+
+/// A user whose password was right, with the state it was right for.
+struct Proven {
+    user: User,
+    hash: StoredSecret,
+    /// The password under today's parameters, if it was stored under older ones.
+    rehashed: Option<StoredSecret>,
+}
+
+impl Provider {
+    /// Logs a user in and answers the authorization request the form belongs to.
+    ///
+    /// # Errors
+    /// See [`LoginError`]. After `WrongCredentials` and `Throttled` the same form may be sent again.
+    pub fn login(
+        &self,
+        request: &LoginRequest<'_>,
+        caller: &Caller,
+    ) -> Result<LoggedIn, LoginError> {
+        let flow = self.open_flow(request)?;
+        let username = request
+            .username
+            .trim()
+            .to_lowercase()
+            .parse::<Username>()
+            .ok();
+        let attempt = Attempt::new(username.as_ref(), caller.source_ip);
+        if let Err(retry_after) = self.begin_attempt(&attempt, caller)? {
+            return Err(LoginError::Throttled { retry_after });
+        }
+        match self.prove(username.as_ref(), request.password)? {
+            Ok(proven) => self.start_session(&flow, &proven, &attempt, request.session, caller),
+            Err(reason) => {
+                let target = username.as_ref().map_or("malformed name", Username::as_str);
+                self.report(refusal(&flow.request.client_id, target, reason), caller)?;
+                Err(LoginError::WrongCredentials)
+            }
+        }
+    }
+
+    fn open_flow(&self, request: &LoginRequest<'_>) -> Result<Flow, LoginError> {
+        let flow: Flow = self
+            .flow_seal
+            .unseal(request.flow)
+            .ok_or(LoginError::FlowInvalid)?;
+        if self.clock.now() > flow.expires_at {
+            return Err(LoginError::FlowExpired);
+        }
+        let browser = secret::digest(request.browser.unwrap_or(""));
+        if !constant_time_eq(browser.as_bytes(), flow.browser.as_bytes()) {
+            return Err(LoginError::OtherBrowser);
+        }
+        let client = self
+            .tenant
+            .get::<Client>(flow.request.client_id.as_str())
+            .map_err(Fault::from)?;
+        let unchanged = client.is_some_and(|Versioned { record: client, .. }| {
+            !client.disabled && client.created_at == flow.request.client_created_at
+        });
+        if unchanged {
+            Ok(flow)
+        } else {
+            Err(LoginError::FlowInvalid)
+        }
+    }
+
+    /// Checks a password. The inner error is for the event. Every path costs one hash, except for text that is
+    /// too long to be a password of anybody.
+    fn prove(
+        &self,
+        username: Option<&Username>,
+        password: &Redacted<String>,
+    ) -> Result<Result<Proven, &'static str>, Fault> {
+        if password.expose().len() > MAX_PASSWORD_BYTES {
+            return Ok(Err("password too long"));
+        }
+        let found = match username {
+            Some(username) => self.user_with_credential(username)?,
+            None => None,
+        };
+        let Some((user, hash)) = found else {
+            dummy_verify(password);
+            return Ok(Err("unknown user"));
+        };
+        let Some(hash) = hash else {
+            dummy_verify(password);
+            return Ok(Err("user has no password"));
+        };
+        if !verify_password(password, hash.expose()) {
+            return Ok(Err("wrong password"));
+        }
+        if user.disabled {
+            return Ok(Err("user is disabled"));
+        }
+        let rehashed = needs_rehash(hash.expose())
+            .then(|| StoredSecret::new(hash_password(password, &*self.entropy)));
+        Ok(Ok(Proven {
+            user,
+            hash,
+            rehashed,
+        }))
+    }
+
+    fn user_with_credential(
+        &self,
+        username: &Username,
+    ) -> Result<Option<(User, Option<StoredSecret>)>, Fault> {
+        let claim = self
+            .tenant
+            .get::<NameClaim>(&NameClaim::user_key(username))?;
+        let Some(Holder::User(id)) = claim.map(|claim| claim.record.holder) else {
+            return Ok(None);
+        };
+        let user = self.tenant.get::<User>(id.as_str())?;
+        let credential = self.tenant.get::<PasswordCredential>(id.as_str())?;
+        Ok(user
+            .zip(credential)
+            .map(|(user, credential)| (user.record, credential.record.hash)))
+    }
+
+    fn start_session(
+        &self,
+        flow: &Flow,
+        proven: &Proven,
+        attempt: &Attempt,
+        previous: Option<&str>,
+        caller: &Caller,
+    ) -> Result<LoggedIn, LoginError> {
+        until_settled(|| {
+            let Some(mut credential) = self.unchanged_credential(proven)? else {
+                return Err(LoginError::WrongCredentials);
+            };
+            let (session, cookie) = self.new_session(&proven.user, caller);
+            credential.record.last_login_at = Some(session.authentication.at);
+            if let Some(rehashed) = &proven.rehashed {
+                credential.record.hash = Some(rehashed.clone());
+            }
+            let change = self
+                .change()
+                .put(Expected::Absent, &session)
+                .put(Expected::Version(credential.version), &credential.record)
+                .report(
+                    success(&flow.request.client_id, &proven.user, &session.id),
+                    caller,
+                );
+            let change = self.forget_cookie(change, previous)?;
+            let change = self.make_room_for_session(change, &proven.user.id)?;
+            let change = self.forgive(change, attempt)?;
+            let (change, location) = self.stage_code(change, &flow.request, &session, caller);
+            let logged_in = LoggedIn {
+                location,
+                session_cookie: cookie,
+                session: session.id,
+                expires_at: session.expires_at,
+            };
+            Ok(change.commit()?.then_some(logged_in))
+        })
+    }
+
+    /// The credential as it is now, if it still is what the password was checked against. Writing it makes a
+    /// login and a disabling or password change exclude each other.
+    fn unchanged_credential(
+        &self,
+        proven: &Proven,
+    ) -> Result<Option<Versioned<PasswordCredential>>, Fault> {
+        let credential = self
+            .tenant
+            .get::<PasswordCredential>(proven.user.id.as_str())?;
+        let user = self.tenant.get::<User>(proven.user.id.as_str())?;
+        let enabled = user.is_some_and(|user| !user.record.disabled);
+        let same = |credential: &Versioned<PasswordCredential>| {
+            let hash = credential.record.hash.as_ref();
+            hash.is_some_and(|hash| {
+                constant_time_eq(hash.expose().as_bytes(), proven.hash.expose().as_bytes())
+            })
+        };
+        Ok(credential.filter(|credential| enabled && same(credential)))
+    }
+
+    fn new_session(&self, user: &User, caller: &Caller) -> (Session, Redacted<String>) {
+        let now = self.clock.now();
+        let id = SessionId::generate(&*self.clock, &*self.entropy);
+        let cookie_secret = secret::generate(&*self.entropy);
+        let session = Session {
+            id: id.clone(),
+            user: user.id.clone(),
+            authentication: Authentication {
+                at: now,
+                context_class: ASSURANCE_ONE_FACTOR.to_owned(),
+                methods: vec![METHOD_PASSWORD.to_owned()],
+            },
+            cookie_digest: Some(StoredSecret::new(secret::digest(cookie_secret.expose()))),
+            source_ip: caller.source_ip,
+            used_at: now,
+            expires_at: now + SESSION_LIFETIME,
+        };
+        (session, session_cookie(&id, &cookie_secret))
+    }
+}
+
+fn success(client: &ClientName, user: &User, session: &SessionId) -> Report {
+    Report::new(EventClass::Authentication, "login.password")
+        .subject(user.id.as_str())
+        .client(client.as_str())
+        .session(session)
+        .target(user.username.as_str())
+}
+
+fn refusal(client: &ClientName, target: &str, reason: &str) -> Report {
+    Report::new(EventClass::Authentication, "login.password")
+        .denied(reason)
+        .client(client.as_str())
+        .target(target)
+}

@@ -1,0 +1,88 @@
+//! Error codes of the protocols, and the error answer all endpoints share.
+
+use serde::{Serialize, Serializer};
+
+/// An error code as registered with IANA ("OAuth Extensions Error Registry").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ErrorCode {
+    /// RFC 6749 section 4.1.2.1.
+    AccessDenied,
+    /// RFC 6750 section 3.1.
+    InsufficientScope,
+    /// RFC 6749 section 5.2.
+    InvalidClient,
+    /// RFC 6749 section 5.2.
+    InvalidGrant,
+    /// RFC 6749 section 5.2.
+    InvalidRequest,
+    /// RFC 6749 section 5.2.
+    InvalidScope,
+    /// RFC 8707 section 2.
+    InvalidTarget,
+    /// RFC 6750 section 3.1.
+    InvalidToken,
+    /// OpenID Connect Core 1.0 section 3.1.2.6.
+    LoginRequired,
+    /// OpenID Connect Core 1.0 section 3.1.2.6.
+    RegistrationNotSupported,
+    /// OpenID Connect Core 1.0 section 3.1.2.6.
+    RequestNotSupported,
+    /// OpenID Connect Core 1.0 section 3.1.2.6.
+    RequestUriNotSupported,
+    /// RFC 6749 section 4.1.2.1.
+    ServerError,
+    /// RFC 6749 section 4.1.2.1.
+    TemporarilyUnavailable,
+    /// RFC 6749 section 5.2.
+    UnauthorizedClient,
+    /// RFC 6749 section 5.2.
+    UnsupportedGrantType,
+    /// RFC 6749 section 4.1.2.1.
+    UnsupportedResponseType,
+}
+
+impl ErrorCode {
+    /// The code on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::AccessDenied => "access_denied",
+            Self::InsufficientScope => "insufficient_scope",
+            Self::InvalidClient => "invalid_client",
+            Self::InvalidGrant => "invalid_grant",
+            Self::InvalidRequest => "invalid_request",
+            Self::InvalidScope => "invalid_scope",
+            Self::InvalidTarget => "invalid_target",
+            Self::InvalidToken => "invalid_token",
+            Self::LoginRequired => "login_required",
+            Self::RegistrationNotSupported => "registration_not_supported",
+            Self::RequestNotSupported => "request_not_supported",
+            Self::RequestUriNotSupported => "request_uri_not_supported",
+            Self::ServerError => "server_error",
+            Self::TemporarilyUnavailable => "temporarily_unavailable",
+            Self::UnauthorizedClient => "unauthorized_client",
+            Self::UnsupportedGrantType => "unsupported_grant_type",
+            Self::UnsupportedResponseType => "unsupported_response_type",
+        }
+    }
+}
+
+impl Serialize for ErrorCode {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+/// Body and status of an OAuth error answer (RFC 6749 section 5.2).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct OauthError {
+    /// The code.
+    pub error: ErrorCode,
+    /// Public text for the client's developer.
+    pub error_description: String,
+    /// HTTP status.
+    #[serde(skip)]
+    pub status: u16,
+    /// Value of `WWW-Authenticate`, where the status needs one.
+    #[serde(skip)]
+    pub challenge: Option<String>,
+}

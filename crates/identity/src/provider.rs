@@ -1,0 +1,102 @@
+//! The provider and what it is made of.
+
+use std::sync::{Arc, Mutex};
+
+use testudo_model::{Clock, Entropy, SpiffeId, TenantName, snapshot::Issuer};
+use testudo_store::{Store, Tenant};
+use url::Url;
+
+use crate::{Fault, Journal, flow::FlowSeal, keys::KeyCache, revocation::RevocationView};
+
+/// What a provider is told.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Its `iss`: an https URL without query, fragment or trailing slash.
+    pub issuer: String,
+    /// The `aud` of access tokens: the fleet.
+    pub audience: String,
+    /// Whose records it serves.
+    pub tenant: TenantName,
+    /// The identity that reports its events.
+    pub reporter: SpiffeId,
+}
+
+/// The OpenID provider of one tenant. Share it behind an `Arc`; every method takes `&self`. Several providers
+/// may work on one store at once.
+pub struct Provider {
+    pub(crate) settings: Settings,
+    pub(crate) tenant: Tenant,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) entropy: Arc<dyn Entropy>,
+    pub(crate) journal: Arc<dyn Journal>,
+    pub(crate) flow_seal: FlowSeal,
+    pub(crate) keys: KeyCache,
+    pub(crate) revocations: Mutex<RevocationView>,
+}
+
+impl Provider {
+    /// Opens the provider of `settings.tenant`; makes its keys if there are none yet.
+    ///
+    /// # Errors
+    /// The issuer or audience is unusable, or the store fails.
+    pub fn open(
+        store: &Store,
+        settings: Settings,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+        journal: Arc<dyn Journal>,
+    ) -> Result<Self, Fault> {
+        check(&settings)?;
+        let tenant = store.tenant(&settings.tenant);
+        let flow_seal = FlowSeal::open(&tenant, &*entropy)?;
+        let provider = Self {
+            settings,
+            tenant,
+            clock,
+            entropy,
+            journal,
+            flow_seal,
+            keys: KeyCache::default(),
+            revocations: Mutex::default(),
+        };
+        provider.signing_keys()?;
+        Ok(provider)
+    }
+
+    /// What it was told.
+    pub const fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The provider as an issuer that proxies accept tokens of.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn issuer(&self) -> Result<Issuer, Fault> {
+        Ok(Issuer {
+            issuer: self.settings.issuer.clone(),
+            audience: self.settings.audience.clone(),
+            jwks: self.jwks()?.to_string(),
+        })
+    }
+}
+
+fn check(settings: &Settings) -> Result<(), Fault> {
+    let setting = "issuer";
+    let why = "it must be an https URL without query, fragment and trailing slash, e.g. https://id.example.com";
+    let url = Url::parse(&settings.issuer).map_err(|_| Fault::Setting { setting, why })?;
+    let plain = url.scheme() == "https"
+        && url.query().is_none()
+        && url.fragment().is_none()
+        && !settings.issuer.ends_with('/');
+    if !plain {
+        return Err(Fault::Setting { setting, why });
+    }
+    if settings.audience.is_empty() {
+        return Err(Fault::Setting {
+            setting: "audience",
+            why: "it names the fleet and cannot be empty",
+        });
+    }
+    Ok(())
+}

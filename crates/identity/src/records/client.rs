@@ -1,0 +1,100 @@
+//! OAuth clients: applications through which people log in.
+
+use serde::{Deserialize, Serialize};
+use testudo_model::{ClientName, Scope, SpiffeId, Timestamp};
+use testudo_store::Record;
+
+use crate::redirect_uri::RedirectUri;
+
+/// An application through which people log in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Client {
+    /// Its `client_id`.
+    pub client_id: ClientName,
+    /// Name for people; on the login page.
+    pub display_name: String,
+    /// Whether it can keep a secret.
+    pub kind: ClientKind,
+    /// Where answers may go.
+    pub redirect_uris: Vec<RedirectUri>,
+    /// Grants it may use.
+    pub grants: Vec<GrantType>,
+    /// Scopes it may ask for beside those of OpenID Connect.
+    pub scopes: Vec<Scope>,
+    /// The workload it runs as: it authenticates by the certificate of its connection, without a secret.
+    pub workload: Option<SpiffeId>,
+    /// Can do nothing.
+    pub disabled: bool,
+    /// When the record was made. Codes and grants remember it, so that they are worthless at a later client
+    /// of the same name.
+    pub created_at: Timestamp,
+    /// When it was changed last.
+    pub updated_at: Timestamp,
+}
+
+impl Client {
+    /// Whether it may use `grant`.
+    pub fn may_use(&self, grant: GrantType) -> bool {
+        self.grants.contains(&grant)
+    }
+
+    /// Whether an answer may go to `uri` (RFC 6749 section 3.1.2.3).
+    pub(crate) fn accepts_redirect_to(&self, uri: &str) -> bool {
+        let native = self.kind == ClientKind::Public;
+        self.redirect_uris
+            .iter()
+            .any(|registered| registered.accepts(uri, native))
+    }
+}
+
+impl Record for Client {
+    const COLLECTION: &'static str = "identity.client";
+
+    fn key(&self) -> String {
+        self.client_id.to_string()
+    }
+}
+
+/// Whether a client can keep a secret (RFC 6749 section 2.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientKind {
+    /// It runs at the user's: a browser, phone or command line. It may use any loopback port.
+    Public,
+    /// It runs on a server and authenticates.
+    Confidential,
+}
+
+/// How a client gets tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GrantType {
+    /// RFC 6749 section 4.1, with PKCE.
+    AuthorizationCode,
+    /// RFC 6749 section 6, rotating.
+    RefreshToken,
+    /// RFC 6749 section 4.4; service accounts only.
+    ClientCredentials,
+}
+
+impl GrantType {
+    /// The value of `grant_type`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::AuthorizationCode => "authorization_code",
+            Self::RefreshToken => "refresh_token",
+            Self::ClientCredentials => "client_credentials",
+        }
+    }
+
+    /// Parses a `grant_type`.
+    pub fn parse(text: &str) -> Option<Self> {
+        [
+            Self::AuthorizationCode,
+            Self::RefreshToken,
+            Self::ClientCredentials,
+        ]
+        .into_iter()
+        .find(|grant| grant.as_str() == text)
+    }
+}

@@ -1,0 +1,22 @@
+//! What the provider keeps. Secrets are in records of their own, so that what is listed and shown has none.
+
+mod client;
+mod code;
+mod credential;
+mod grant;
+mod group;
+mod name_claim;
+mod service_account;
+mod session;
+mod user;
+
+pub use client::{Client, ClientKind, GrantType};
+pub(crate) use code::{AuthorizationCode, CodeState};
+pub(crate) use credential::{ClientSecret, PasswordCredential, SecretCredential, SecretVerifier};
+pub use grant::Grant;
+pub(crate) use grant::RefreshState;
+pub use group::{Group, Role};
+pub(crate) use name_claim::{Holder, NameClaim};
+pub use service_account::ServiceAccount;
+pub use session::{Authentication, Session};
+pub use user::User;

@@ -1,0 +1,49 @@
+//! Machines that act for themselves.
+
+use serde::{Deserialize, Serialize};
+use testudo_model::{
+    ClientName, GroupName, RoleName, Scope, ServiceAccountId, SpiffeId, Timestamp,
+};
+use testudo_store::Record;
+
+/// A non-human subject. Its name is its OAuth client id, and client credentials are its only grant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceAccount {
+    /// The `sub` of its tokens.
+    pub id: ServiceAccountId,
+    /// Its name and client id.
+    pub name: ClientName,
+    /// Text for people.
+    pub description: Option<String>,
+    /// Gets no tokens, and nothing accepts those it has.
+    pub disabled: bool,
+    /// Clearance, 0 to 100: an attribute for policies.
+    pub clearance: i64,
+    /// Groups it is in.
+    pub groups: Vec<GroupName>,
+    /// Roles it has itself.
+    pub roles: Vec<RoleName>,
+    /// Scopes it may ask for.
+    pub scopes: Vec<Scope>,
+    /// Workloads that may act as it, by the certificate of their connection, without a secret.
+    pub workloads: Vec<SpiffeId>,
+    /// When the record was made.
+    pub created_at: Timestamp,
+    /// When it was changed last.
+    pub updated_at: Timestamp,
+}
+
+impl Record for ServiceAccount {
+    const COLLECTION: &'static str = "identity.service_account";
+
+    fn key(&self) -> String {
+        self.id.to_string()
+    }
+
+    fn indexes(&self) -> Vec<(&'static str, String)> {
+        let groups = self.groups.iter().map(|group| ("group", group.to_string()));
+        let roles = self.roles.iter().map(|role| ("role", role.to_string()));
+        let workloads = self.workloads.iter().map(|id| ("workload", id.to_string()));
+        groups.chain(roles).chain(workloads).collect()
+    }
+}

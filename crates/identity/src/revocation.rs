@@ -1,0 +1,255 @@
+//! Taking back: the revocation log that proxies follow, and the revocation endpoint (RFC 7009).
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+use testudo_model::{
+    ACCESS_TOKEN_TYPE, AccessTokenClaims, SessionId, Timestamp, TokenId, UserId,
+    event::EventClass,
+    snapshot::{Revocation, Revoked},
+};
+use testudo_store::{LogEntry, Tenant};
+use testudo_trust::verify_jwt;
+
+use crate::{
+    Caller, ErrorCode, Fault, OauthError, Provider,
+    change::{Report, until_settled},
+    records::Grant,
+    session::EndReason,
+    token::{
+        AuthenticatedClient, ClientAuthenticationError, ClientHolder, RefreshToken, TokenRequest,
+    },
+};
+
+/// Entries read at once while catching up with the log.
+const READ_AT_ONCE: usize = 1_000;
+
+/// An entry of the revocation log as stored. Its sequence number is its index plus one, so that 0 means
+/// "nothing seen yet".
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevocationEntry {
+    /// When it was said.
+    pub at: Timestamp,
+    /// When it no longer concerns anything that could be valid.
+    pub expires: Timestamp,
+    /// What no longer holds.
+    pub what: Revoked,
+}
+
+impl LogEntry for RevocationEntry {
+    const LOG: &'static str = "revocations";
+}
+
+/// Why a revocation request is refused. An unknown token is no reason (RFC 7009 section 2.2).
+#[derive(Debug, thiserror::Error)]
+pub enum RevokeError {
+    /// `token` is not there, or a parameter is repeated.
+    #[error("send exactly one `token`")]
+    Token,
+    /// The client did not prove who it is.
+    #[error(transparent)]
+    Client(#[from] ClientAuthenticationError),
+    /// Our fault.
+    #[error("the token could not be revoked")]
+    Unavailable(#[from] Fault),
+}
+
+impl RevokeError {
+    /// The answer on the wire.
+    pub fn to_oauth(&self) -> OauthError {
+        let (error, status) = match self {
+            Self::Client(error) => return error.to_oauth(),
+            Self::Token => (ErrorCode::InvalidRequest, 400),
+            Self::Unavailable(fault) if fault.is_transient() => {
+                (ErrorCode::TemporarilyUnavailable, 503)
+            }
+            Self::Unavailable(_) => (ErrorCode::ServerError, 500),
+        };
+        OauthError {
+            error,
+            error_description: self.to_string(),
+            status,
+            challenge: None,
+        }
+    }
+}
+
+impl Provider {
+    /// Handles a request of the revocation endpoint: a refresh token ends its grant with all its access tokens,
+    /// an access token is taken back alone.
+    ///
+    /// # Errors
+    /// See [`RevokeError`].
+    pub fn revoke(&self, request: &TokenRequest<'_>, caller: &Caller) -> Result<(), RevokeError> {
+        if request.parameters.first_repeated().is_some() {
+            return Err(RevokeError::Token);
+        }
+        let token = request.parameters.get("token").ok_or(RevokeError::Token)?;
+        let client = self.authenticate_client(request)?;
+        if let Ok(refresh_token) = token.parse::<RefreshToken>() {
+            let stored = self
+                .tenant
+                .get::<Grant>(refresh_token.grant().as_str())
+                .map_err(Fault::from)?;
+            let own = |grant: &Grant| refresh_token.is_genuine(grant) && is_of(grant, &client);
+            if let Some(grant) = stored.map(|stored| stored.record).filter(own) {
+                self.end_session(&grant.id, EndReason::ClientRevocation, caller)?;
+            }
+        } else if let Ok(claims) = self.verified(token)
+            && claims.client_id == client.name().as_str()
+        {
+            self.take_back(Revoked::Token(claims.jti), caller)?;
+        }
+        Ok(())
+    }
+
+    /// Takes something back at every proxy, by an entry in the revocation log.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn take_back(&self, what: Revoked, caller: &Caller) -> Result<(), Fault> {
+        until_settled(|| {
+            let report = Report::new(EventClass::Authentication, "revocation.add")
+                .target(&target(&what))
+                .detail("kind", kind(&what));
+            Ok(self
+                .change()
+                .revoke(what.clone())
+                .report(report, caller)
+                .commit()?
+                .then_some(()))
+        })
+    }
+
+    /// Entries of the revocation log after `sequence` (0: from the start) that still concern anything. The
+    /// newest sequence number comes with them, since expired entries are left out.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn revocations_since(&self, sequence: u64) -> Result<(Vec<Revocation>, u64), Fault> {
+        let now = self.clock.now();
+        let mut newest = sequence;
+        let mut fresh = Vec::new();
+        loop {
+            let entries = self
+                .tenant
+                .read_log::<RevocationEntry>(newest, READ_AT_ONCE)?;
+            let count = entries.len();
+            for (index, RevocationEntry { at, expires, what }) in entries {
+                newest = index + 1;
+                if now < expires {
+                    fresh.push(Revocation {
+                        sequence: newest,
+                        at,
+                        expires,
+                        what,
+                    });
+                }
+            }
+            if count < READ_AT_ONCE {
+                return Ok((fresh, newest));
+            }
+        }
+    }
+
+    /// Signature, issuer, audience and expiry of one of our access tokens. Not whether it was taken back.
+    pub(crate) fn verified(&self, token: &str) -> Result<AccessTokenClaims, Option<Fault>> {
+        let keys = self.signing_keys().map_err(Some)?;
+        let claims: AccessTokenClaims =
+            verify_jwt(token, ACCESS_TOKEN_TYPE, &keys.verification).map_err(|_| None)?;
+        let ours = claims.iss == self.settings.issuer && claims.aud == self.settings.audience;
+        let live = self.clock.now().unix_seconds() < claims.exp;
+        if ours && live { Ok(claims) } else { Err(None) }
+    }
+
+    /// Whether a verified token was taken back.
+    pub(crate) fn is_revoked(&self, claims: &AccessTokenClaims) -> Result<bool, Fault> {
+        let mut view = self
+            .revocations
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        view.catch_up(&self.tenant, self.clock.now())?;
+        Ok(view.covers(claims))
+    }
+}
+
+fn is_of(grant: &Grant, client: &AuthenticatedClient) -> bool {
+    match &client.holder {
+        ClientHolder::Client(client) => {
+            grant.client_id == client.client_id && grant.client_created_at == client.created_at
+        }
+        ClientHolder::ServiceAccount(_) => false,
+    }
+}
+
+fn kind(what: &Revoked) -> &'static str {
+    match what {
+        Revoked::Token(_) => "token",
+        Revoked::Session(_) => "session",
+        Revoked::Subject(_) => "subject",
+        Revoked::Workload(_) => "workload",
+        Revoked::User(_) => "user",
+    }
+}
+
+fn target(what: &Revoked) -> String {
+    match what {
+        Revoked::Token(id) => id.to_string(),
+        Revoked::Session(id) => id.to_string(),
+        Revoked::Subject(subject) => subject.clone(),
+        Revoked::Workload(id) => id.to_string(),
+        Revoked::User(id) => id.to_string(),
+    }
+}
+
+/// What is taken back, as a proxy knows it: the log, read up to a position. Holds what could still be valid.
+#[derive(Default)]
+pub(crate) struct RevocationView {
+    read: u64,
+    entries: HashMap<Revoked, RevocationEntry>,
+}
+
+impl RevocationView {
+    fn catch_up(&mut self, tenant: &Tenant, now: Timestamp) -> Result<(), Fault> {
+        loop {
+            let entries = tenant.read_log::<RevocationEntry>(self.read, READ_AT_ONCE)?;
+            let count = entries.len();
+            for (index, entry) in entries {
+                self.read = index + 1;
+                self.entries.insert(entry.what.clone(), entry);
+            }
+            if count > 0 {
+                self.entries.retain(|_, entry| now < entry.expires);
+            }
+            if count < READ_AT_ONCE {
+                return Ok(());
+            }
+        }
+    }
+
+    fn covers(&self, claims: &AccessTokenClaims) -> bool {
+        let issued_at = Timestamp::from_unix_seconds(claims.iat);
+        // Issue times are whole seconds: a token of the very second of the revocation counts as before it.
+        let subject_revoked = |what: &Revoked| {
+            self.entries
+                .get(what)
+                .is_some_and(|entry| issued_at <= entry.at)
+        };
+        let user = claims.sub.parse::<UserId>().ok();
+        self.covers_token(&claims.jti)
+            || claims
+                .sid
+                .as_ref()
+                .is_some_and(|sid| self.covers_session(sid))
+            || subject_revoked(&Revoked::Subject(claims.sub.clone()))
+            || user.is_some_and(|user| subject_revoked(&Revoked::User(user)))
+    }
+
+    fn covers_token(&self, id: &TokenId) -> bool {
+        self.entries.contains_key(&Revoked::Token(id.clone()))
+    }
+
+    fn covers_session(&self, id: &SessionId) -> bool {
+        self.entries.contains_key(&Revoked::Session(id.clone()))
+    }
+}

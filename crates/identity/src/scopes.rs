@@ -1,0 +1,80 @@
+//! Scopes: space-separated on the wire, a set inside.
+
+use std::collections::BTreeSet;
+
+use testudo_model::Scope;
+
+use crate::limits::MAX_SCOPES;
+
+/// Asks for an ID token (OpenID Connect Core section 3.1.2.1).
+pub(crate) const OPENID: &str = "openid";
+/// Asks for a grant that outlives the session (OpenID Connect Core section 11).
+pub(crate) const OFFLINE_ACCESS: &str = "offline_access";
+/// Asks for the name claims.
+pub(crate) const PROFILE: &str = "profile";
+/// Asks for the mail address.
+pub(crate) const EMAIL: &str = "email";
+
+/// Scopes every client may ask for: they open nothing but claims about the user who logs in.
+pub(crate) const OPENID_SCOPES: [&str; 4] = [EMAIL, OFFLINE_ACCESS, OPENID, PROFILE];
+
+/// A set of scopes.
+pub(crate) type ScopeSet = BTreeSet<Scope>;
+
+/// Parses a `scope` parameter (RFC 6749 section 3.3). `None`: too many, or one is malformed.
+pub(crate) fn parse(text: &str) -> Option<ScopeSet> {
+    let mut scopes = ScopeSet::new();
+    for word in text.split(' ').filter(|word| !word.is_empty()) {
+        scopes.insert(word.parse().ok()?);
+        if scopes.len() > MAX_SCOPES {
+            return None;
+        }
+    }
+    Some(scopes)
+}
+
+/// The wire form.
+pub(crate) fn join<'a>(scopes: impl IntoIterator<Item = &'a Scope>) -> String {
+    scopes
+        .into_iter()
+        .map(Scope::as_str)
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// Whether `name` is in the set.
+pub(crate) fn has(scopes: &ScopeSet, name: &str) -> bool {
+    scopes.iter().any(|scope| scope.as_str() == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn scopes_are_a_set_in_a_stable_order() {
+        let scopes = parse("orders:write openid  orders:write").unwrap();
+        assert_eq!(join(&scopes), "openid orders:write");
+        assert!(has(&scopes, OPENID));
+        assert!(parse("ok b\"ad").is_none());
+        assert!(
+            parse(
+                &(0..=MAX_SCOPES)
+                    .map(|n| format!("s{n} "))
+                    .collect::<String>()
+            )
+            .is_none()
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn parsing_the_wire_form_gives_the_same_set(text in "[a-z:. ]{0,60}") {
+            if let Some(scopes) = parse(&text) {
+                prop_assert_eq!(parse(&join(&scopes)), Some(scopes));
+            }
+        }
+    }
+}

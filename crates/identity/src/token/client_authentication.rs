@@ -1,0 +1,324 @@
+//! Client authentication at the token and revocation endpoints (RFC 6749 section 2.3): a secret in the header or
+//! the body, or no secret at all but the certificate of the connection (RFC 8705, draft-ietf-oauth-spiffe-client-auth).
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use testudo_model::{ClientName, Redacted};
+use url::form_urlencoded;
+
+use super::TokenRequest;
+use crate::{
+    ErrorCode, Fault, OauthError, Peer, Provider,
+    limits::{MAX_AUTHORIZATION_BYTES, MAX_CLIENT_SECRET_BYTES},
+    records::{Client, ClientKind, GrantType, Holder, NameClaim, SecretCredential, ServiceAccount},
+};
+
+/// A client that proved who it is.
+#[derive(Debug)]
+pub(crate) struct AuthenticatedClient {
+    pub(crate) holder: ClientHolder,
+    /// Thumbprint of the certificate it proved itself with: its tokens are bound to it.
+    certificate_thumbprint: Option<String>,
+}
+
+/// What a client id stands for.
+#[derive(Debug)]
+pub(crate) enum ClientHolder {
+    Client(Client),
+    ServiceAccount(ServiceAccount),
+}
+
+impl AuthenticatedClient {
+    pub(crate) const fn name(&self) -> &ClientName {
+        self.holder.name()
+    }
+
+    pub(crate) fn certificate_thumbprint(&self) -> Option<&str> {
+        self.certificate_thumbprint.as_deref()
+    }
+
+    pub(crate) fn may_use(&self, grant: GrantType) -> bool {
+        match &self.holder {
+            ClientHolder::Client(client) => {
+                grant != GrantType::ClientCredentials && client.may_use(grant)
+            }
+            ClientHolder::ServiceAccount(_) => grant == GrantType::ClientCredentials,
+        }
+    }
+}
+
+impl ClientHolder {
+    const fn name(&self) -> &ClientName {
+        match self {
+            Self::Client(client) => &client.client_id,
+            Self::ServiceAccount(account) => &account.name,
+        }
+    }
+
+    const fn is_disabled(&self) -> bool {
+        match self {
+            Self::Client(client) => client.disabled,
+            Self::ServiceAccount(account) => account.disabled,
+        }
+    }
+
+    /// Whether the client id alone will do.
+    fn is_public(&self) -> bool {
+        matches!(self, Self::Client(client) if client.kind == ClientKind::Public)
+    }
+
+    fn runs_as(&self, peer: &Peer) -> bool {
+        match self {
+            Self::Client(client) => client.workload.as_ref() == Some(&peer.spiffe_id),
+            Self::ServiceAccount(account) => account.workloads.contains(&peer.spiffe_id),
+        }
+    }
+}
+
+/// Why a client is not authenticated. The answer does not tell an unknown client from a wrong secret.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientAuthenticationError {
+    /// More than one way at once (RFC 6749 section 2.3).
+    #[error("use one way of client authentication: the Authorization header or the body")]
+    TwoMethods,
+    /// Not a well-formed `Basic` header.
+    #[error("the Authorization header is not well-formed `Basic` authentication")]
+    MalformedHeader,
+    /// Nothing says who the client is.
+    #[error(
+        "the client is not named: send client_id, or connect with the certificate of its workload"
+    )]
+    Unnamed,
+    /// Unknown, disabled, or no or wrong proof.
+    #[error("the client is unknown or did not prove who it is")]
+    Failed {
+        /// Whether it tried `Basic`, which the answer must then name.
+        basic: bool,
+    },
+    /// Our fault.
+    #[error("the client could not be authenticated")]
+    Unavailable(#[from] Fault),
+}
+
+impl ClientAuthenticationError {
+    pub(crate) const fn is_failed_proof(&self) -> bool {
+        matches!(self, Self::Failed { .. })
+    }
+
+    /// The answer on the wire (RFC 6749 section 5.2).
+    pub fn to_oauth(&self) -> OauthError {
+        let (error, status, basic) = match self {
+            Self::TwoMethods => (ErrorCode::InvalidRequest, 400, false),
+            Self::MalformedHeader => (ErrorCode::InvalidClient, 401, true),
+            Self::Unnamed => (ErrorCode::InvalidClient, 401, false),
+            Self::Failed { basic } => (ErrorCode::InvalidClient, 401, *basic),
+            Self::Unavailable(fault) if fault.is_transient() => {
+                (ErrorCode::TemporarilyUnavailable, 503, false)
+            }
+            Self::Unavailable(_) => (ErrorCode::ServerError, 500, false),
+        };
+        let challenge = basic.then(|| r#"Basic realm="testudo", charset="UTF-8""#.to_owned());
+        OauthError {
+            error,
+            error_description: self.to_string(),
+            status,
+            challenge,
+        }
+    }
+}
+
+/// What a request says about its client.
+#[derive(Debug)]
+struct ClientCredentials {
+    client_id: Option<String>,
+    client_secret: Option<Redacted<String>>,
+    basic: bool,
+}
+
+impl ClientCredentials {
+    /// Reads `client_secret_basic`, `client_secret_post` or a bare client id.
+    fn of(request: &TokenRequest<'_>) -> Result<Self, ClientAuthenticationError> {
+        let body_id = request.parameters.get("client_id");
+        let body_secret = request.parameters.get("client_secret");
+        let Some(header) = request.authorization else {
+            return Ok(Self {
+                client_id: body_id.map(str::to_owned),
+                client_secret: body_secret.map(|text| Redacted::new(text.to_owned())),
+                basic: false,
+            });
+        };
+        if body_secret.is_some() {
+            return Err(ClientAuthenticationError::TwoMethods);
+        }
+        let (id, secret) = parse_basic(header).ok_or(ClientAuthenticationError::MalformedHeader)?;
+        if body_id.is_some_and(|body_id| body_id != id) {
+            return Err(ClientAuthenticationError::TwoMethods);
+        }
+        Ok(Self {
+            client_id: Some(id),
+            client_secret: Some(secret),
+            basic: true,
+        })
+    }
+}
+
+/// Parses `Basic base64(urlencode(id) ":" urlencode(secret))` (RFC 6749 section 2.3.1).
+fn parse_basic(header: &str) -> Option<(String, Redacted<String>)> {
+    if header.len() > MAX_AUTHORIZATION_BYTES {
+        return None;
+    }
+    let (scheme, encoded) = header.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let decoded = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;
+    let (id, secret) = decoded.split_once(':')?;
+    Some((url_decode(id), Redacted::new(url_decode(secret))))
+}
+
+/// Decodes `application/x-www-form-urlencoded` text that is no list of pairs.
+fn url_decode(text: &str) -> String {
+    // A separator cannot occur in encoded text; if a client did not encode, it means itself.
+    let protected = text.replace('&', "%26").replace('=', "%3D");
+    form_urlencoded::parse(protected.as_bytes())
+        .next()
+        .map_or_else(String::new, |(name, _)| name.into())
+}
+
+impl Provider {
+    /// Who sends this request, proven.
+    pub(crate) fn authenticate_client(
+        &self,
+        request: &TokenRequest<'_>,
+    ) -> Result<AuthenticatedClient, ClientAuthenticationError> {
+        let credentials = ClientCredentials::of(request)?;
+        let failed = ClientAuthenticationError::Failed {
+            basic: credentials.basic,
+        };
+        let named = match &credentials.client_id {
+            Some(id) => self.client_holder(id)?,
+            None => Some(self.holder_of_workload(request.peer)?),
+        };
+        let Some(holder) = named.filter(|holder| !holder.is_disabled()) else {
+            return Err(failed);
+        };
+        let peer = request.peer.filter(|peer| holder.runs_as(peer));
+        let proven = match &credentials.client_secret {
+            Some(given) => self.has_secret(holder.name(), given)?,
+            None => holder.is_public() || peer.is_some(),
+        };
+        if !proven {
+            return Err(failed);
+        }
+        // A client that connects with its own certificate gets bound tokens whatever else it sent.
+        let certificate_thumbprint = peer.map(|peer| peer.certificate_thumbprint.clone());
+        Ok(AuthenticatedClient {
+            holder,
+            certificate_thumbprint,
+        })
+    }
+
+    fn client_holder(&self, client_id: &str) -> Result<Option<ClientHolder>, Fault> {
+        let Ok(name) = client_id.parse::<ClientName>() else {
+            return Ok(None);
+        };
+        let claim = self
+            .tenant
+            .get::<NameClaim>(&NameClaim::client_key(&name))?;
+        Ok(match claim.map(|claim| claim.record.holder) {
+            Some(Holder::Client) => {
+                let client = self.tenant.get::<Client>(name.as_str())?;
+                client.map(|client| ClientHolder::Client(client.record))
+            }
+            Some(Holder::ServiceAccount(id)) => {
+                let account = self.tenant.get::<ServiceAccount>(id.as_str())?;
+                account.map(|account| ClientHolder::ServiceAccount(account.record))
+            }
+            Some(Holder::User(_)) | None => None,
+        })
+    }
+
+    /// The service account a workload acts as, if there is exactly one: with several, the request must say.
+    fn holder_of_workload(
+        &self,
+        peer: Option<&Peer>,
+    ) -> Result<ClientHolder, ClientAuthenticationError> {
+        let peer = peer.ok_or(ClientAuthenticationError::Unnamed)?;
+        let found = self
+            .tenant
+            .find::<ServiceAccount>("workload", peer.spiffe_id.as_str());
+        let mut found = found.map_err(Fault::from)?.into_iter();
+        match (found.next(), found.next()) {
+            (Some(account), None) => Ok(ClientHolder::ServiceAccount(account.record)),
+            _ => Err(ClientAuthenticationError::Unnamed),
+        }
+    }
+
+    fn has_secret(&self, holder: &ClientName, given: &Redacted<String>) -> Result<bool, Fault> {
+        if given.expose().len() > MAX_CLIENT_SECRET_BYTES {
+            return Ok(false);
+        }
+        let now = self.clock.now();
+        let stored = self.tenant.get::<SecretCredential>(holder.as_str())?;
+        let secrets = stored
+            .map(|stored| stored.record.secrets)
+            .unwrap_or_default();
+        let valid = secrets
+            .iter()
+            .filter(|s| s.expires_at.is_none_or(|expires| now < expires));
+        // All are compared, so that the time does not tell which one matched.
+        Ok(valid.fold(false, |matched, s| s.verifier.accepts(given) | matched))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn header(text: &str) -> String {
+        format!("Basic {}", STANDARD.encode(text))
+    }
+
+    #[test]
+    fn basic_credentials_are_form_encoded_inside() {
+        let (id, secret) = parse_basic(&header("shop-web:a%2Bb%3A+c")).unwrap();
+        assert_eq!(
+            (id.as_str(), secret.expose().as_str()),
+            ("shop-web", "a+b: c")
+        );
+        let (_, raw) = parse_basic(&header("shop-web:k&e=y:z")).unwrap();
+        assert_eq!(raw.expose(), "k&e=y:z");
+    }
+
+    #[test]
+    fn what_is_not_basic_is_refused() {
+        for bad in [
+            "",
+            "Basic",
+            "Basic !!!",
+            "Bearer abc",
+            &header("no-colon"),
+            "Basic /w==",
+        ] {
+            assert!(parse_basic(bad).is_none(), "{bad}");
+        }
+        assert!(parse_basic(&header(&"a:".repeat(2000))).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn no_header_crashes_the_parser(text in "\\PC{0,100}") {
+            let _ = parse_basic(&text);
+            let _ = parse_basic(&header(&text));
+        }
+
+        #[test]
+        fn encoded_credentials_survive(id in "[a-z]{1,10}", secret in "\\PC{1,40}") {
+            let encoded: String = form_urlencoded::byte_serialize(secret.as_bytes()).collect();
+            let (parsed_id, parsed) = parse_basic(&header(&format!("{id}:{encoded}"))).unwrap();
+            prop_assert_eq!(parsed_id, id);
+            prop_assert_eq!(parsed.expose(), &secret);
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! The client credentials grant (RFC 6749 section 4.4): service accounts act for themselves.
+
+use testudo_model::TokenId;
+
+use super::{AuthenticatedClient, ClientHolder, TokenError, TokenResponse, bearer, issued};
+use crate::{
+    Caller, Parameters, Provider,
+    claims::AccessTokenFacts,
+    records::{GrantType, ServiceAccount},
+    scopes::{self, ScopeSet},
+};
+
+impl Provider {
+    /// Gives a service account an access token, bound to its certificate if it came with one.
+    pub(super) fn client_credentials(
+        &self,
+        client: &AuthenticatedClient,
+        parameters: &Parameters,
+        caller: &Caller,
+    ) -> Result<TokenResponse, TokenError> {
+        let ClientHolder::ServiceAccount(account) = &client.holder else {
+            return Err(TokenError::UnauthorizedClient);
+        };
+        let granted = granted(account, parameters.get("scope"))?;
+        let token_id = TokenId::generate(&*self.clock, &*self.entropy);
+        let facts = AccessTokenFacts {
+            issuer: &self.settings.issuer,
+            audience: &self.settings.audience,
+            id: &token_id,
+            now: self.clock.now(),
+            subject: account.id.as_str(),
+            client_id: &account.name,
+            scopes: &granted,
+            login: None,
+            certificate_thumbprint: client.certificate_thumbprint(),
+        };
+        let access_token = self.sign_access_token(&facts)?;
+        let report = issued(&facts).detail("grant_type", GrantType::ClientCredentials.as_str());
+        self.report(report, caller)?;
+        Ok(bearer(access_token, &granted))
+    }
+}
+
+/// The scopes asked for; all the account may have if it does not say.
+fn granted(account: &ServiceAccount, asked: Option<&str>) -> Result<ScopeSet, TokenError> {
+    let allowed: ScopeSet = account.scopes.iter().cloned().collect();
+    let Some(asked) = asked else {
+        return Ok(allowed);
+    };
+    let asked = scopes::parse(asked).ok_or(TokenError::InvalidScope)?;
+    if asked.is_subset(&allowed) {
+        Ok(asked)
+    } else {
+        Err(TokenError::InvalidScope)
+    }
+}

@@ -1,0 +1,318 @@
+//! The token endpoint (RFC 6749 section 3.2): one file per grant.
+
+mod authorization_code;
+mod client_authentication;
+mod client_credentials;
+mod refresh_token;
+
+use std::fmt;
+
+use serde::Serialize;
+use testudo_model::{ACCESS_TOKEN_TYPE, TokenId, event::EventClass, limits::ACCESS_TOKEN_LIFETIME};
+
+use crate::{
+    Caller, ErrorCode, Fault, OauthError, Parameters, Peer, Provider,
+    change::Report,
+    claims::{self, AccessTokenFacts, ID_TOKEN_TYPE, IdTokenFacts},
+    records::{Grant, GrantType},
+    scopes::{self, OPENID, ScopeSet},
+};
+
+pub use client_authentication::ClientAuthenticationError;
+pub(crate) use client_authentication::{AuthenticatedClient, ClientHolder};
+pub(crate) use refresh_token::RefreshToken;
+
+/// A request at the token or revocation endpoint.
+#[derive(Clone, Copy)]
+pub struct TokenRequest<'a> {
+    /// The form body.
+    pub parameters: &'a Parameters,
+    /// The `Authorization` header.
+    pub authorization: Option<&'a str>,
+    /// The verified workload on the other side of the connection, if it is mTLS.
+    pub peer: Option<&'a Peer>,
+}
+
+/// The `Authorization` header is a secret: it does not show.
+impl fmt::Debug for TokenRequest<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("TokenRequest")
+            .field("parameters", self.parameters)
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A token answer (RFC 6749 section 5.1). Send it with `Cache-Control: no-store`.
+#[derive(Clone, Serialize)]
+pub struct TokenResponse {
+    /// The access token.
+    pub access_token: String,
+    /// `Bearer`, also for a bound token (RFC 8705 section 3).
+    pub token_type: &'static str,
+    /// Seconds the access token lives.
+    pub expires_in: u64,
+    /// The scopes granted.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub scope: String,
+    /// The refresh token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refresh_token: Option<String>,
+    /// The ID token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id_token: Option<String>,
+}
+
+/// Tokens do not show.
+impl fmt::Debug for TokenResponse {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("TokenResponse")
+            .field("scope", &self.scope)
+            .field("refresh_token", &self.refresh_token.is_some())
+            .field("id_token", &self.id_token.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why there is no token.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    /// A parameter came twice.
+    #[error("`{0}` is repeated")]
+    Repeated(String),
+    /// A parameter is not there.
+    #[error("`{0}` is missing")]
+    Missing(&'static str),
+    /// The client did not prove who it is.
+    #[error(transparent)]
+    Client(#[from] ClientAuthenticationError),
+    /// `grant_type` is unknown.
+    #[error("grant_type must be authorization_code, refresh_token or client_credentials")]
+    UnsupportedGrantType,
+    /// The client may not use this grant.
+    #[error("this client may not use the grant")]
+    UnauthorizedClient,
+    /// The code or refresh token is unknown, expired, used, or of another client.
+    #[error("the code or token is invalid, expired, already used or of another client")]
+    UnknownGrant,
+    /// The redirect URI differs from that of the authorization request.
+    #[error("redirect_uri is not that of the authorization request")]
+    RedirectMismatch,
+    /// The verifier does not fit the challenge (RFC 7636 section 4.6).
+    #[error("code_verifier does not fit the code_challenge")]
+    VerifierMismatch,
+    /// The code was redeemed before; what it gave was taken back.
+    #[error("the code was used before; what it gave has been revoked")]
+    CodeReplayed,
+    /// An old refresh token came again; the grant was ended.
+    #[error("the refresh token was used before; its session has been ended")]
+    RefreshReplayed,
+    /// The session has ended or the user is disabled.
+    #[error("the session has ended; log in again")]
+    SessionEnded,
+    /// Malformed, or more than was granted.
+    #[error("scope is malformed or more than is allowed")]
+    InvalidScope,
+    /// A resource that is not the fleet (RFC 8707).
+    #[error("`resource` must be the audience of the fleet")]
+    InvalidTarget,
+    /// Our fault.
+    #[error("the token request could not be handled")]
+    Unavailable(#[from] Fault),
+}
+
+impl TokenError {
+    /// The answer on the wire.
+    pub fn to_oauth(&self) -> OauthError {
+        let (error, status) = match self {
+            Self::Client(error) => return error.to_oauth(),
+            Self::Repeated(_) | Self::Missing(_) => (ErrorCode::InvalidRequest, 400),
+            Self::UnsupportedGrantType => (ErrorCode::UnsupportedGrantType, 400),
+            Self::UnauthorizedClient => (ErrorCode::UnauthorizedClient, 400),
+            Self::UnknownGrant
+            | Self::RedirectMismatch
+            | Self::VerifierMismatch
+            | Self::CodeReplayed
+            | Self::RefreshReplayed
+            | Self::SessionEnded => (ErrorCode::InvalidGrant, 400),
+            Self::InvalidScope => (ErrorCode::InvalidScope, 400),
+            Self::InvalidTarget => (ErrorCode::InvalidTarget, 400),
+            Self::Unavailable(fault) if fault.is_transient() => {
+                (ErrorCode::TemporarilyUnavailable, 503)
+            }
+            Self::Unavailable(_) => (ErrorCode::ServerError, 500),
+        };
+        OauthError {
+            error,
+            error_description: self.to_string(),
+            status,
+            challenge: None,
+        }
+    }
+}
+
+impl Provider {
+    /// Handles a token request. Refusals are events too, except those that anybody can cause without naming a
+    /// grant or proving anything.
+    ///
+    /// # Errors
+    /// See [`TokenError`]; [`TokenError::to_oauth`] is the answer.
+    pub fn token(
+        &self,
+        request: &TokenRequest<'_>,
+        caller: &Caller,
+    ) -> Result<TokenResponse, TokenError> {
+        let result = self.grant_token(request, caller);
+        if let Err(error) = &result
+            && let Some(report) = refusal(error, request.parameters)
+        {
+            self.report(report, caller)?;
+        }
+        result
+    }
+
+    fn grant_token(
+        &self,
+        request: &TokenRequest<'_>,
+        caller: &Caller,
+    ) -> Result<TokenResponse, TokenError> {
+        let parameters = request.parameters;
+        if let Some(repeated) = parameters.first_repeated() {
+            return Err(TokenError::Repeated(repeated.chars().take(64).collect()));
+        }
+        let grant_type = parameters
+            .get("grant_type")
+            .ok_or(TokenError::Missing("grant_type"))?;
+        let grant_type = GrantType::parse(grant_type).ok_or(TokenError::UnsupportedGrantType)?;
+        let client = self.authenticate_client(request)?;
+        if !client.may_use(grant_type) {
+            return Err(TokenError::UnauthorizedClient);
+        }
+        if parameters
+            .get("resource")
+            .is_some_and(|resource| resource != self.settings.audience)
+        {
+            return Err(TokenError::InvalidTarget);
+        }
+        match grant_type {
+            GrantType::AuthorizationCode => self.redeem_code(&client, parameters, caller),
+            GrantType::RefreshToken => self.refresh(&client, parameters, caller),
+            GrantType::ClientCredentials => self.client_credentials(&client, parameters, caller),
+        }
+    }
+
+    /// Signs the tokens that `grant` gives its client for `scopes`.
+    fn user_tokens(
+        &self,
+        grant: &Grant,
+        granted: &ScopeSet,
+        nonce: Option<&str>,
+        client: &AuthenticatedClient,
+    ) -> Result<(TokenResponse, Report), Fault> {
+        let now = self.clock.now();
+        let token_id = TokenId::generate(&*self.clock, &*self.entropy);
+        let facts = AccessTokenFacts {
+            issuer: &self.settings.issuer,
+            audience: &self.settings.audience,
+            id: &token_id,
+            now,
+            subject: grant.user.as_str(),
+            client_id: &grant.client_id,
+            scopes: granted,
+            login: Some((&grant.id, &grant.authentication)),
+            certificate_thumbprint: client.certificate_thumbprint(),
+        };
+        let access_token = self.sign_access_token(&facts)?;
+        let id_token = if scopes::has(granted, OPENID) {
+            let facts = IdTokenFacts {
+                issuer: &self.settings.issuer,
+                now,
+                subject: grant.user.as_str(),
+                client_id: &grant.client_id,
+                session: &grant.id,
+                authentication: &grant.authentication,
+                nonce,
+                access_token: &access_token,
+            };
+            let keys = self.signing_keys()?;
+            let claims = claims::id_token(&facts);
+            Some(
+                keys.current
+                    .sign_jwt(ID_TOKEN_TYPE, &claims)
+                    .map_err(Fault::Sign)?,
+            )
+        } else {
+            None
+        };
+        let report = issued(&facts)
+            .session(&grant.id)
+            .detail("login", grant.login.as_str());
+        let refresh_token = RefreshToken::current_of(grant).map(|token| token.to_string());
+        Ok((
+            TokenResponse {
+                refresh_token,
+                id_token,
+                ..bearer(access_token, granted)
+            },
+            report,
+        ))
+    }
+
+    fn sign_access_token(&self, facts: &AccessTokenFacts<'_>) -> Result<String, Fault> {
+        let keys = self.signing_keys()?;
+        keys.current
+            .sign_jwt(ACCESS_TOKEN_TYPE, &claims::access_token(facts))
+            .map_err(Fault::Sign)
+    }
+}
+
+fn bearer(access_token: String, granted: &ScopeSet) -> TokenResponse {
+    TokenResponse {
+        access_token,
+        token_type: "Bearer",
+        expires_in: ACCESS_TOKEN_LIFETIME.as_secs(),
+        scope: scopes::join(granted),
+        refresh_token: None,
+        id_token: None,
+    }
+}
+
+/// The event of an issued access token.
+fn issued(facts: &AccessTokenFacts<'_>) -> Report {
+    Report::new(EventClass::Authentication, "token.issue")
+        .subject(facts.subject)
+        .client(facts.client_id.as_str())
+        .target(facts.id.as_str())
+        .detail("scope", scopes::join(facts.scopes))
+        .detail("bound", facts.certificate_thumbprint.is_some())
+}
+
+/// The event of a refusal, if it is worth one: malformed requests prove nothing and cost their sender nothing,
+/// so they must not cost us a durable write.
+fn refusal(error: &TokenError, parameters: &Parameters) -> Option<Report> {
+    let told = match error {
+        TokenError::Client(error) => error.is_failed_proof(),
+        TokenError::Repeated(_)
+        | TokenError::Missing(_)
+        | TokenError::UnsupportedGrantType
+        | TokenError::Unavailable(_) => false,
+        TokenError::UnauthorizedClient
+        | TokenError::UnknownGrant
+        | TokenError::RedirectMismatch
+        | TokenError::VerifierMismatch
+        | TokenError::CodeReplayed
+        | TokenError::RefreshReplayed
+        | TokenError::SessionEnded
+        | TokenError::InvalidScope
+        | TokenError::InvalidTarget => true,
+    };
+    let report = || {
+        Report::new(EventClass::Authentication, "token.issue")
+            .denied(&error.to_string())
+            .detail("client_id", parameters.get("client_id").unwrap_or(""))
+            .detail("grant_type", parameters.get("grant_type").unwrap_or(""))
+    };
+    told.then(report)
+}
