@@ -109,7 +109,8 @@ impl Store {
     }
 
     /// Seals at most `max` values of older terms under the current one, beside the running work, and answers
-    /// how many. 0 means that none was left; the older keys are destroyed by that call.
+    /// how many. 0 means that none was left; that call drops the older keys from the
+    /// keyring.
     ///
     /// # Errors
     /// As any write; [`StoreError::Corrupt`] when a value does not open.

@@ -12,7 +12,7 @@ use crate::{
     record::{Cursor, Expected, LogEntry, Page, Record, Versioned},
     seal::Keys,
     transaction::Transaction,
-    unit::{Address, Content, Effect, Write, check_size, decode, encode},
+    unit::{Address, Append, Delete, Put, check_size, decode, encode},
 };
 
 /// Where sequences are kept.
@@ -111,10 +111,8 @@ impl Tenant {
     /// [`StoreError::Conflict`] when it is in another, [`StoreError::TooLarge`] beyond a limit, or what the
     /// database says. Nothing is written then.
     pub fn put<R: Record>(&self, expected: Expected, record: &R) -> Result<u64, StoreError> {
-        match self.write(self.put_of(expected, record)?)? {
-            Effect::Put { version } => Ok(version),
-            Effect::Deleted { .. } | Effect::Appended { .. } => Err(StoreError::Stopped),
-        }
+        let put = self.put_of(expected, record)?;
+        self.store.writer().submit(move |unit| unit.put(&put))
     }
 
     /// Deletes a record if it is in the state `expected`, and answers whether there was one.
@@ -122,10 +120,8 @@ impl Tenant {
     /// # Errors
     /// As [`put`](Self::put).
     pub fn delete<R: Record>(&self, expected: Expected, key: &str) -> Result<bool, StoreError> {
-        match self.write(self.delete_of::<R>(expected, key)?)? {
-            Effect::Deleted { existed } => Ok(existed),
-            Effect::Put { .. } | Effect::Appended { .. } => Err(StoreError::Stopped),
-        }
+        let delete = self.delete_of::<R>(expected, key)?;
+        self.store.writer().submit(move |unit| unit.delete(&delete))
     }
 
     /// Begins a transaction: several writes, all or nothing.
@@ -138,10 +134,8 @@ impl Tenant {
     /// # Errors
     /// As [`put`](Self::put).
     pub fn append<L: LogEntry>(&self, entries: &[L]) -> Result<u64, StoreError> {
-        match self.write(self.append_of(entries)?)? {
-            Effect::Appended { first } => Ok(first),
-            Effect::Put { .. } | Effect::Deleted { .. } => Err(StoreError::Stopped),
-        }
+        let append = self.append_of(entries)?;
+        self.store.writer().submit(move |unit| unit.append(&append))
     }
 
     /// At most `limit` entries of a log from index `from` on, with their indexes.
@@ -186,10 +180,6 @@ impl Tenant {
             .submit(move |unit| unit.increment(&address))
     }
 
-    fn write(&self, write: Write) -> Result<Effect, StoreError> {
-        self.store.writer().submit(move |unit| unit.apply(&write))
-    }
-
     pub(crate) fn store(&self) -> &Store {
         &self.store
     }
@@ -198,7 +188,7 @@ impl Tenant {
         &self,
         expected: Expected,
         record: &R,
-    ) -> Result<Write, StoreError> {
+    ) -> Result<Put, StoreError> {
         let key = record.key();
         let address = self.address(R::COLLECTION, &key)?;
         let indexes = record.indexes();
@@ -208,18 +198,17 @@ impl Tenant {
             limits::MAX_INDEX_VALUES,
         )?;
         let keys = self.store.core().keys.current();
-        let content = Content {
-            plain: encode(&self.name, R::COLLECTION, &key, record)?,
-            expires: record.expires(),
-            index_values: indexes
-                .iter()
-                .map(|(index, value)| keys.index_value(&address.space, index, value))
-                .collect(),
-        };
-        Ok(Write::Put {
+        let index_values = indexes
+            .iter()
+            .map(|(index, value)| keys.index_value(&address.space, index, value))
+            .collect();
+        let plain = encode(&self.name, R::COLLECTION, &key, record)?;
+        Ok(Put {
             address,
             expected,
-            content,
+            plain,
+            expires: record.expires(),
+            index_values,
         })
     }
 
@@ -227,14 +216,14 @@ impl Tenant {
         &self,
         expected: Expected,
         key: &str,
-    ) -> Result<Write, StoreError> {
-        Ok(Write::Delete {
+    ) -> Result<Delete, StoreError> {
+        Ok(Delete {
             address: self.address(R::COLLECTION, key)?,
             expected,
         })
     }
 
-    pub(crate) fn append_of<L: LogEntry>(&self, entries: &[L]) -> Result<Write, StoreError> {
+    pub(crate) fn append_of<L: LogEntry>(&self, entries: &[L]) -> Result<Append, StoreError> {
         check_size(
             "the list of log entries",
             entries.len(),
@@ -242,7 +231,7 @@ impl Tenant {
         )?;
         let entries = entries.iter().map(encode_entry).collect::<Result<_, _>>()?;
         let log = self.store.core().keys.current().log(&self.name, L::LOG);
-        Ok(Write::Append {
+        Ok(Append {
             tenant: Arc::clone(&self.name),
             name: L::LOG,
             log,

@@ -33,13 +33,13 @@ impl Transaction {
 
     /// Writes a record if it is in the state `expected`.
     pub fn put<R: Record>(self, expected: Expected, record: &R) -> Self {
-        let write = self.tenant.put_of(expected, record);
+        let write = self.tenant.put_of(expected, record).map(Write::Put);
         self.with(write)
     }
 
     /// Deletes a record if it is in the state `expected`.
     pub fn delete<R: Record>(self, expected: Expected, key: &str) -> Self {
-        let write = self.tenant.delete_of::<R>(expected, key);
+        let write = self.tenant.delete_of::<R>(expected, key).map(Write::Delete);
         self.with(write)
     }
 
@@ -50,7 +50,7 @@ impl Transaction {
 
     /// Appends entries to a log, next to each other, as one change.
     pub fn append_all<L: LogEntry>(self, entries: &[L]) -> Self {
-        let write = self.tenant.append_of(entries);
+        let write = self.tenant.append_of(entries).map(Write::Append);
         self.with(write)
     }
 

@@ -28,29 +28,35 @@ pub(crate) struct Address {
 /// One write, ready but for its numbers and its seal.
 #[derive(Debug)]
 pub(crate) enum Write {
-    Put {
-        address: Address,
-        expected: Expected,
-        content: Content,
-    },
-    Delete {
-        address: Address,
-        expected: Expected,
-    },
-    Append {
-        tenant: Arc<str>,
-        name: &'static str,
-        log: Blind,
-        entries: Vec<Vec<u8>>,
-    },
+    Put(Put),
+    Delete(Delete),
+    Append(Append),
 }
 
-/// What is put.
-#[derive(Debug, Default)]
-pub(crate) struct Content {
+/// A record to write.
+#[derive(Debug)]
+pub(crate) struct Put {
+    pub(crate) address: Address,
+    pub(crate) expected: Expected,
     pub(crate) plain: Vec<u8>,
     pub(crate) expires: Option<Timestamp>,
     pub(crate) index_values: Vec<Blind>,
+}
+
+/// A record to delete.
+#[derive(Debug)]
+pub(crate) struct Delete {
+    pub(crate) address: Address,
+    pub(crate) expected: Expected,
+}
+
+/// Entries to append.
+#[derive(Debug)]
+pub(crate) struct Append {
+    pub(crate) tenant: Arc<str>,
+    pub(crate) name: &'static str,
+    pub(crate) log: Blind,
+    pub(crate) entries: Vec<Vec<u8>>,
 }
 
 /// What a write did.
@@ -133,36 +139,83 @@ impl<'a> Unit<'a> {
     }
 
     pub(crate) fn apply(&mut self, write: &Write) -> Result<Effect, StoreError> {
-        match write {
-            Write::Put {
-                address,
-                expected,
-                content,
-            } => {
-                let found = self.living(address)?;
-                check(address, *expected, found.as_ref())?;
-                self.put(address, found.as_ref(), content)
-                    .map(|version| Effect::Put { version })
-            }
-            Write::Delete { address, expected } => {
-                let found = self.living(address)?;
-                check(address, *expected, found.as_ref())?;
-                if let Some(record) = &found {
-                    self.delete(&address.tenant, address.collection, &address.key, record)?;
-                }
-                Ok(Effect::Deleted {
-                    existed: found.is_some(),
-                })
-            }
-            Write::Append {
+        Ok(match write {
+            Write::Put(put) => Effect::Put {
+                version: self.put(put)?,
+            },
+            Write::Delete(delete) => Effect::Deleted {
+                existed: self.delete(delete)?,
+            },
+            Write::Append(append) => Effect::Appended {
+                first: self.append(append)?,
+            },
+        })
+    }
+
+    /// Writes a record and answers its version.
+    pub(crate) fn put(&mut self, put: &Put) -> Result<u64, StoreError> {
+        let address = &put.address;
+        let replaced = self.living(address)?;
+        check(address, put.expected, replaced.as_ref())?;
+        let operation = Operation::Put {
+            key: address.key.clone(),
+        };
+        let version = self.change(&address.tenant, address.collection, operation)?;
+        let mut record = SealedRecord {
+            space: address.space,
+            key: address.blind_key,
+            position: replaced.map_or(version, |replaced| replaced.position),
+            version,
+            expires: put.expires,
+            term: 0,
+            sealed: Vec::new(),
+        };
+        self.keys.seal(&*self.core.entropy, &mut record, &put.plain);
+        self.writes.put_record(&record, &put.index_values)?;
+        Ok(version)
+    }
+
+    /// Deletes a record and answers whether there was one.
+    pub(crate) fn delete(&mut self, delete: &Delete) -> Result<bool, StoreError> {
+        let address = &delete.address;
+        let found = self.living(address)?;
+        check(address, delete.expected, found.as_ref())?;
+        if let Some(record) = &found {
+            self.remove(&address.tenant, address.collection, &address.key, record)?;
+        }
+        Ok(found.is_some())
+    }
+
+    /// Appends entries and answers the index of the first.
+    pub(crate) fn append(&mut self, append: &Append) -> Result<u64, StoreError> {
+        let Append {
+            tenant,
+            name,
+            log,
+            entries,
+        } = append;
+        let first = self.writes.log_length(log)?;
+        for (plain, index) in entries.iter().zip(first..) {
+            let mut entry = SealedEntry {
+                log: *log,
+                index,
+                term: 0,
+                sealed: Vec::new(),
+            };
+            self.keys.seal(&*self.core.entropy, &mut entry, plain);
+            self.writes.append_entry(&entry)?;
+        }
+        if !entries.is_empty() {
+            self.change(
                 tenant,
                 name,
-                log,
-                entries,
-            } => self
-                .append(tenant, name, log, entries)
-                .map(|first| Effect::Appended { first }),
+                Operation::Append {
+                    first,
+                    count: entries.len() as u64,
+                },
+            )?;
         }
+        Ok(first)
     }
 
     /// Counts the record at `address` up by one, from 0.
@@ -176,17 +229,18 @@ impl<'a> Unit<'a> {
                 form.record
             }
         };
-        let plain = encode(
-            &address.tenant,
-            address.collection,
-            &address.key,
-            &(last + 1),
-        )?;
-        let content = Content {
-            plain,
-            ..Content::default()
-        };
-        self.put(address, found.as_ref(), &content)?;
+        self.put(&Put {
+            address: address.clone(),
+            expected: Expected::Any,
+            plain: encode(
+                &address.tenant,
+                address.collection,
+                &address.key,
+                &(last + 1),
+            )?,
+            expires: None,
+            index_values: Vec::new(),
+        })?;
         Ok(last + 1)
     }
 
@@ -196,7 +250,7 @@ impl<'a> Unit<'a> {
         for record in &expired {
             let plain = self.keys.open(record)?;
             let form: PlainForm<String, IgnoredAny> = decode("an expired record", &plain)?;
-            self.delete(&form.tenant, &form.collection, &form.key, record)?;
+            self.remove(&form.tenant, &form.collection, &form.key, record)?;
         }
         Ok(expired.len())
     }
@@ -240,36 +294,11 @@ impl<'a> Unit<'a> {
         }
         // A planted expiry must not delete a record.
         self.keys.open(&record)?;
-        self.delete(&address.tenant, address.collection, &address.key, &record)?;
+        self.remove(&address.tenant, address.collection, &address.key, &record)?;
         Ok(None)
     }
 
-    fn put(
-        &mut self,
-        address: &Address,
-        replaced: Option<&SealedRecord>,
-        content: &Content,
-    ) -> Result<u64, StoreError> {
-        let operation = Operation::Put {
-            key: address.key.clone(),
-        };
-        let version = self.change(&address.tenant, address.collection, operation)?;
-        let mut record = SealedRecord {
-            space: address.space,
-            key: address.blind_key,
-            position: replaced.map_or(version, |replaced| replaced.position),
-            version,
-            expires: content.expires,
-            term: 0,
-            sealed: Vec::new(),
-        };
-        self.keys
-            .seal(&*self.core.entropy, &mut record, &content.plain);
-        self.writes.put_record(&record, &content.index_values)?;
-        Ok(version)
-    }
-
-    fn delete(
+    fn remove(
         &mut self,
         tenant: &str,
         collection: &str,
@@ -285,37 +314,6 @@ impl<'a> Unit<'a> {
             },
         )?;
         Ok(())
-    }
-
-    fn append(
-        &mut self,
-        tenant: &str,
-        name: &str,
-        log: &Blind,
-        entries: &[Vec<u8>],
-    ) -> Result<u64, StoreError> {
-        let first = self.writes.log_length(log)?;
-        for (index, plain) in (first..).zip(entries) {
-            let mut entry = SealedEntry {
-                log: *log,
-                index,
-                term: 0,
-                sealed: Vec::new(),
-            };
-            self.keys.seal(&*self.core.entropy, &mut entry, plain);
-            self.writes.append_entry(&entry)?;
-        }
-        if !entries.is_empty() {
-            self.change(
-                tenant,
-                name,
-                Operation::Append {
-                    first,
-                    count: entries.len() as u64,
-                },
-            )?;
-        }
-        Ok(first)
     }
 
     /// Notes a change and answers its number.

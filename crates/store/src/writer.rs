@@ -6,17 +6,12 @@
 use std::{
     sync::{
         Arc,
-        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
+        mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread::JoinHandle,
-    time::Duration,
 };
 
 use crate::{StoreError, core::Core, limits, unit::Unit};
-
-/// How long a group waits for the writers of the group before it, who are just being answered and may come
-/// back. A fraction of what a sync takes.
-const COMPANY_TIMEOUT: Duration = Duration::from_micros(200);
 
 /// The thread that writes. It ends with this value, after answering those who wait.
 pub(crate) struct Writer {
@@ -95,11 +90,8 @@ impl<T: Send, F: Fn(&mut Unit<'_>) -> Result<T, StoreError> + Send> Job for Tran
 /// Writes until the queue is closed, or until the disk fails. Those who still wait then learn that the writer
 /// stopped.
 fn write_all(core: &Core, jobs: &Receiver<Box<dyn Job>>) {
-    let mut company = 1;
     while let Ok(first) = jobs.recv() {
-        let group = gather(first, jobs, company);
-        company = group.len();
-        if write_group(core, group).is_err() {
+        if write_group(core, gather(first, jobs)).is_err() {
             return;
         }
         // After the answers: nobody waits for it. What had no room or no lock has its turn next time.
@@ -113,21 +105,12 @@ fn write_all(core: &Core, jobs: &Receiver<Box<dyn Job>>) {
     }
 }
 
-/// All who wait, and up to `company` if they come soon.
-fn gather(first: Box<dyn Job>, jobs: &Receiver<Box<dyn Job>>, company: usize) -> Vec<Box<dyn Job>> {
-    let mut group = vec![first];
-    while group.len() < limits::MAX_GROUP {
-        let patience = if group.len() < company {
-            COMPANY_TIMEOUT
-        } else {
-            Duration::ZERO
-        };
-        match jobs.recv_timeout(patience) {
-            Ok(job) => group.push(job),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
-        }
-    }
-    group
+/// The first and all who wait behind it.
+fn gather(first: Box<dyn Job>, jobs: &Receiver<Box<dyn Job>>) -> Vec<Box<dyn Job>> {
+    std::iter::once(first)
+        .chain(jobs.try_iter())
+        .take(limits::MAX_GROUP)
+        .collect()
 }
 
 /// Writes and answers. An error is fatal.

@@ -1,6 +1,7 @@
 //! The data folder: its lock, its files, its connections.
 
 use std::{
+    fmt::Display,
     fs::{DirBuilder, File, OpenOptions, TryLockError},
     path::{Path, PathBuf},
     time::Duration,
@@ -65,8 +66,10 @@ pub(super) fn open_writer(file: &Path, max_pages: Option<u32>) -> Result<Connect
     // Only the writer checkpoints, in `maintain`.
     set(&connection, "wal_autocheckpoint", 0)?;
     set(&connection, "journal_size_limit", WRITE_AHEAD_BYTES)?;
+    // What is replaced or deleted, a keyring above all, is overwritten where that costs no further writes.
+    set(&connection, "secure_delete", "FAST")?;
     if let Some(pages) = max_pages {
-        set(&connection, "max_page_count", i64::from(pages))?;
+        set(&connection, "max_page_count", pages)?;
     }
     if is_new {
         create_schema(&connection)?;
@@ -113,7 +116,7 @@ fn pragma(connection: &Connection, name: &str) -> Result<i64, BackendError> {
 }
 
 /// Sets a pragma, whether or not it answers with its new value.
-fn set(connection: &Connection, name: &str, value: i64) -> Result<(), BackendError> {
+fn set(connection: &Connection, name: &str, value: impl Display) -> Result<(), BackendError> {
     let mut statement = connection.prepare(&format!("PRAGMA {name} = {value}"))?;
     let mut rows = statement.query([])?;
     while rows.next()?.is_some() {}

@@ -104,6 +104,25 @@ fn files_are_for_their_owner_alone() {
     assert!(files.iter().all(|file| mode(file) == 0o600), "{files:?}");
 }
 
+#[test]
+fn the_write_ahead_log_is_copied_back_before_it_grows_long() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open_folder(folder.path()).unwrap();
+    let records = store.tenant(&TenantName::default_tenant());
+    for number in 0..60 {
+        let fat = Account::named(&number.to_string()).with_mail(&"x".repeat(400_000));
+        records.put(Expected::Absent, &fat).unwrap();
+        assert_eq!(records.list::<Account>(None, 1).unwrap().items.len(), 1);
+    }
+    let length = |name: &str| fs::metadata(folder.path().join(name)).unwrap().len();
+    assert!(length("store.db") > 20_000_000, "{}", length("store.db"));
+    assert!(
+        length("store.db-wal") < 8_000_000,
+        "{}",
+        length("store.db-wal")
+    );
+}
+
 fn use_everything(store: &Store) {
     let records = store.tenant(&SECRETS[0].parse::<TenantName>().unwrap());
     let account = Account::named(SECRETS[1])
