@@ -1,6 +1,6 @@
 //! Recomputing a whole ledger from its leaves, wherever they are kept.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, fmt};
 
 use testudo_trust::{
     Checkpoint, TrustBundle,
@@ -50,6 +50,16 @@ pub struct Defect {
     pub place: String,
     /// What.
     pub what: String,
+}
+
+/// `leaf 17, tile/entries/000: its hash is not the tree's`.
+impl fmt::Display for Defect {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(leaf) = self.leaf {
+            write!(formatter, "leaf {leaf}, ")?;
+        }
+        write!(formatter, "{}: {}", self.place, self.what)
+    }
 }
 
 /// Where leaves and tiles are kept.

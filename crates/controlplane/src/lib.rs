@@ -1,1 +1,24 @@
-//! Admin API, identity endpoints, enrolment, snapshots and the ledger's intake.
+//! The control plane: identity provider, enrolment, snapshots, the ledger's intake, and the admin API.
+//!
+//! [`server::start`] starts it; [`client`] speaks to it; [`offline`] is what needs no running one. A change
+//! goes through [`mod@apply`]: everything is checked before anything changes, and what changed is a new snapshot
+//! that `activation` commits and `proxies` hands out.
+
+mod activation;
+mod api;
+mod http;
+mod pages;
+mod plane;
+mod relay;
+mod root_key;
+mod seed;
+mod wire;
+
+pub mod apply;
+pub mod client;
+pub mod offline;
+pub mod proxies;
+pub mod server;
+
+pub use testudo_model::{Clock, Entropy, Redacted, TrustDomain};
+pub use testudo_trust::SystemEntropy;

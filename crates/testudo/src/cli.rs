@@ -142,7 +142,7 @@ pub struct UpArguments {
     /// Where state is kept [default: `data.directory` of the fleet file]
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// File with the root key; made at the first start [default: root.key in the data folder's parent]
+    /// File with the root key; made at the first start [default: the data folder with `.key` added]
     #[arg(long, value_name = "FILE", env = "TESTUDO_ROOT_KEY_FILE")]
     pub root_key_file: Option<PathBuf>,
     /// Do not start the programs of the services' `run` tables
@@ -159,7 +159,7 @@ pub struct ServerArguments {
     /// Where state is kept [default: `data.directory` of the fleet file]
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// File with the root key; made at the first start [default: root.key in the data folder's parent]
+    /// File with the root key; made at the first start [default: the data folder with `.key` added]
     #[arg(long, value_name = "FILE", env = "TESTUDO_ROOT_KEY_FILE")]
     pub root_key_file: Option<PathBuf>,
 }
@@ -176,8 +176,8 @@ pub struct JoinArguments {
     /// Where the event spool is kept
     #[arg(long, value_name = "DIR", default_value = "proxy-data")]
     pub data: PathBuf,
-    /// File with the key that seals the proxy's state; made at the first start [default: state.key beside
-    /// the data folder]
+    /// File with the key that seals the proxy's state; made at the first start [default: the data
+    /// folder with `.key` added]
     #[arg(long, value_name = "FILE", env = "TESTUDO_STATE_KEY_FILE")]
     pub state_key_file: Option<PathBuf>,
     /// Address for health, readiness and metrics
@@ -246,7 +246,7 @@ pub struct LoginArguments {
     #[arg(long, short, value_name = "NAME")]
     pub username: Option<String>,
     /// Scopes to ask for
-    #[arg(long, value_name = "SCOPES", default_value = "openid profile")]
+    #[arg(long, value_name = "SCOPES", default_value = "openid profile offline_access")]
     pub scope: String,
     /// Print the address instead of opening a browser
     #[arg(long)]
@@ -331,7 +331,7 @@ pub enum AuditCommand {
         /// A proof file to verify offline
         #[arg(long, value_name = "FILE")]
         proof: Option<PathBuf>,
-        /// The ledger's verifier key (`testudo audit key`) [default: the one in the export, with a warning]
+        /// The ledger's verifier key (`testudo audit key`) [default: asked of the running fleet]
         #[arg(long, value_name = "KEY")]
         key: Option<String>,
     },

@@ -108,7 +108,7 @@ impl Context {
     /// Keeps a login.
     pub fn remember_login(&self, tokens: TokenSet) -> Result<(), Failure> {
         let login =
-            KeptLogin { server: self.server_url()?, tokens, obtained_at: SystemClock.now().unix_seconds() };
+            KeptLogin { server: self.server_url()?, tokens, obtained_at: SystemClock::new().now().unix_seconds() };
         Ok(write_private(&self.home, LOGIN_FILE, &login)?)
     }
 
@@ -130,7 +130,7 @@ impl Context {
             return Err(not_logged_in());
         }
         let expires = login.obtained_at.saturating_add(login.tokens.expires_in);
-        if SystemClock.now().unix_seconds() < expires.saturating_sub(RENEW_BEFORE_SECONDS) {
+        if SystemClock::new().now().unix_seconds() < expires.saturating_sub(RENEW_BEFORE_SECONDS) {
             return Ok(login.tokens.access_token);
         }
         let token = login.tokens.refresh_token.ok_or_else(not_logged_in)?;

@@ -1,6 +1,7 @@
 //! Logging in from the command line: authorization code with PKCE (RFC 7636) as a native app (RFC 8252).
 
 use serde::{Deserialize, Serialize};
+use testudo_identity::paths;
 use testudo_model::{Entropy, Redacted, random_bytes};
 use testudo_trust::{base64url, constant_time_eq, sha256};
 use url::form_urlencoded;
@@ -8,7 +9,7 @@ use url::form_urlencoded;
 use super::{Answer, Connection, ConnectionError};
 
 /// The built-in public client of the command line.
-pub const CLIENT_ID: &str = "cli";
+pub const CLI_CLIENT: &str = "cli";
 /// Redirect used when nobody listens because the form is sent from the terminal.
 const TERMINAL_REDIRECT: &str = "http://127.0.0.1:1/callback";
 
@@ -73,7 +74,7 @@ pub fn begin_browser_login(scope: &str, redirect_uri: &str, entropy: &dyn Entrop
     let challenge = base64url::encode(&sha256(verifier.as_bytes()));
     let query = form_urlencoded::Serializer::new(String::new())
         .append_pair("response_type", "code")
-        .append_pair("client_id", CLIENT_ID)
+        .append_pair("client_id", CLI_CLIENT)
         .append_pair("redirect_uri", redirect_uri)
         .append_pair("scope", scope)
         .append_pair("state", &state)
@@ -84,7 +85,7 @@ pub fn begin_browser_login(scope: &str, redirect_uri: &str, entropy: &dyn Entrop
         verifier: Redacted::new(verifier),
         state,
         redirect_uri: redirect_uri.to_owned(),
-        authorize_path: format!("/authorize?{query}"),
+        authorize_path: format!("{}?{query}", paths::AUTHORIZE),
     }
 }
 
@@ -113,7 +114,7 @@ impl Login {
             connection,
             &[
                 ("grant_type", "authorization_code"),
-                ("client_id", CLIENT_ID),
+                ("client_id", CLI_CLIENT),
                 ("code", &code),
                 ("redirect_uri", &self.redirect_uri),
                 ("code_verifier", self.verifier.expose()),
@@ -158,24 +159,24 @@ pub async fn log_in_with_password(
 /// Exchanges the refresh token for new tokens.
 pub async fn refresh(connection: &Connection, refresh_token: &str) -> Result<TokenSet, LoginError> {
     let parameters =
-        [("grant_type", "refresh_token"), ("client_id", CLIENT_ID), ("refresh_token", refresh_token)];
+        [("grant_type", "refresh_token"), ("client_id", CLI_CLIENT), ("refresh_token", refresh_token)];
     token_request(connection, &parameters).await
 }
 
 /// Revokes the refresh token and with it the session (RFC 7009).
 pub async fn revoke(connection: &Connection, refresh_token: &str) -> Result<(), LoginError> {
     let body = form_urlencoded::Serializer::new(String::new())
-        .append_pair("client_id", CLIENT_ID)
+        .append_pair("client_id", CLI_CLIENT)
         .append_pair("token", refresh_token)
         .finish();
-    let request = connection.request("POST", "/revoke", Some(("application/x-www-form-urlencoded", body)))?;
+    let request = connection.request("POST", paths::REVOKE, Some(("application/x-www-form-urlencoded", body)))?;
     let answer = connection.send(request).await?;
     if answer.status == 200 { Ok(()) } else { Err(refusal(&answer)) }
 }
 
 async fn token_request(connection: &Connection, parameters: &[(&str, &str)]) -> Result<TokenSet, LoginError> {
     let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(parameters).finish();
-    let request = connection.request("POST", "/token", Some(("application/x-www-form-urlencoded", body)))?;
+    let request = connection.request("POST", paths::TOKEN, Some(("application/x-www-form-urlencoded", body)))?;
     let answer = connection.send(request).await?;
     if answer.status != 200 {
         return Err(refusal(&answer));

@@ -96,7 +96,10 @@ pub fn bind_socket(path: &Path) -> io::Result<UnixListener> {
 
 /// The next connection, or `None` when the process drains. Errors of single connections (a full file table)
 /// are waited out.
-async fn accept<T>(drain: &Drain, mut next: impl AsyncFnMut() -> io::Result<T>) -> Option<T> {
+async fn accept<T, F>(drain: &Drain, next: impl Fn() -> F) -> Option<T>
+where
+    F: Future<Output = io::Result<T>>,
+{
     let mut watch = drain.watch();
     loop {
         let accepted = tokio::select! {

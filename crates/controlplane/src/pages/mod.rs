@@ -46,6 +46,16 @@ pub struct MessagePage<'a> {
     pub text: &'a str,
 }
 
+/// The question before a logout.
+#[derive(Template)]
+#[template(path = "logout.html")]
+pub struct LogoutPage<'a> {
+    /// The fleet's name.
+    pub fleet: &'a str,
+    /// The style sheet's name.
+    pub stylesheet: &'a str,
+}
+
 /// A page with the headers every page carries.
 pub fn render(status: StatusCode, page: &impl Template) -> Response {
     let Ok(html) = page.render() else {

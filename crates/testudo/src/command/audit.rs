@@ -12,9 +12,6 @@ use crate::{
     output::{field, say},
 };
 
-/// Entries fetched at once by `audit export`.
-const EXPORT_PAGE: u64 = 1024;
-
 /// `testudo audit …`.
 pub async fn run(invocation: &Invocation, command: AuditCommand) -> Outcome {
     match command {
@@ -23,7 +20,9 @@ pub async fn run(invocation: &Invocation, command: AuditCommand) -> Outcome {
         AuditCommand::Show { event } => show(invocation, &event).await,
         AuditCommand::Prove { event, to } => prove(invocation, &event, to.as_deref()).await,
         AuditCommand::Export { directory } => export(invocation, &directory).await,
-        AuditCommand::Verify { export: Some(directory), key, .. } => verify_export(invocation, &directory, key),
+        AuditCommand::Verify { export: Some(directory), key, .. } => {
+            verify_export(invocation, &directory, key).await
+        }
         AuditCommand::Verify { proof: Some(proof), key, .. } => verify_proof(invocation, &proof, key).await,
         AuditCommand::Verify { .. } => verify_running(invocation).await,
         AuditCommand::Key => text(invocation, "/api/v1/audit/key", "/key").await,
@@ -90,54 +89,39 @@ async fn prove(invocation: &Invocation, event: &str, to: Option<&Path>) -> Outco
 }
 
 async fn export(invocation: &Invocation, directory: &Path) -> Outcome {
+    let body = json!({ "directory": std::path::absolute(directory)? });
     let connection = invocation.context.admin().await?;
-    let head: Value = connection.get("/api/v1/audit/checkpoint").await?;
-    let size = head.pointer("/size").and_then(Value::as_u64).unwrap_or(0);
-    let key: Value = connection.get("/api/v1/audit/key").await?;
-    let mut writer = offline::ExportWriter::create(directory)?;
-    let mut from = 0;
-    while from < size {
-        let limit = EXPORT_PAGE.min(size - from);
-        let page: Value = connection.get(&format!("/api/v1/audit/entries?from={from}&limit={limit}")).await?;
-        let entries = items(&page);
-        if entries.is_empty() {
-            return Err(Failure::new(Exit::Failed, format!("the ledger gave no entry {from} of {size}")));
-        }
-        for entry in entries {
-            writer.append(entry.as_str().unwrap_or_default())?;
-            from += 1;
-        }
-    }
-    writer.finish(&field(&head, "/checkpoint"), &field(&key, "/key"))?;
-    say(format!("{size} entries written to {}", directory.display()));
+    let exported: Value = connection.call("POST", "/api/v1/audit/export", &body).await?;
+    say(format!("{} entries written to {}", field(&exported, "/size"), directory.display()));
     Ok(())
 }
 
-fn verify_export(invocation: &Invocation, directory: &Path, key: Option<String>) -> Outcome {
-    if key.is_none() {
-        say("warning: using the key in the export; who can change the export can change it too. \
-             Give the key you kept (`testudo audit key`) with --key");
+/// The key given, or the running fleet's.
+async fn verifier_key(invocation: &Invocation, key: Option<String>) -> Result<String, Failure> {
+    if let Some(key) = key {
+        return Ok(key);
     }
-    let report = offline::verify_export(directory, key.as_deref())
+    let key: Value = invocation.context.admin().await?.get("/api/v1/audit/key").await?;
+    Ok(field(&key, "/key"))
+}
+
+async fn verify_export(invocation: &Invocation, directory: &Path, key: Option<String>) -> Outcome {
+    let key = verifier_key(invocation, key).await?;
+    let report = offline::verify_export(directory, &key)
         .map_err(|error| Failure::new(Exit::CheckFailed, error))?;
     Ok(invocation.output.value(&report, |report| {
-        format!("verified: {} entries under checkpoint {}", field(report, "/size"), field(report, "/root"))
+        format!("verified: {} entries, tree head {}", field(report, "/size"), field(report, "/root"))
     })?)
 }
 
 async fn verify_proof(invocation: &Invocation, proof: &Path, key: Option<String>) -> Outcome {
-    let key = match key {
-        Some(key) => key,
-        None => {
-            let key: Value = invocation.context.admin().await?.get("/api/v1/audit/key").await?;
-            field(&key, "/key")
-        }
-    };
+    let key = verifier_key(invocation, key).await?;
     let text = fs::read_to_string(proof)?;
     let report =
         offline::verify_proof(&text, &key).map_err(|error| Failure::new(Exit::CheckFailed, error))?;
     Ok(invocation.output.value(&report, |report| {
-        format!("verified: entry {} of {}\n{}", field(report, "/index"), field(report, "/size"), field(report, "/entry"))
+        let (index, size) = (field(report, "/index"), field(report, "/size"));
+        format!("verified: entry {index} of {size}\n{}", field(report, "/entry"))
     })?)
 }
 
@@ -146,7 +130,7 @@ async fn verify_running(invocation: &Invocation) -> Outcome {
     let report: Value = connection.call("POST", "/api/v1/audit/verify", &json!({})).await?;
     let verified = report.get("verified").and_then(Value::as_bool) == Some(true);
     invocation.output.value(&report, |report| match verified {
-        true => format!("verified: {} entries under checkpoint {}", field(report, "/size"), field(report, "/root")),
+        true => format!("verified: {} entries, tree head {}", field(report, "/size"), field(report, "/root")),
         false => format!("NOT VERIFIED: {}", field(report, "/problem")),
     })?;
     if verified {

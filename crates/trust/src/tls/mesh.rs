@@ -45,6 +45,7 @@ pub fn mesh_server_config(
             trust: Trust::Bundle(source.clone()),
             expected: ExpectedPeer::InTrustDomain,
             mandatory: peers == PeerAuth::Required,
+            hints: Vec::new(),
         }),
     };
     let mut config = ServerConfig::builder_with_protocol_versions(&[&TLS13])
@@ -72,6 +73,7 @@ pub fn mesh_client_config(
         trust,
         expected,
         mandatory: true,
+        hints: Vec::new(),
     });
     client_config(verifier, Some(source), clock, alpn)
 }
@@ -91,6 +93,7 @@ pub fn pinned_client_config(
         },
         expected: ExpectedPeer::Id(expected.clone()),
         mandatory: true,
+        hints: Vec::new(),
     });
     client_config(verifier, None, clock, alpn)
 }

@@ -33,7 +33,7 @@ use rustls::{
 };
 use testudo_model::{Clock, SpiffeId};
 pub use verify::ExpectedPeer;
-pub use web::{WebCertificate, web_client_config, web_server_config};
+pub use web::{WebCertificate, web_client_config, web_server_config, web_server_config_for_peers};
 
 use crate::x509::{X509Error, spiffe_id_of};
 

@@ -59,6 +59,9 @@ pub(super) struct PeerVerifier {
     pub(super) expected: ExpectedPeer,
     /// Servers only: whether a client without a certificate is turned away.
     pub(super) mandatory: bool,
+    /// Servers only: whose certificates are asked for. Empty inside the mesh, where a workload has one SVID and
+    /// needs no hint; a browser must not offer its user's other certificates.
+    pub(super) hints: Vec<DistinguishedName>,
 }
 
 /// Where trust comes from.
@@ -153,9 +156,8 @@ impl ClientCertVerifier for PeerVerifier {
         self.mandatory
     }
 
-    /// None: a workload has one SVID and needs no hint; and the bundle may change.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
+        &self.hints
     }
 
     fn verify_client_cert(

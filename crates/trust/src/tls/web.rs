@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use arc_swap::ArcSwap;
 use rustls::{
-    ClientConfig, RootCertStore, ServerConfig,
+    ClientConfig, DistinguishedName, RootCertStore, ServerConfig,
     crypto::aws_lc_rs::{Ticketer, sign::any_supported_type},
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     server::{ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert},
@@ -12,7 +12,13 @@ use rustls::{
     version::{TLS12, TLS13},
 };
 
-use super::{TlsError, alpn_protocols, install_crypto_provider};
+use testudo_model::Clock;
+use webpki::anchor_from_trusted_cert;
+
+use super::{
+    ExpectedPeer, IdentitySource, TlsError, alpn_protocols, install_crypto_provider,
+    ClockTime, verify::{PeerVerifier, Trust},
+};
 use crate::{SigningKey, x509::certified_key};
 
 /// The certificate of a public listener. Clones share it; a swap is seen by the next handshake.
@@ -104,6 +110,37 @@ pub fn web_server_config(
         .with_cert_resolver(Arc::new(source.clone()));
     config.ticketer = Arc::new(source);
     config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.alpn_protocols = alpn_protocols(alpn);
+    Arc::new(config)
+}
+
+/// As [`web_server_config`], TLS 1.3 only, for a listener where workloads may show their SVID: it is verified
+/// against the current bundle of `peers`. Nothing is resumed, for the reason given in `mesh`.
+pub fn web_server_config_for_peers(
+    source: WebCertificate,
+    peers: &IdentitySource,
+    clock: Arc<dyn Clock>,
+    alpn: &[&str],
+) -> Arc<ServerConfig> {
+    install_crypto_provider();
+    let bundle = peers.bundle();
+    let hints = bundle.roots().iter().filter_map(|root| {
+        let anchor = CertificateDer::from(root.as_slice());
+        let subject = anchor_from_trusted_cert(&anchor).ok()?.subject.to_vec();
+        Some(DistinguishedName::in_sequence(&subject))
+    });
+    let verifier = PeerVerifier {
+        trust: Trust::Bundle(peers.clone()),
+        expected: ExpectedPeer::InTrustDomain,
+        mandatory: false,
+        hints: hints.collect(),
+    };
+    let mut config = ServerConfig::builder_with_protocol_versions(&[&TLS13])
+        .with_client_cert_verifier(Arc::new(verifier))
+        .with_cert_resolver(Arc::new(source));
+    config.time_provider = Arc::new(ClockTime(clock));
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
     config.alpn_protocols = alpn_protocols(alpn);
     Arc::new(config)
 }

@@ -190,6 +190,22 @@ impl TrustBundle {
         json!({ "keys": keys }).to_string()
     }
 
+    /// The roots as PEM (RFC 7468), for tools that know no SPIFFE.
+    pub fn to_pem(&self) -> String {
+        let mut pem = String::new();
+        for root in &self.roots {
+            pem.push_str("-----BEGIN CERTIFICATE-----\n");
+            for (index, character) in base64::encode(root).chars().enumerate() {
+                if index > 0 && index % 64 == 0 {
+                    pem.push('\n');
+                }
+                pem.push(character);
+            }
+            pem.push_str("\n-----END CERTIFICATE-----\n");
+        }
+        pem
+    }
+
     /// Reads a SPIFFE bundle document of `domain`. Keys of other uses are skipped.
     pub fn from_json(domain: TrustDomain, text: &str) -> Result<Self, X509Error> {
         if text.len() > MAX_BUNDLE_BYTES {

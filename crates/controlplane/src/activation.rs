@@ -1,0 +1,206 @@
+//! The life of a change: what is declared and who there is become a snapshot, whole or not at all.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use testudo_identity::{Fault, Provider};
+use testudo_model::{
+    Service, TenantName, TrustDomain,
+    snapshot::{
+        Directory, GatewayRules, Issuer, KNOWN_FEATURES, PolicyFile, Snapshot, SnapshotVersion,
+    },
+};
+use testudo_policy::{PolicyEngine, PolicyErrors};
+use testudo_runtime::fleet::Fleet;
+use testudo_store::{Expected, Record, StoreError, Tenant};
+
+/// Attempts when others change the snapshot at the same time.
+const MAX_ATTEMPTS: usize = 16;
+
+/// The part of a snapshot that a fleet file declares.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Declaration {
+    trust_domain: TrustDomain,
+    services: Vec<Service>,
+    policies: Vec<PolicyFile>,
+    gateway: GatewayRules,
+}
+
+impl Declaration {
+    /// The declaration as a snapshot, with what no file declares.
+    pub fn snapshot(
+        self,
+        version: SnapshotVersion,
+        tenant: TenantName,
+        directory: Directory,
+        issuers: Vec<Issuer>,
+    ) -> Snapshot {
+        Snapshot {
+            version,
+            requires: KNOWN_FEATURES.iter().map(|&feature| feature.to_owned()).collect(),
+            tenant,
+            edges: vec![self.trust_domain.gateway()],
+            trust_domain: self.trust_domain,
+            services: self.services,
+            directory,
+            policies: self.policies,
+            issuers,
+            gateway: self.gateway,
+        }
+    }
+}
+
+impl From<&Fleet> for Declaration {
+    fn from(fleet: &Fleet) -> Self {
+        Self {
+            trust_domain: fleet.trust_domain.clone(),
+            services: fleet.services.clone(),
+            policies: fleet.policies.clone(),
+            gateway: fleet.gateway.clone(),
+        }
+    }
+}
+
+/// The snapshot in force.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct InForce {
+    snapshot: Snapshot,
+}
+
+impl Record for InForce {
+    const COLLECTION: &'static str = "controlplane.snapshot";
+
+    fn key(&self) -> String {
+        CURRENT.to_owned()
+    }
+}
+
+const CURRENT: &str = "current";
+
+/// Why a change is not in force.
+#[derive(Debug, thiserror::Error)]
+pub enum ActivationError {
+    /// The policies do not fit the fleet.
+    #[error("the policies are not valid")]
+    Policy(#[source] PolicyErrors),
+    /// The directory or the provider's keys could not be read.
+    #[error("the users and groups could not be read")]
+    Identity(#[from] Fault),
+    /// The store failed.
+    #[error("the snapshot could not be stored")]
+    Store(#[from] StoreError),
+    /// Others kept changing it.
+    #[error("too many changes at the same time; try again")]
+    Contended,
+    /// Nothing was ever declared.
+    #[error("no fleet has been applied yet")]
+    NothingDeclared,
+}
+
+/// What an activation did.
+#[derive(Debug, Clone)]
+pub struct Activated {
+    /// The snapshot now in force.
+    pub snapshot: Arc<Snapshot>,
+    /// The one before it, if there was one and it differs.
+    pub before: Option<Arc<Snapshot>>,
+    /// Whether anything changed.
+    pub changed: bool,
+}
+
+/// Makes snapshots.
+pub struct Activation {
+    tenant: Tenant,
+    provider: Arc<Provider>,
+}
+
+impl Activation {
+    /// Over one tenant's records.
+    pub const fn new(tenant: Tenant, provider: Arc<Provider>) -> Self {
+        Self { tenant, provider }
+    }
+
+    /// The snapshot in force, if a fleet was ever applied.
+    pub fn current(&self) -> Result<Option<Arc<Snapshot>>, ActivationError> {
+        let stored = self.tenant.get::<InForce>(CURRENT)?;
+        Ok(stored.map(|stored| Arc::new(stored.record.snapshot)))
+    }
+
+    /// What `declaration` would put in force, without doing it. `newcomers` are the groups and roles that come
+    /// with it.
+    pub fn rehearse(
+        &self,
+        declaration: &Declaration,
+        newcomers: &Directory,
+    ) -> Result<Activated, ActivationError> {
+        let stored = self.tenant.get::<InForce>(CURRENT)?;
+        let mut directory = self.provider.directory()?;
+        directory.groups.extend(newcomers.groups.clone());
+        directory.roles.extend(newcomers.roles.clone());
+        directory.roles.sort();
+        directory.roles.dedup();
+        self.next(declaration, directory, stored.as_ref().map(|stored| &stored.record.snapshot))
+    }
+
+    /// Puts `declaration` in force.
+    pub fn declare(&self, declaration: &Declaration) -> Result<Activated, ActivationError> {
+        self.activate(Some(declaration))
+    }
+
+    /// Makes the snapshot anew after users, groups, roles or keys changed.
+    pub fn refresh(&self) -> Result<Activated, ActivationError> {
+        self.activate(None)
+    }
+
+    fn activate(&self, declaration: Option<&Declaration>) -> Result<Activated, ActivationError> {
+        for _ in 0..MAX_ATTEMPTS {
+            let stored = self.tenant.get::<InForce>(CURRENT)?;
+            let before = stored.as_ref().map(|stored| &stored.record.snapshot);
+            let directory = self.provider.directory()?;
+            let activated = match (declaration, before) {
+                (Some(declaration), _) => self.next(declaration, directory, before)?,
+                (None, Some(before)) => self.next(&declaration_of(before), directory, Some(before))?,
+                (None, None) => return Err(ActivationError::NothingDeclared),
+            };
+            if !activated.changed {
+                return Ok(activated);
+            }
+            let expected = stored.as_ref().map_or(Expected::Absent, |stored| Expected::Version(stored.version));
+            match self.tenant.put(expected, &InForce { snapshot: (*activated.snapshot).clone() }) {
+                Ok(_) => return Ok(activated),
+                Err(StoreError::Conflict { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(ActivationError::Contended)
+    }
+
+    /// The snapshot after `before`; it compiles, or there is none.
+    fn next(
+        &self,
+        declaration: &Declaration,
+        directory: Directory,
+        before: Option<&Snapshot>,
+    ) -> Result<Activated, ActivationError> {
+        let version = before.map_or(SnapshotVersion(0), |before| before.version);
+        let tenant = self.provider.settings().tenant.clone();
+        let issuers = vec![self.provider.issuer()?];
+        let mut snapshot = declaration.clone().snapshot(version, tenant, directory, issuers);
+        let changed = before != Some(&snapshot);
+        if changed {
+            snapshot.version = SnapshotVersion(version.0.saturating_add(1));
+            PolicyEngine::compile(&snapshot).map_err(ActivationError::Policy)?;
+        }
+        let before = before.filter(|_| changed).map(|before| Arc::new(before.clone()));
+        Ok(Activated { snapshot: Arc::new(snapshot), before, changed })
+    }
+}
+
+fn declaration_of(snapshot: &Snapshot) -> Declaration {
+    Declaration {
+        trust_domain: snapshot.trust_domain.clone(),
+        services: snapshot.services.clone(),
+        policies: snapshot.policies.clone(),
+        gateway: snapshot.gateway.clone(),
+    }
+}

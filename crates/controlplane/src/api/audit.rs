@@ -1,0 +1,261 @@
+//! Reading, proving and verifying the ledger.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use axum::{
+    Extension, Json,
+    extract::{Path, Query, State},
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use testudo_audit::{Entry, ExportError, Filter, Leaf, LedgerError};
+use testudo_model::{DecisionId, EventId, event::DecisionRecord};
+
+use super::{Administrator, Answer};
+use crate::{http::Refusal, plane::Plane};
+
+/// Leaves one `tail` answer holds at most.
+const TAIL_PAGE: usize = 500;
+/// Longest wait of a `tail`.
+const MAX_WAIT: Duration = Duration::from_secs(30);
+/// How often a waiting `tail` looks.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// `?filter=…&limit=…&before=…`.
+#[derive(Deserialize)]
+pub struct Search {
+    #[serde(default)]
+    filter: String,
+    #[serde(default = "default_limit")]
+    limit: usize,
+    before: Option<u64>,
+}
+
+const fn default_limit() -> usize {
+    50
+}
+
+/// `GET /api/v1/audit/events`: newest first.
+pub async fn search(State(plane): State<Arc<Plane>>, Query(search): Query<Search>) -> Answer {
+    plane
+        .blocking(move |plane| {
+            let filter = parse(plane, &search.filter)?;
+            let mut items = Vec::new();
+            let size = plane.ledger.size().map_err(|error| refusal(&error))?;
+            let mut before = search.before;
+            // One call looks at a bounded number of leaves; going on is what the caller would do.
+            loop {
+                let wanted = search.limit.saturating_sub(items.len());
+                let page = plane.ledger.search(&filter, before, wanted).map_err(|error| refusal(&error))?;
+                items.extend(page.entries.iter().map(entry));
+                before = page.next;
+                if before.is_none() || items.len() >= search.limit {
+                    break;
+                }
+            }
+            Ok(Json(json!({ "items": items, "size": size, "next": before, "truncated": before.is_some() })))
+        })
+        .await?
+}
+
+/// `?from=…&filter=…&wait_seconds=…`.
+#[derive(Deserialize)]
+pub struct Tail {
+    from: u64,
+    #[serde(default)]
+    filter: String,
+    #[serde(default)]
+    wait_seconds: u64,
+}
+
+/// `GET /api/v1/audit/tail`: events from a leaf on, oldest first; waits a while if there are none.
+pub async fn tail(State(plane): State<Arc<Plane>>, Query(tail): Query<Tail>) -> Answer {
+    let filter = parse(&plane, &tail.filter)?;
+    let waits = Duration::from_secs(tail.wait_seconds).min(MAX_WAIT).as_millis() / LOOK.as_millis();
+    let mut next = tail.from;
+    for _ in 0..=waits {
+        let from = next;
+        let leaves = plane.blocking(move |plane| plane.ledger.tail(from, TAIL_PAGE)).await?;
+        let leaves = leaves.map_err(|error| refusal(&error))?;
+        next = leaves.last().map_or(next, |last| last.index + 1);
+        let matching = leaves.iter().filter(|leaf| {
+            leaf.leaf.event().is_some_and(|event| filter.matches(event, &leaf.text))
+        });
+        let items: Vec<Value> = matching.map(entry).collect();
+        if !items.is_empty() {
+            return Ok(Json(json!({ "items": items, "next": next })));
+        }
+        if leaves.is_empty() {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+    Ok(Json(json!({ "items": [], "next": next })))
+}
+
+/// `GET /api/v1/audit/events/{event}`: by event id, decision id or index.
+pub async fn show(State(plane): State<Arc<Plane>>, Path(event): Path<String>) -> Answer {
+    plane.blocking(move |plane| Ok(Json(entry(&find(plane, &event)?)))).await?
+}
+
+/// `GET /api/v1/audit/events/{event}/proof`.
+pub async fn prove(State(plane): State<Arc<Plane>>, Path(event): Path<String>) -> Answer {
+    plane
+        .blocking(move |plane| {
+            let found = find(plane, &event)?;
+            let proof = plane.ledger.prove(found.index).map_err(|error| refusal(&error))?;
+            Ok(Json(json!({ "index": found.index, "proof": proof })))
+        })
+        .await?
+}
+
+/// `GET /api/v1/decisions/{decision}`: the event of a decision, explained.
+pub async fn decision(State(plane): State<Arc<Plane>>, Path(decision): Path<DecisionId>) -> Answer {
+    plane
+        .blocking(move |plane| {
+            let found = plane.ledger.decision(&decision).map_err(|error| refusal(&error))?;
+            let found = found.ok_or_else(|| {
+                Refusal::not_found("decision")
+                    .detail("it is not in the ledger: proxies ship their events every half second, try again")
+            })?;
+            let record = found.leaf.event().and_then(|event| event.decision.as_ref());
+            let text = record.map(|record| explain(plane, record)).transpose()?;
+            Ok(Json(json!({ "text": text, "entry": entry(&found) })))
+        })
+        .await?
+}
+
+fn explain(plane: &Plane, record: &DecisionRecord) -> Result<String, Refusal> {
+    let snapshot = plane.activation.current().map_err(|error| Refusal::internal(&error))?;
+    let engine = snapshot.as_ref().and_then(|snapshot| testudo_policy::PolicyEngine::compile(snapshot).ok());
+    let operation = record.operation.as_deref().unwrap_or("no route");
+    let verdict = if record.reason == "allowed" { "allowed" } else { "denied" };
+    let mut lines = vec![format!(
+        "{} {verdict}: {} {} on {} ({operation}), snapshot {}",
+        record.id, record.method, record.path, record.service, record.snapshot
+    )];
+    lines.push(format!("reason: {}", record.reason));
+    if snapshot.is_some_and(|snapshot| snapshot.version.0 != record.snapshot) {
+        lines.push("note: the policies have changed since; what is missing is said by today's".to_owned());
+    }
+    for leg in &record.legs {
+        lines.push(engine.as_ref().map_or_else(String::new, |engine| engine.explain(leg)));
+    }
+    Ok(lines.join("\n"))
+}
+
+/// `GET /api/v1/audit/checkpoint`.
+pub async fn checkpoint(State(plane): State<Arc<Plane>>) -> Answer {
+    plane
+        .blocking(|plane| {
+            let note = plane.ledger.checkpoint().map_err(|error| refusal(&error))?;
+            Ok(Json(json!({ "checkpoint": note })))
+        })
+        .await?
+}
+
+/// `GET /api/v1/audit/key`.
+pub async fn key(State(plane): State<Arc<Plane>>) -> Answer {
+    Ok(Json(json!({ "key": plane.ledger.verifier_key() })))
+}
+
+/// Body of a verification.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub struct Verification {
+    /// A checkpoint kept from before, to see that nothing it covers was changed.
+    #[serde(default)]
+    checkpoint: Option<String>,
+}
+
+/// `POST /api/v1/audit/verify`: recomputes everything in place.
+pub async fn verify(State(plane): State<Arc<Plane>>, Json(verification): Json<Verification>) -> Answer {
+    plane
+        .blocking(move |plane| {
+            let roots = plane.workloads.historic_bundle().map_err(|error| Refusal::internal(&error))?;
+            match plane.ledger.verify(Some(&roots), verification.checkpoint.as_deref()) {
+                Ok(report) => Ok(Json(json!({
+                    "verified": report.is_intact(),
+                    "size": report.leaves,
+                    "events": report.events,
+                    "root": testudo_trust::hex::encode(&report.checkpoint.root),
+                    "missing_blocks": report.missing_blocks,
+                    "lost_events": report.lost_events,
+                    "forks": report.forks,
+                    "problem": report.defect.map(|defect| defect.to_string()),
+                }))),
+                Err(error) => Ok(Json(json!({ "verified": false, "problem": chain(&error) }))),
+            }
+        })
+        .await?
+}
+
+/// Body of an export.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Export {
+    directory: PathBuf,
+}
+
+/// `POST /api/v1/audit/export`: writes the ledger in plain files, on this machine, for its owner. Such files are
+/// readable, so nobody gets them over the network.
+pub async fn export(
+    State(plane): State<Arc<Plane>>,
+    Extension(administrator): Extension<Administrator>,
+    Json(Export { directory }): Json<Export>,
+) -> Answer {
+    if administrator.source_ip.is_some() {
+        return Err(Refusal::new(403, "audit.export_local", "an export is made on the control plane's machine")
+            .detail("run `testudo audit export` there, without --server"));
+    }
+    plane
+        .blocking(move |plane| match plane.ledger.export(&directory) {
+            Ok(size) => Ok(Json(json!({ "size": size }))),
+            Err(ExportError::Ledger(error)) => Err(refusal(&error)),
+            Err(error) => Err(Refusal::bad_request(chain(&error))),
+        })
+        .await?
+}
+
+fn find(plane: &Plane, name: &str) -> Result<Entry, Refusal> {
+    let found = if let Ok(index) = name.parse() {
+        Some(plane.ledger.entry(index).map_err(|error| refusal(&error))?)
+    } else if let Ok(id) = name.parse::<EventId>() {
+        plane.ledger.event(&id).map_err(|error| refusal(&error))?
+    } else if let Ok(id) = name.parse::<DecisionId>() {
+        plane.ledger.decision(&id).map_err(|error| refusal(&error))?
+    } else {
+        return Err(Refusal::bad_request("name an event by `evt_…`, `dec_…` or its index"));
+    };
+    found.ok_or_else(|| Refusal::not_found("event"))
+}
+
+fn parse(plane: &Plane, filter: &str) -> Result<Filter, Refusal> {
+    Filter::parse(filter, plane.clock.now())
+        .map_err(|error| Refusal::new(400, "audit.filter", "the filter is not valid").detail(error.to_string()))
+}
+
+fn entry(entry: &Entry) -> Value {
+    let content = match &entry.leaf {
+        Leaf::Event(event) => json!(event),
+        Leaf::Block(evidence) | Leaf::Fork(evidence) => json!(evidence),
+    };
+    let time = entry.leaf.event().map_or(entry.recorded_at, |event| event.time);
+    json!({ "index": entry.index, "time": time.to_string(), "event": content })
+}
+
+fn refusal(error: &LedgerError) -> Refusal {
+    match error {
+        LedgerError::NoSuchLeaf { .. } => Refusal::not_found("entry").detail(error.to_string()),
+        error => Refusal::internal(error),
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,139 @@
+//! Who may administer: the owner of the data folder, and users with a role for it.
+
+use std::{net::IpAddr, sync::Arc};
+
+use axum::extract::Request;
+use http::header;
+use testudo_identity::Peer;
+use testudo_model::event::{Actor, Detail, EventClass, Outcome};
+
+use super::Right;
+use crate::{
+    http::{Refusal, Remote},
+    plane::{Note, Plane},
+};
+
+/// May do everything.
+pub const ADMIN_ROLE: &str = "testudo-admin";
+/// May see everything.
+pub const AUDITOR_ROLE: &str = "testudo-auditor";
+
+/// A caller that may do what it asks.
+#[derive(Debug, Clone)]
+pub struct Administrator {
+    /// For the record.
+    pub actor: Actor,
+    /// Where the call came from; `None` for the admin socket.
+    pub source_ip: Option<IpAddr>,
+}
+
+impl Administrator {
+    /// For the events of `identity`.
+    pub fn identity_caller(&self) -> testudo_identity::Caller {
+        testudo_identity::Caller { actor: self.actor.clone(), source_ip: self.source_ip, trace_id: None }
+    }
+
+    /// For the events of `workload`.
+    pub fn workload_caller(&self) -> testudo_workload::Caller {
+        testudo_workload::Caller { actor: self.actor.clone(), source_ip: self.source_ip }
+    }
+}
+
+/// Who asks for what, as far as the request tells.
+pub enum Question {
+    /// On the admin socket.
+    Local,
+    /// Over the network.
+    Network {
+        source_ip: IpAddr,
+        peer: Option<Peer>,
+        token: String,
+        /// `METHOD /path`.
+        operation: String,
+    },
+}
+
+impl Question {
+    /// Reads it off a request.
+    pub fn of(request: &Request) -> Result<Self, Refusal> {
+        match request.extensions().get::<Remote>() {
+            Some(Remote::Local) => Ok(Self::Local),
+            Some(Remote::Network { address, peer }) => Ok(Self::Network {
+                source_ip: *address,
+                peer: peer.clone(),
+                token: bearer_token(request)?,
+                operation: format!("{} {}", request.method(), request.uri().path()),
+            }),
+            None => Err(unauthenticated("the connection is not known")),
+        }
+    }
+}
+
+/// Decides, and records a refusal.
+pub async fn authorize(
+    plane: &Arc<Plane>,
+    right: Right,
+    question: Question,
+) -> Result<Administrator, Refusal> {
+    let Question::Network { source_ip, peer, token, operation } = question else {
+        let actor = Actor { client: Some("admin.sock".to_owned()), ..Actor::default() };
+        return Ok(Administrator { actor, source_ip: None });
+    };
+    let (checked, known) = plane
+        .blocking(move |plane| {
+            let checked = plane.provider.access_token(&token, peer.as_ref());
+            let roles = checked.as_ref().ok().map(|claims| plane.roles_of(&claims.sub));
+            (checked, roles)
+        })
+        .await?;
+    let claims = checked.map_err(|_| unauthenticated("the access token is not valid; log in again"))?;
+    let roles = known.transpose()?.unwrap_or_default();
+    let actor = Actor {
+        subject: Some(claims.sub),
+        client: Some(claims.client_id),
+        session: claims.sid,
+        workload: None,
+    };
+    let has = |role: &str| roles.iter().any(|granted| granted.as_str() == role);
+    if has(ADMIN_ROLE) || (right == Right::Read && has(AUDITOR_ROLE)) {
+        return Ok(Administrator { actor, source_ip: Some(source_ip) });
+    }
+    record_refusal(plane, actor, source_ip, operation).await?;
+    let needed = match right {
+        Right::Read => format!("the role `{AUDITOR_ROLE}` or `{ADMIN_ROLE}`"),
+        Right::Change => format!("the role `{ADMIN_ROLE}`"),
+    };
+    Err(Refusal::new(403, "api.denied", "not allowed").detail(format!("this needs {needed}")))
+}
+
+/// The one bearer token (RFC 6750 section 2.1).
+fn bearer_token(request: &Request) -> Result<String, Refusal> {
+    let mut fields = request.headers().get_all(header::AUTHORIZATION).iter();
+    let (Some(field), None) = (fields.next(), fields.next()) else {
+        return Err(unauthenticated("send one `Authorization: Bearer` field with an access token"));
+    };
+    let token = field.to_str().ok().and_then(|field| field.strip_prefix("Bearer "));
+    token.map(str::to_owned).ok_or_else(|| unauthenticated("the Authorization field has no bearer token"))
+}
+
+fn unauthenticated(detail: &str) -> Refusal {
+    Refusal::new(401, "api.unauthenticated", "not logged in").detail(detail)
+}
+
+async fn record_refusal(
+    plane: &Arc<Plane>,
+    actor: Actor,
+    source_ip: IpAddr,
+    operation: String,
+) -> Result<(), Refusal> {
+    let note = Note {
+        class: EventClass::ApiActivity,
+        activity: "api.call",
+        outcome: Outcome::Denied,
+        actor,
+        source_ip: Some(source_ip),
+        target: None,
+        details: vec![("operation", Detail::from(operation))],
+    };
+    plane.blocking(move |plane| plane.note(note)).await?.map_err(|error| Refusal::internal(&error))
+}

@@ -1,0 +1,64 @@
+//! Applying a fleet file.
+
+use std::sync::Arc;
+
+use axum::{
+    Extension, Json,
+    extract::{Query, State},
+};
+use serde::Deserialize;
+use serde_json::json;
+use testudo_runtime::fleet::Bundle;
+
+use super::{Administrator, Answer};
+use crate::{
+    activation::ActivationError,
+    apply::{ApplyError, apply as apply_fleet, rehearse},
+    http::Refusal,
+    plane::Plane,
+};
+
+/// `?dry_run=true`.
+#[derive(Deserialize)]
+pub struct Mode {
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// `POST /api/v1/fleet/apply`.
+pub async fn apply(
+    State(plane): State<Arc<Plane>>,
+    Query(mode): Query<Mode>,
+    Extension(administrator): Extension<Administrator>,
+    Json(bundle): Json<Bundle>,
+) -> Answer {
+    plane
+        .blocking(move |plane| {
+            let fleet = bundle.load().map_err(|errors| invalid(errors.to_string()))?.fleet;
+            if mode.dry_run {
+                return Ok(Json(rehearse(plane, &fleet).map_err(|error| refusal(&error))?));
+            }
+            let applied = apply_fleet(plane, &fleet, &administrator.actor).map_err(|error| refusal(&error))?;
+            let mut summary = applied.summary();
+            if let Some(summary) = summary.as_object_mut() {
+                let generated = applied.generated.iter().map(|made| {
+                    json!({ "name": made.name, "secret": made.secret.expose() })
+                });
+                summary.insert("generated".to_owned(), generated.collect());
+            }
+            Ok(Json(summary))
+        })
+        .await?
+}
+
+fn refusal(error: &ApplyError) -> Refusal {
+    match error {
+        ApplyError::OtherDomain { .. } => invalid(error.to_string()),
+        ApplyError::Activation(ActivationError::Policy(errors)) => invalid(errors.to_string()),
+        error => Refusal::internal(error),
+    }
+}
+
+fn invalid(why: String) -> Refusal {
+    Refusal::new(422, "fleet.invalid", "the fleet is not valid; nothing was changed").detail(why)
+}

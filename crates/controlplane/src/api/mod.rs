@@ -1,0 +1,130 @@
+//! The admin API (`/api/v1`): everything the command line can do.
+//!
+//! One table lists the operations with the right each needs; the router is made from it, so there is no
+//! operation without a right, and the denial tests walk the same table.
+
+mod audit;
+mod authorize;
+mod fleet;
+mod keys;
+mod proxies;
+mod sessions;
+mod status;
+mod users;
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    extract::{DefaultBodyLimit, Request, State},
+    handler::Handler,
+    middleware::{self, Next},
+    response::Response,
+    routing::{self, MethodRouter},
+};
+use http::Method;
+use serde_json::Value;
+
+use crate::{http::Refusal, plane::Plane};
+
+pub use authorize::{ADMIN_ROLE, AUDITOR_ROLE, Administrator};
+
+/// Largest body of an administrative request: a fleet with its policies.
+const MAX_BODY_BYTES: usize = 16 * 1024 * 1024;
+
+/// What a caller must be allowed to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Right {
+    /// See what is there: roles `testudo-admin` and `testudo-auditor`.
+    Read,
+    /// Change it: role `testudo-admin`.
+    Change,
+}
+
+/// One operation of the API.
+pub struct Operation {
+    /// HTTP method.
+    pub method: Method,
+    /// Path, with `{parameter}`s.
+    pub path: &'static str,
+    /// What a caller must be allowed to do.
+    pub right: Right,
+    handler: MethodRouter<Arc<Plane>>,
+}
+
+/// A handler's answer.
+type Answer = Result<Json<Value>, Refusal>;
+
+fn operation<H, T>(method: Method, path: &'static str, right: Right, handler: H) -> Operation
+where
+    H: Handler<T, Arc<Plane>>,
+    T: 'static,
+{
+    let handler = match method {
+        Method::POST => routing::post(handler),
+        Method::PUT => routing::put(handler),
+        Method::DELETE => routing::delete(handler),
+        _ => routing::get(handler),
+    };
+    Operation { method, path, right, handler }
+}
+
+/// All operations.
+pub fn operations() -> Vec<Operation> {
+    use Right::{Change, Read};
+    let (get, post, put, delete) = (Method::GET, Method::POST, Method::PUT, Method::DELETE);
+    vec![
+        operation(get.clone(), "/api/v1/status", Read, status::status),
+        operation(post.clone(), "/api/v1/fleet/apply", Change, fleet::apply),
+        operation(get.clone(), "/api/v1/proxies", Read, proxies::list),
+        operation(post.clone(), "/api/v1/join-tokens", Change, proxies::create_join_token),
+        operation(post.clone(), "/api/v1/identities/revoke", Change, proxies::revoke_identity),
+        operation(get.clone(), "/api/v1/users", Read, users::list),
+        operation(get.clone(), "/api/v1/users/{username}", Read, users::show),
+        operation(post.clone(), "/api/v1/users/{username}/disable", Change, users::disable),
+        operation(post.clone(), "/api/v1/users/{username}/enable", Change, users::enable),
+        operation(put, "/api/v1/users/{username}/password", Change, users::set_password),
+        operation(get.clone(), "/api/v1/users/{username}/sessions", Read, sessions::list),
+        operation(delete, "/api/v1/sessions/{session}", Change, sessions::revoke),
+        operation(get.clone(), "/api/v1/decisions/{decision}", Read, audit::decision),
+        operation(get.clone(), "/api/v1/audit/events", Read, audit::search),
+        operation(get.clone(), "/api/v1/audit/events/{event}", Read, audit::show),
+        operation(get.clone(), "/api/v1/audit/events/{event}/proof", Read, audit::prove),
+        operation(get.clone(), "/api/v1/audit/tail", Read, audit::tail),
+        operation(post.clone(), "/api/v1/audit/export", Change, audit::export),
+        operation(get.clone(), "/api/v1/audit/checkpoint", Read, audit::checkpoint),
+        operation(get, "/api/v1/audit/key", Read, audit::key),
+        operation(post.clone(), "/api/v1/audit/verify", Read, audit::verify),
+        operation(post.clone(), "/api/v1/keys/rotate", Change, keys::rotate),
+        operation(post, "/api/v1/ca/rotate", Change, keys::rotate_ca),
+    ]
+}
+
+/// The API's routes.
+pub fn router(plane: &Arc<Plane>) -> Router {
+    let mut router = Router::new();
+    for operation in operations() {
+        let right = operation.right;
+        let guard = middleware::from_fn_with_state(
+            Arc::clone(plane),
+            move |State(plane): State<Arc<Plane>>, request: Request, next: Next| {
+                guarded(plane, right, request, next)
+            },
+        );
+        router = router.route(operation.path, operation.handler.route_layer(guard));
+    }
+    router.layer(DefaultBodyLimit::max(MAX_BODY_BYTES)).with_state(Arc::clone(plane))
+}
+
+/// Lets the request through if its caller has the right; the handler finds an [`Administrator`].
+async fn guarded(
+    plane: Arc<Plane>,
+    right: Right,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, Refusal> {
+    let question = authorize::Question::of(&request)?;
+    let administrator = authorize::authorize(&plane, right, question).await?;
+    request.extensions_mut().insert(administrator);
+    Ok(next.run(request).await)
+}

@@ -1,0 +1,158 @@
+//! Applying a fleet: everything is checked before anything changes.
+
+use serde_json::{Value, json};
+use testudo_identity::{GeneratedCredential, SeedError};
+use testudo_model::{
+    event::{Actor, Detail, EventClass, Outcome},
+    snapshot::{Directory, Snapshot},
+};
+use testudo_runtime::fleet::Fleet;
+use testudo_workload::{Caller, FleetIdentities, WorkloadError};
+
+use crate::{
+    activation::{Activated, ActivationError, Declaration},
+    plane::{Note, Plane},
+    proxies::PublishError,
+    seed::{roles_of, seed_of},
+};
+
+/// Why a fleet was not applied. Up to [`ApplyError::Seed`] nothing has changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// Another fleet's file.
+    #[error("the file is of trust domain `{given}`, this control plane is of `{known}`; a fleet keeps its domain")]
+    OtherDomain {
+        /// In the file.
+        given: String,
+        /// Of this control plane.
+        known: String,
+    },
+    /// It cannot be in force.
+    #[error("the fleet cannot be put in force")]
+    Activation(#[from] ActivationError),
+    /// Its people and clients cannot be stored.
+    #[error("users, groups or clients cannot be stored")]
+    Seed(#[from] SeedError),
+    /// Its services cannot be registered.
+    #[error("the services cannot be registered")]
+    Workloads(#[from] WorkloadError),
+    /// It is too large for proxies.
+    #[error("the snapshot cannot be published")]
+    Publish(#[from] PublishError),
+    /// The change could not be recorded.
+    #[error("the change could not be recorded in the ledger")]
+    Ledger(#[from] testudo_audit::LedgerError),
+}
+
+/// What was applied.
+pub struct Applied {
+    /// What is in force now, and what was before.
+    pub activated: Activated,
+    /// Credentials made for accounts that had none: shown once.
+    pub generated: Vec<GeneratedCredential>,
+}
+
+impl Applied {
+    /// For the command line and the API.
+    pub fn summary(&self) -> Value {
+        json!({
+            "snapshot": self.activated.snapshot.version,
+            "changed": self.activated.changed,
+            "changes": changes(&self.activated),
+        })
+    }
+}
+
+/// Says what `fleet` would change; changes nothing.
+pub fn rehearse(plane: &Plane, fleet: &Fleet) -> Result<Value, ApplyError> {
+    let activated = rehearsal(plane, fleet)?;
+    Ok(json!({
+        "dry_run": true,
+        "changed": activated.changed,
+        "changes": changes(&activated),
+    }))
+}
+
+/// Puts `fleet` in force.
+pub fn apply(plane: &Plane, fleet: &Fleet, actor: &Actor) -> Result<Applied, ApplyError> {
+    rehearsal(plane, fleet)?;
+    let caller = testudo_identity::Caller { actor: actor.clone(), ..Default::default() };
+    let seeded = plane.provider.seed(&seed_of(fleet), &caller)?;
+    let identities = FleetIdentities {
+        services: fleet.services.iter().map(|service| service.name.clone()).collect(),
+        web_names: fleet.public_names.clone(),
+    };
+    plane.workloads.declare(&identities, &Caller { actor: actor.clone(), source_ip: None })?;
+    let activated = plane.activation.declare(&Declaration::from(fleet))?;
+    if activated.changed {
+        plane.note(Note {
+            class: EventClass::EntityManagement,
+            activity: "fleet.apply",
+            outcome: Outcome::Success,
+            actor: actor.clone(),
+            source_ip: None,
+            target: Some(format!("snapshot {}", activated.snapshot.version)),
+            details: vec![("changes", Detail::from(changes(&activated).join("; ")))],
+        })?;
+    }
+    plane.distribution.publish(&activated.snapshot)?;
+    Ok(Applied { activated, generated: seeded.generated })
+}
+
+fn rehearsal(plane: &Plane, fleet: &Fleet) -> Result<Activated, ApplyError> {
+    let known = plane.workloads.trust_domain();
+    if *known != fleet.trust_domain {
+        let (given, known) = (fleet.trust_domain.to_string(), known.to_string());
+        return Err(ApplyError::OtherDomain { given, known });
+    }
+    let newcomers =
+        Directory { subjects: Vec::new(), groups: fleet.groups.clone(), roles: roles_of(fleet) };
+    Ok(plane.activation.rehearse(&Declaration::from(fleet), &newcomers)?)
+}
+
+/// What differs between two snapshots, in words.
+fn changes(activated: &Activated) -> Vec<String> {
+    if !activated.changed {
+        return Vec::new();
+    }
+    let after = &activated.snapshot;
+    let Some(before) = &activated.before else {
+        return vec![format!("first snapshot: {} services", after.services.len())];
+    };
+    let mut changes = service_changes(before, after);
+    for policy in &after.policies {
+        match before.policies.iter().find(|known| known.name == policy.name) {
+            None => changes.push(format!("policy file {} added", policy.name)),
+            Some(known) if known.text != policy.text => {
+                changes.push(format!("policy file {} changed", policy.name));
+            }
+            Some(_) => {}
+        }
+    }
+    let gone = before.policies.iter().filter(|known| !after.policies.iter().any(|p| p.name == known.name));
+    changes.extend(gone.map(|known| format!("policy file {} removed", known.name)));
+    if before.gateway != after.gateway {
+        changes.push("gateway rules changed".to_owned());
+    }
+    if before.directory != after.directory {
+        changes.push("users, groups or roles changed".to_owned());
+    }
+    if before.issuers != after.issuers {
+        changes.push("signing keys changed".to_owned());
+    }
+    changes
+}
+
+fn service_changes(before: &Snapshot, after: &Snapshot) -> Vec<String> {
+    let mut changes = Vec::new();
+    for service in &after.services {
+        match before.services.iter().find(|known| known.name == service.name) {
+            None => changes.push(format!("service {} added", service.name)),
+            Some(known) if known != service => changes.push(format!("service {} changed", service.name)),
+            Some(_) => {}
+        }
+    }
+    let gone = before.services.iter().filter(|known| !after.services.iter().any(|s| s.name == known.name));
+    changes.extend(gone.map(|known| format!("service {} removed", known.name)));
+    changes
+}

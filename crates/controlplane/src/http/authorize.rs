@@ -1,0 +1,186 @@
+//! The endpoints a browser meets: authorization, login form, logout.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::{Request, State},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use testudo_identity::{
+    Authorization, AuthorizeError, LoggedIn, LoginError, LoginPrompt, LoginRequest, paths,
+};
+use testudo_model::Redacted;
+
+use super::{Refusal, body::Form, cookies};
+use crate::{
+    pages::{self, LoginPage, LogoutPage, MessagePage},
+    plane::Plane,
+};
+
+/// Routes of this file.
+pub fn routes() -> Router<Arc<Plane>> {
+    Router::new()
+        .route(paths::AUTHORIZE, get(authorize).post(authorize))
+        .route("/login", post(login))
+        .route("/logout", get(logout_page).post(logout))
+}
+
+/// `GET|POST /oauth2/authorize` (RFC 6749 section 3.1).
+async fn authorize(State(plane): State<Arc<Plane>>, request: Request) -> Result<Response, Refusal> {
+    let form = Form::read(request, &*plane.entropy).await?;
+    let answered = plane
+        .blocking(move |plane| {
+            let session = cookies::read(&form.headers, cookies::SESSION);
+            let browser = cookies::read(&form.headers, cookies::BROWSER);
+            plane.provider.authorize(&form.parameters, session, browser, &form.caller)
+        })
+        .await?;
+    Ok(match answered {
+        Ok(Authorization::Code { location }) => redirect(location.expose()),
+        Ok(Authorization::Login(prompt)) => login_page(&plane, &prompt),
+        Err(AuthorizeError::Refused { location, .. }) => redirect(&location),
+        Err(AuthorizeError::Unavailable(fault)) => return Err(Refusal::internal(&fault)),
+        Err(shown) => {
+            let status = StatusCode::from_u16(shown.status()).unwrap_or(StatusCode::BAD_REQUEST);
+            message(&plane, status, "This request cannot be answered", &sentence(&shown))
+        }
+    })
+}
+
+fn login_page(plane: &Plane, prompt: &LoginPrompt) -> Response {
+    let page = LoginPage {
+        fleet: plane.fleet_name(),
+        stylesheet: pages::STYLESHEET,
+        client: &prompt.client_name,
+        flow: &prompt.flow,
+        username: prompt.username_hint.as_deref().unwrap_or(""),
+        message: None,
+    };
+    let mut response = pages::render(StatusCode::OK, &page);
+    cookies::set(response.headers_mut(), cookies::BROWSER, &prompt.browser, None);
+    response
+}
+
+/// What was typed, kept to show the form again.
+struct Typed {
+    flow: String,
+    username: String,
+}
+
+/// `POST /login`.
+async fn login(State(plane): State<Arc<Plane>>, request: Request) -> Result<Response, Refusal> {
+    refuse_cross_site(request.headers())?;
+    let form = Form::read(request, &*plane.entropy).await?;
+    let field = |name: &str| form.parameters.get(name).unwrap_or("").to_owned();
+    let typed = Typed { flow: field("flow"), username: field("username") };
+    let password = Redacted::new(field("password"));
+    let outcome = plane
+        .hashing(move |plane| {
+            let request = LoginRequest {
+                flow: form.parameters.get("flow").unwrap_or(""),
+                browser: cookies::read(&form.headers, cookies::BROWSER),
+                session: cookies::read(&form.headers, cookies::SESSION),
+                username: form.parameters.get("username").unwrap_or(""),
+                password: &password,
+            };
+            plane.provider.login(&request, &form.caller)
+        })
+        .await?;
+    match outcome {
+        Ok(logged_in) => Ok(logged_in_answer(&logged_in)),
+        Err(LoginError::Unavailable(fault)) => Err(Refusal::internal(&fault)),
+        Err(error @ (LoginError::WrongCredentials | LoginError::Throttled { .. })) => {
+            Ok(login_page_again(&plane, &typed, &error))
+        }
+        Err(error) => {
+            let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::BAD_REQUEST);
+            Ok(message(&plane, status, "Please start again", &sentence(&error)))
+        }
+    }
+}
+
+fn logged_in_answer(logged_in: &LoggedIn) -> Response {
+    let mut response = redirect(logged_in.location.expose());
+    cookies::set(response.headers_mut(), cookies::SESSION, &logged_in.session_cookie, None);
+    response
+}
+
+fn login_page_again(plane: &Plane, typed: &Typed, error: &LoginError) -> Response {
+    let page = LoginPage {
+        fleet: plane.fleet_name(),
+        stylesheet: pages::STYLESHEET,
+        client: "the application",
+        flow: &typed.flow,
+        username: &typed.username,
+        message: Some(&sentence(error)),
+    };
+    let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::UNAUTHORIZED);
+    let mut response = pages::render(status, &page);
+    if let LoginError::Throttled { retry_after } = error {
+        let seconds = HeaderValue::from(retry_after.as_secs().max(1));
+        response.headers_mut().insert(header::RETRY_AFTER, seconds);
+    }
+    response
+}
+
+/// `GET /logout`: a page with a button, so that no link of somebody else logs anybody out.
+async fn logout_page(State(plane): State<Arc<Plane>>) -> Response {
+    let page = LogoutPage { fleet: plane.fleet_name(), stylesheet: pages::STYLESHEET };
+    pages::render(StatusCode::OK, &page)
+}
+
+/// `POST /logout`: ends the session of the cookie.
+async fn logout(State(plane): State<Arc<Plane>>, request: Request) -> Result<Response, Refusal> {
+    refuse_cross_site(request.headers())?;
+    let form = Form::read(request, &*plane.entropy).await?;
+    let ended = plane
+        .blocking(move |plane| match cookies::read(&form.headers, cookies::SESSION) {
+            Some(cookie) => plane.provider.logout(cookie, &form.caller),
+            None => Ok(false),
+        })
+        .await?;
+    ended.map_err(|fault| Refusal::internal(&fault))?;
+    let text = "Your session and all tokens that belong to it are ended.";
+    let mut response = message(&plane, StatusCode::OK, "You are logged out", text);
+    cookies::clear(response.headers_mut(), cookies::SESSION);
+    Ok(response)
+}
+
+/// Fetch metadata (W3C): a form of another site is refused even before the pre-login cookie is looked at.
+/// Clients without it (the command line) have no cookies to abuse.
+fn refuse_cross_site(headers: &HeaderMap) -> Result<(), Refusal> {
+    match headers.get("sec-fetch-site").map(HeaderValue::as_bytes) {
+        None | Some(b"same-origin" | b"none") => Ok(()),
+        Some(_) => Err(Refusal::new(403, "api.cross_site", "the request comes from another site")),
+    }
+}
+
+/// 303: the browser follows with `GET` and does not send the password on (RFC 9700 section 4.12).
+fn redirect(location: &str) -> Response {
+    let Ok(location) = HeaderValue::from_str(location) else {
+        return Refusal::bad_request("the redirect address has characters a header cannot have").into_response();
+    };
+    let headers = [
+        (header::LOCATION, location),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+    ];
+    (StatusCode::SEE_OTHER, headers).into_response()
+}
+
+fn message(plane: &Plane, status: StatusCode, heading: &str, text: &str) -> Response {
+    let page =
+        MessagePage { fleet: plane.fleet_name(), stylesheet: pages::STYLESHEET, heading, text };
+    pages::render(status, &page)
+}
+
+/// An error's text as a sentence for people.
+fn sentence(error: &dyn std::error::Error) -> String {
+    let text = error.to_string();
+    let mut characters = text.chars();
+    let first = characters.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();
+    format!("{first}{}.", characters.as_str())
+}

@@ -1,0 +1,124 @@
+//! The endpoints a client's backend meets: token, revocation, userinfo, discovery, keys.
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    extract::{Request, State},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use serde_json::Value;
+use testudo_identity::{Fault, OauthError, TokenRequest, paths};
+
+use super::{
+    Refusal,
+    body::{self, Form},
+};
+use crate::plane::Plane;
+
+/// Clients may keep keys and metadata for so long; keys rotate with a longer overlap.
+const PUBLIC_CACHE: &str = "public, max-age=300";
+
+/// Routes of this file.
+pub fn routes() -> Router<Arc<Plane>> {
+    Router::new()
+        .route(paths::TOKEN, post(token))
+        .route(paths::REVOKE, post(revoke))
+        .route(paths::USERINFO, get(userinfo).post(userinfo))
+        .route(paths::JWKS, get(jwks))
+        .route(paths::OPENID_CONFIGURATION, get(discovery))
+        .route(paths::AUTHORIZATION_SERVER, get(discovery))
+}
+
+/// `POST /oauth2/token` (RFC 6749 section 3.2).
+async fn token(State(plane): State<Arc<Plane>>, request: Request) -> Result<Response, Refusal> {
+    let form = Form::read(request, &*plane.entropy).await?;
+    let answered = plane
+        .hashing(move |plane| {
+            let request = TokenRequest {
+                parameters: &form.parameters,
+                authorization: authorization(&form.headers),
+                peer: form.peer.as_ref(),
+            };
+            plane.provider.token(&request, &form.caller)
+        })
+        .await?;
+    Ok(match answered {
+        Ok(tokens) => no_store(Json(tokens).into_response()),
+        Err(error) => oauth_error(&error.to_oauth()),
+    })
+}
+
+/// `POST /oauth2/revoke` (RFC 7009).
+async fn revoke(State(plane): State<Arc<Plane>>, request: Request) -> Result<Response, Refusal> {
+    let form = Form::read(request, &*plane.entropy).await?;
+    let answered = plane
+        .hashing(move |plane| {
+            let request = TokenRequest {
+                parameters: &form.parameters,
+                authorization: authorization(&form.headers),
+                peer: form.peer.as_ref(),
+            };
+            plane.provider.revoke(&request, &form.caller)
+        })
+        .await?;
+    Ok(match answered {
+        Ok(()) => no_store(StatusCode::OK.into_response()),
+        Err(error) => oauth_error(&error.to_oauth()),
+    })
+}
+
+/// `GET|POST /oauth2/userinfo` (OpenID Connect Core section 5.3). The token is in the header only.
+async fn userinfo(State(plane): State<Arc<Plane>>, request: Request) -> Result<Response, Refusal> {
+    let (_, peer) = body::caller(request.extensions(), request.headers(), &*plane.entropy);
+    let field = authorization(request.headers()).unwrap_or("");
+    let token = field.strip_prefix("Bearer ").unwrap_or("").to_owned();
+    let answered = plane.blocking(move |plane| plane.provider.user_info(&token, peer.as_ref())).await?;
+    Ok(match answered {
+        Ok(claims) => no_store(Json(claims).into_response()),
+        Err(error) => oauth_error(&error.to_oauth()),
+    })
+}
+
+/// `GET /oauth2/jwks` (RFC 7517).
+async fn jwks(State(plane): State<Arc<Plane>>) -> Result<Response, Refusal> {
+    cacheable(plane.blocking(|plane| plane.provider.jwks()).await?)
+}
+
+/// `GET /.well-known/…` (OpenID Connect Discovery, RFC 8414).
+async fn discovery(State(plane): State<Arc<Plane>>) -> Result<Response, Refusal> {
+    cacheable(plane.blocking(|plane| Ok(plane.provider.discovery())).await?)
+}
+
+fn cacheable(document: Result<Value, Fault>) -> Result<Response, Refusal> {
+    let document = document.map_err(|fault| Refusal::internal(&fault))?;
+    let headers = [(header::CACHE_CONTROL, PUBLIC_CACHE), (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*")];
+    Ok((headers, Json(document)).into_response())
+}
+
+/// The one `Authorization` field; two are as good as a wrong one.
+fn authorization(headers: &HeaderMap) -> Option<&str> {
+    let mut fields = headers.get_all(header::AUTHORIZATION).iter();
+    match (fields.next(), fields.next()) {
+        (None, _) => None,
+        (Some(field), None) => Some(field.to_str().unwrap_or("malformed")),
+        (Some(_), Some(_)) => Some("repeated"),
+    }
+}
+
+fn oauth_error(error: &OauthError) -> Response {
+    let status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::BAD_REQUEST);
+    let mut response = no_store((status, Json(error)).into_response());
+    if let Some(challenge) = error.challenge.as_deref().and_then(|text| HeaderValue::from_str(text).ok()) {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+    }
+    response
+}
+
+/// RFC 6749 section 5.1.
+fn no_store(mut response: Response) -> Response {
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,94 @@
+//! What needs no running control plane: checking a fleet and its policies, verifying an exported ledger.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+use testudo_model::{
+    ServiceAccountId, TenantName, UserId,
+    snapshot::{Directory, Snapshot, SnapshotVersion, Subject},
+};
+use testudo_policy::{PolicyEngine, PolicyErrors, PolicyProblem, TestReport};
+use testudo_runtime::{SystemClock, fleet::Fleet};
+use testudo_trust::SystemEntropy;
+
+use crate::{activation::Declaration, seed::roles_of};
+
+/// The snapshot a fleet file would make on a fresh store, with ids nobody has.
+pub fn snapshot_of(fleet: &Fleet) -> Snapshot {
+    let (clock, entropy, tenant) = (SystemClock::new(), SystemEntropy, TenantName::default_tenant());
+    let users = fleet.users.iter().map(|user| Subject {
+        id: UserId::generate(&clock, &entropy).to_string(),
+        username: user.username.to_string(),
+        tenant: tenant.clone(),
+        disabled: user.disabled,
+        clearance: user.clearance,
+        groups: user.groups.clone(),
+        roles: user.roles.clone(),
+    });
+    let accounts = fleet.service_accounts.iter().map(|account| Subject {
+        id: ServiceAccountId::generate(&clock, &entropy).to_string(),
+        username: account.name.to_string(),
+        tenant: tenant.clone(),
+        disabled: account.disabled,
+        clearance: account.clearance,
+        groups: account.groups.clone(),
+        roles: account.roles.clone(),
+    });
+    let directory = Directory {
+        subjects: users.chain(accounts).collect(),
+        groups: fleet.groups.clone(),
+        roles: roles_of(fleet),
+    };
+    Declaration::from(fleet).snapshot(SnapshotVersion(0), tenant, directory, Vec::new())
+}
+
+/// Problems of the fleet's policies; none means that they can be activated.
+pub fn check_policies(fleet: &Fleet) -> Vec<PolicyProblem> {
+    let snapshot = snapshot_of(fleet);
+    testudo_policy::check(&snapshot.policies, &snapshot)
+}
+
+/// Runs the fleet's policy tests.
+///
+/// # Errors
+/// The policies do not compile, or a test file is none.
+pub fn test_policies(fleet: &Fleet) -> Result<TestReport, PolicyErrors> {
+    let engine = PolicyEngine::compile(&snapshot_of(fleet))?;
+    testudo_policy::run_tests(&engine, &fleet.policy_tests)
+}
+
+/// Verifies an exported ledger.
+///
+/// # Errors
+/// What does not verify, in words.
+pub fn verify_export(folder: &Path, verifier_key: &str) -> Result<Value, String> {
+    let report = testudo_audit::verify_export(folder, verifier_key).map_err(|error| chain(&error))?;
+    match report.defect {
+        None => Ok(json!({
+            "size": report.leaves,
+            "events": report.events,
+            "root": testudo_trust::hex::encode(&report.checkpoint.root),
+        })),
+        Some(defect) => Err(defect.to_string()),
+    }
+}
+
+/// Verifies one event's proof and returns what it proves.
+///
+/// # Errors
+/// What does not verify, in words.
+pub fn verify_proof(proof: &str, verifier_key: &str) -> Result<Value, String> {
+    let proven = testudo_audit::verify_proof_file(proof, verifier_key).map_err(|error| chain(&error))?;
+    let entry = String::from_utf8_lossy(&proven.leaf).into_owned();
+    Ok(json!({ "index": proven.index, "size": proven.checkpoint.size, "entry": entry }))
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

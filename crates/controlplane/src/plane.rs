@@ -1,0 +1,275 @@
+//! The control plane's rooms, opened and tied together.
+
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc};
+
+use testudo_audit::{Ledger, LedgerError, LedgerOptions};
+use testudo_identity::{Fault, Outbox, Provider, Settings};
+use testudo_model::{
+    Clock, Entropy, EventId, RoleName, SpiffeId, TenantName, TrustDomain,
+    event::{Actor, Detail, Event, EventClass, Outcome},
+};
+use testudo_store::{Store, StoreError, StoreOptions};
+use testudo_trust::RootKey;
+use testudo_workload::{EventNotRecorded, EventSink, WorkloadError, WorkloadOptions, Workloads};
+use tokio::sync::Semaphore;
+
+use crate::{
+    activation::Activation,
+    http::Refusal,
+    proxies::{Distribution, RevocationLog},
+};
+
+/// Store operations at the same time. SQLite has one writer; readers beyond this only wait elsewhere.
+const MAX_BLOCKING: usize = 64;
+/// Password hashes at the same time: each takes a core and 19 MiB. Fixed, so that logins never starve the rest.
+const MAX_HASHING: usize = 2;
+/// Requests that may wait for one of the two; beyond it, 503.
+const MAX_WAITING: usize = 1024;
+
+/// What [`Plane::open`] needs.
+pub struct PlaneOptions {
+    /// Data folder; the store is in `store/`.
+    pub data: PathBuf,
+    /// Opens the store.
+    pub root_key: RootKey,
+    /// The fleet's trust domain.
+    pub trust_domain: TrustDomain,
+    /// The identity provider's `iss`.
+    pub issuer: String,
+    /// `host:port` of the gRPC listener as proxies reach it; printed into join tokens.
+    pub grpc_address: String,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub entropy: Arc<dyn Entropy>,
+}
+
+/// All rooms. Handlers get it behind an `Arc` and use it on blocking threads.
+pub struct Plane {
+    /// The sealed store.
+    pub store: Store,
+    /// The identity provider.
+    pub provider: Arc<Provider>,
+    /// Workload identities.
+    pub workloads: Arc<Workloads>,
+    /// The ledger.
+    pub ledger: Arc<Ledger>,
+    /// Makes snapshots.
+    pub activation: Activation,
+    /// Hands them out.
+    pub distribution: Arc<Distribution>,
+    /// `host:port` for proxies.
+    pub grpc_address: String,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub entropy: Arc<dyn Entropy>,
+    tenant: TenantName,
+    reporter: SpiffeId,
+    blocking: Gatekeeper,
+    hashing: Gatekeeper,
+}
+
+/// Why the control plane does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The store.
+    #[error("the sealed store in {folder} cannot be opened")]
+    Store {
+        /// Where.
+        folder: PathBuf,
+        /// Why.
+        #[source]
+        source: StoreError,
+    },
+    /// The ledger.
+    #[error("the ledger cannot be opened")]
+    Ledger(#[from] LedgerError),
+    /// The identity provider.
+    #[error("the identity provider cannot be opened")]
+    Identity(#[from] Fault),
+    /// The workload identities.
+    #[error("the workload identities cannot be opened")]
+    Workloads(#[from] WorkloadError),
+}
+
+/// What the control plane itself has to report.
+pub struct Note {
+    /// OCSF class.
+    pub class: EventClass,
+    /// `noun.verb`.
+    pub activity: &'static str,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Who did it.
+    pub actor: Actor,
+    /// From where.
+    pub source_ip: Option<IpAddr>,
+    /// To what.
+    pub target: Option<String>,
+    /// Further facts.
+    pub details: Vec<(&'static str, Detail)>,
+}
+
+impl Plane {
+    /// Opens the store and the rooms over it. Slow: call it on a blocking thread.
+    pub fn open(options: PlaneOptions) -> Result<Self, OpenError> {
+        let PlaneOptions { data, root_key, trust_domain, issuer, grpc_address, clock, entropy } =
+            options;
+        let folder = data.join("store");
+        let store_options = StoreOptions {
+            path: folder.clone(),
+            root_key,
+            clock: Arc::clone(&clock),
+            entropy: Arc::clone(&entropy),
+        };
+        let store = Store::open(store_options).map_err(|source| OpenError::Store { folder, source })?;
+        let tenant = TenantName::default_tenant();
+        let reporter = trust_domain.server();
+        let ledger = Arc::new(Ledger::open(LedgerOptions {
+            store: store.clone(),
+            tenant: tenant.clone(),
+            trust_domain: trust_domain.clone(),
+            clock: Arc::clone(&clock),
+            entropy: Arc::clone(&entropy),
+        })?);
+        let workloads = Arc::new(Workloads::open(WorkloadOptions {
+            store: store.clone(),
+            tenant: tenant.clone(),
+            trust_domain: trust_domain.clone(),
+            clock: Arc::clone(&clock),
+            entropy: Arc::clone(&entropy),
+            sink: Arc::new(LedgerSink(Arc::clone(&ledger))),
+        })?);
+        let settings = Settings {
+            issuer,
+            audience: format!("https://{trust_domain}"),
+            tenant: tenant.clone(),
+            reporter: reporter.clone(),
+        };
+        let provider =
+            Provider::open(&store, settings, Arc::clone(&clock), Arc::clone(&entropy), Arc::new(Outbox))?;
+        let provider = Arc::new(provider);
+        let revocations = RevocationLog::open(store.tenant(&tenant), Arc::clone(&clock))
+            .map_err(|source| OpenError::Store { folder: data.join("store"), source })?;
+        Ok(Self {
+            activation: Activation::new(store.tenant(&tenant), Arc::clone(&provider)),
+            distribution: Distribution::new(revocations),
+            store,
+            provider,
+            workloads,
+            ledger,
+            grpc_address,
+            clock,
+            entropy,
+            tenant,
+            reporter,
+            blocking: Gatekeeper::new(MAX_BLOCKING),
+            hashing: Gatekeeper::new(MAX_HASHING),
+        })
+    }
+
+    /// The fleet's name for people.
+    pub fn fleet_name(&self) -> &str {
+        self.workloads.trust_domain().as_str()
+    }
+
+    /// The tenant everything belongs to until realms exist.
+    pub const fn tenant(&self) -> &TenantName {
+        &self.tenant
+    }
+
+    /// Roles of a user or service account, through its groups as well as its own.
+    pub fn roles_of(&self, subject: &str) -> Result<Vec<RoleName>, Refusal> {
+        let directory = self.provider.directory().map_err(|fault| Refusal::internal(&fault))?;
+        let found = directory.subjects.into_iter().find(|known| known.id == subject && !known.disabled);
+        Ok(found.map(|subject| subject.roles).unwrap_or_default())
+    }
+
+    /// Appends an event of the control plane to the ledger; durable when it returns.
+    pub fn note(&self, note: Note) -> Result<(), LedgerError> {
+        let event = Event {
+            id: EventId::generate(&*self.clock, &*self.entropy),
+            time: self.clock.now(),
+            tenant: self.tenant.clone(),
+            class: note.class,
+            activity: note.activity.to_owned(),
+            outcome: note.outcome,
+            actor: note.actor,
+            target: note.target,
+            reporter: self.reporter.clone(),
+            source_ip: note.source_ip,
+            trace_id: None,
+            transaction: None,
+            decision: None,
+            details: note
+                .details
+                .into_iter()
+                .map(|(name, detail)| (name.to_owned(), detail))
+                .collect::<BTreeMap<_, _>>(),
+        };
+        self.ledger.append(&[event]).map(|_| ())
+    }
+
+    /// Runs `work` on a blocking thread.
+    pub async fn blocking<T, F>(self: &Arc<Self>, work: F) -> Result<T, Refusal>
+    where
+        F: FnOnce(&Self) -> T + Send + 'static,
+        T: Send + 'static,
+    {
+        self.run(&self.blocking, work).await
+    }
+
+    /// Runs `work` that may hash a password; at most [`MAX_HASHING`] at the same time.
+    pub async fn hashing<T, F>(self: &Arc<Self>, work: F) -> Result<T, Refusal>
+    where
+        F: FnOnce(&Self) -> T + Send + 'static,
+        T: Send + 'static,
+    {
+        self.run(&self.hashing, work).await
+    }
+
+    async fn run<T, F>(self: &Arc<Self>, gatekeeper: &Gatekeeper, work: F) -> Result<T, Refusal>
+    where
+        F: FnOnce(&Self) -> T + Send + 'static,
+        T: Send + 'static,
+    {
+        let Ok(_place) = gatekeeper.places.try_acquire() else {
+            return Err(busy());
+        };
+        let Ok(_permit) = gatekeeper.permits.acquire().await else {
+            return Err(busy());
+        };
+        let plane = Arc::clone(self);
+        let done = tokio::task::spawn_blocking(move || work(&plane)).await;
+        done.map_err(|error| Refusal::internal(&error))
+    }
+}
+
+fn busy() -> Refusal {
+    Refusal::new(503, "api.busy", "the control plane is busy").detail("try again in a few seconds")
+}
+
+/// Bounds how many run, and how many wait.
+struct Gatekeeper {
+    permits: Semaphore,
+    places: Semaphore,
+}
+
+impl Gatekeeper {
+    const fn new(permits: usize) -> Self {
+        Self { permits: Semaphore::const_new(permits), places: Semaphore::const_new(MAX_WAITING) }
+    }
+}
+
+/// The ledger as the place where workload events go.
+struct LedgerSink(Arc<Ledger>);
+
+impl EventSink for LedgerSink {
+    fn record(&self, event: Event) -> Result<(), EventNotRecorded> {
+        match self.0.append(&[event]) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(EventNotRecorded(error.into())),
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! The root key's file: 32 bytes in hex, mode 0600, made at the first start.
+
+use std::{
+    fs, io,
+    io::Write,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use testudo_model::{Entropy, Redacted};
+use testudo_trust::{RootKey, hex};
+
+/// Why there is no root key.
+#[derive(Debug, thiserror::Error)]
+pub enum RootKeyError {
+    /// The file cannot be read or made.
+    #[error("the root key file {path} cannot be used")]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Others can read it.
+    #[error("the root key file {path} can be read by others (mode {mode:o}); run `chmod 600 {path}`")]
+    Exposed {
+        /// Which file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// Something else is in it.
+    #[error("{path} is not a root key: it must hold 64 hexadecimal digits")]
+    Malformed {
+        /// Which file.
+        path: PathBuf,
+    },
+}
+
+/// Reads the key, or makes one if there is no file. A file that is there is never overwritten.
+///
+/// # Errors
+/// See [`RootKeyError`].
+pub fn load_or_create(path: &Path, entropy: &dyn Entropy) -> Result<RootKey, RootKeyError> {
+    let io_error = |source| RootKeyError::Io { path: path.to_owned(), source };
+    match fs::read_to_string(path) {
+        Ok(text) => {
+            let mode = fs::metadata(path).map_err(io_error)?.permissions().mode() & 0o777;
+            if mode & 0o077 != 0 {
+                return Err(RootKeyError::Exposed { path: path.to_owned(), mode });
+            }
+            parse(&Redacted::new(text)).ok_or_else(|| RootKeyError::Malformed { path: path.to_owned() })
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let key = RootKey::generate(entropy);
+            write(path, &key).map_err(io_error)?;
+            Ok(key)
+        }
+        Err(error) => Err(io_error(error)),
+    }
+}
+
+fn parse(text: &Redacted<String>) -> Option<RootKey> {
+    let bytes = hex::decode(text.expose().trim())?;
+    Some(RootKey::from_bytes(bytes.try_into().ok()?))
+}
+
+/// The key must survive a crash before anything is sealed under it: synced, folder included.
+fn write(path: &Path, key: &RootKey) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)?;
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    writeln!(file, "{}", hex::encode(key.expose_bytes().as_ref()))?;
+    file.sync_all()?;
+    fs::File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use testudo_testkit::SeededEntropy;
+
+    use super::*;
+
+    #[test]
+    fn a_key_is_made_once_and_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        let made = load_or_create(&path, &*SeededEntropy::new(1)).unwrap();
+        let read = load_or_create(&path, &*SeededEntropy::new(2)).unwrap();
+        assert_eq!(made.check_value(), read.check_value());
+    }
+
+    #[test]
+    fn a_key_that_others_can_read_or_that_is_none_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        load_or_create(&path, &*SeededEntropy::new(1)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        let refused = load_or_create(&path, &*SeededEntropy::new(1));
+        assert!(matches!(refused, Err(RootKeyError::Exposed { .. })));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::write(&path, "not a key").unwrap();
+        let refused = load_or_create(&path, &*SeededEntropy::new(1));
+        assert!(matches!(refused, Err(RootKeyError::Malformed { .. })));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "not a key");
+    }
+}

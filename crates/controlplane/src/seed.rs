@@ -1,0 +1,135 @@
+//! The people and clients of a fleet file in the provider's terms, with what every fleet has.
+
+use std::collections::BTreeSet;
+
+use testudo_identity::{
+    ClientKind, ClientProfile, GrantType, NewPassword, NewSecret, RedirectUri, Seed, SeedClient,
+    SeedServiceAccount, SeedUser, ServiceAccountProfile, UserProfile,
+};
+use testudo_model::{ClientName, RoleName, Scope};
+use testudo_runtime::fleet::{self, Fleet, SeedAuthentication, SeedCredential};
+
+use crate::{
+    api::{ADMIN_ROLE, AUDITOR_ROLE},
+    client::CLI_CLIENT,
+};
+
+/// Where the command line waits for the browser: loopback, any port (RFC 8252 section 7.3).
+const CLI_REDIRECT: &str = "http://127.0.0.1/callback";
+
+/// What the provider shall hold for `fleet`.
+pub fn seed_of(fleet: &Fleet) -> Seed {
+    let mut clients: Vec<SeedClient> = fleet.clients.iter().map(client).collect();
+    clients.extend(command_line(fleet));
+    Seed {
+        roles: roles_of(fleet),
+        groups: fleet.groups.clone(),
+        users: fleet.users.iter().map(user).collect(),
+        service_accounts: fleet.service_accounts.iter().map(service_account).collect(),
+        clients,
+    }
+}
+
+/// The fleet's roles and the two that administer it.
+pub fn roles_of(fleet: &Fleet) -> Vec<RoleName> {
+    let built_in = [ADMIN_ROLE, AUDITOR_ROLE].into_iter().filter_map(|role| role.parse().ok());
+    let roles: BTreeSet<RoleName> = fleet.roles.iter().cloned().chain(built_in).collect();
+    roles.into_iter().collect()
+}
+
+fn user(user: &fleet::SeedUser) -> SeedUser {
+    SeedUser {
+        username: user.username.clone(),
+        profile: UserProfile {
+            display_name: user.name.clone(),
+            email: user.email.clone(),
+            clearance: user.clearance,
+            groups: user.groups.clone(),
+            roles: user.roles.clone(),
+        },
+        disabled: user.disabled,
+        password: match &user.password {
+            SeedCredential::Generated => NewPassword::Generate,
+            SeedCredential::Secret(secret) => NewPassword::Given(secret.clone()),
+            SeedCredential::Hash(hash) => NewPassword::Hash(hash.clone()),
+        },
+    }
+}
+
+fn service_account(account: &fleet::SeedServiceAccount) -> SeedServiceAccount {
+    let (secret, workloads) = match &account.authentication {
+        SeedAuthentication::Secret(credential) => (secret(credential), Vec::new()),
+        SeedAuthentication::Workload(id) => (NewSecret::None, vec![id.clone()]),
+    };
+    SeedServiceAccount {
+        name: account.name.clone(),
+        profile: ServiceAccountProfile {
+            description: None,
+            clearance: account.clearance,
+            groups: account.groups.clone(),
+            roles: account.roles.clone(),
+            scopes: account.scopes.clone(),
+            workloads,
+        },
+        disabled: account.disabled,
+        secret,
+    }
+}
+
+fn client(client: &fleet::SeedClient) -> SeedClient {
+    let (kind, secret, workload) = match &client.authentication {
+        None => (ClientKind::Public, NewSecret::None, None),
+        Some(SeedAuthentication::Secret(credential)) => (ClientKind::Confidential, secret(credential), None),
+        Some(SeedAuthentication::Workload(id)) => {
+            (ClientKind::Confidential, NewSecret::None, Some(id.clone()))
+        }
+    };
+    let redirect_uris = client.redirect_uris.iter().filter_map(|uri| uri.parse::<RedirectUri>().ok());
+    SeedClient {
+        client_id: client.name.clone(),
+        profile: ClientProfile {
+            display_name: client.name.to_string(),
+            kind,
+            redirect_uris: redirect_uris.collect(),
+            grants: client.grant_types.iter().copied().map(grant).collect(),
+            scopes: client.scopes.clone(),
+            workload,
+        },
+        secret,
+    }
+}
+
+fn secret(credential: &SeedCredential) -> NewSecret {
+    match credential {
+        SeedCredential::Generated => NewSecret::Generate,
+        SeedCredential::Secret(secret) => NewSecret::Given(secret.clone()),
+        SeedCredential::Hash(hash) => NewSecret::Hash(hash.clone()),
+    }
+}
+
+const fn grant(grant: fleet::GrantType) -> GrantType {
+    match grant {
+        fleet::GrantType::AuthorizationCode => GrantType::AuthorizationCode,
+        fleet::GrantType::RefreshToken => GrantType::RefreshToken,
+        fleet::GrantType::ClientCredentials => GrantType::ClientCredentials,
+    }
+}
+
+/// The command line: a public client that may ask for every scope the fleet's routes know.
+fn command_line(fleet: &Fleet) -> Option<SeedClient> {
+    let client_id: ClientName = CLI_CLIENT.parse().ok()?;
+    let routes = fleet.services.iter().flat_map(|service| &service.routes);
+    let scopes: BTreeSet<Scope> = routes.flat_map(|route| route.scopes.iter().cloned()).collect();
+    Some(SeedClient {
+        client_id,
+        profile: ClientProfile {
+            display_name: "the testudo command line".to_owned(),
+            kind: ClientKind::Public,
+            redirect_uris: CLI_REDIRECT.parse::<RedirectUri>().into_iter().collect(),
+            grants: vec![GrantType::AuthorizationCode, GrantType::RefreshToken],
+            scopes: scopes.into_iter().collect(),
+            workload: None,
+        },
+        secret: NewSecret::None,
+    })
+}

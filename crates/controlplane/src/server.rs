@@ -1,0 +1,330 @@
+//! Starting the control plane: everything it is made of, in the order it starts.
+
+use std::{
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use testudo_identity::GeneratedCredential;
+use testudo_model::{Clock, Entropy, Redacted, SpiffeId, event::Actor};
+use testudo_runtime::{
+    Drain, Gate, Readiness, Tasks,
+    fleet::Fleet,
+};
+use testudo_trust::{IdentitySource, TrustBundle, WebCertificate, web_server_config_for_peers};
+use testudo_workload::{Caller, JoinTokenRequest, WorkloadError};
+use tokio::net::TcpListener;
+use tracing::{error, info};
+
+use crate::{
+    apply::{ApplyError, apply},
+    http::{bind_socket, public_router, serve_https, serve_socket, socket_router},
+    plane::{OpenError, Plane, PlaneOptions},
+    proxies::{self, ProxyPort},
+    relay,
+    root_key::{self, RootKeyError},
+};
+
+/// How often records that have expired are swept out and certificates looked at.
+const UPKEEP: Duration = Duration::from_secs(60);
+/// Life of a join token that the same process uses at once.
+const OWN_JOIN_TOKEN_LIFETIME: Duration = Duration::from_secs(60);
+
+/// What a control plane is started with.
+pub struct ServerOptions {
+    /// The fleet to put in force.
+    pub fleet: Fleet,
+    /// Data folder.
+    pub data: PathBuf,
+    /// Root key file.
+    pub root_key_file: PathBuf,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub entropy: Arc<dyn Entropy>,
+    /// Gates of this process.
+    pub readiness: Readiness,
+    /// Told when the process stops.
+    pub drain: Drain,
+}
+
+/// Why the control plane does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// No root key.
+    #[error(transparent)]
+    RootKey(#[from] RootKeyError),
+    /// A room does not open.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The fleet cannot be put in force.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    /// Somebody else listens there, or it is not ours.
+    #[error("cannot listen on {address} for {purpose}")]
+    Listen {
+        /// Where.
+        address: String,
+        /// What for.
+        purpose: &'static str,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A file in the data folder.
+    #[error("{path} cannot be written")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Its own certificates.
+    #[error("the control plane's own certificates cannot be made")]
+    Certificates(#[from] WorkloadError),
+    /// Its own certificates cannot be used.
+    #[error("the control plane's own certificate cannot be used")]
+    Tls(#[from] testudo_trust::TlsError),
+    /// A thread or task did not start.
+    #[error("a background thread does not start")]
+    Thread(#[source] io::Error),
+}
+
+/// A running control plane.
+pub struct Server {
+    plane: Arc<Plane>,
+    /// Where people reach it: `https://…`.
+    pub url: String,
+    /// Where the HTTPS interface listens.
+    pub https: SocketAddr,
+    /// Where proxies reach it.
+    pub grpc: SocketAddr,
+    /// The fleet's CA certificates, PEM.
+    pub ca_file: PathBuf,
+    /// The admin socket.
+    pub socket: PathBuf,
+    /// Credentials made at the first start: shown once.
+    pub generated: Vec<GeneratedCredential>,
+}
+
+/// Starts everything. When it returns, the fleet is in force and proxies may join.
+///
+/// # Errors
+/// See [`StartError`]; nothing is left running but what ends with `drain`.
+pub async fn start(options: ServerOptions, tasks: &Tasks) -> Result<Server, StartError> {
+    let gate = options.readiness.gate("control plane");
+    gate.not_ready("starting");
+    let https = bind(options.fleet.listen.server, "the identity provider and the admin API").await?;
+    let grpc = bind(options.fleet.listen.grpc, "proxies").await?;
+    let addresses = Addresses::of(&options.fleet, &https, &grpc)?;
+    let (plane, generated) = open(&options, &addresses).await?;
+    let own = Own::make(&plane, &options)?;
+    let ca_file = options.data.join("ca.pem");
+    write_ca(&ca_file, &own.identity.bundle())?;
+    let socket_path = options.data.join("admin.sock");
+    let socket = bind_socket(&socket_path).map_err(|source| StartError::Listen {
+        address: socket_path.display().to_string(),
+        purpose: "the admin API",
+        source,
+    })?;
+    let tls = web_server_config_for_peers(
+        own.web.clone(),
+        &own.identity,
+        Arc::clone(&plane.clock),
+        &["h2", "http/1.1"],
+    );
+    let drain = &options.drain;
+    tasks.spawn("https interface", serve_https(https, tls, public_router(&plane), drain.clone()));
+    tasks.spawn("admin socket", serve_socket(socket, socket_router(&plane), drain.clone()));
+    let port = ProxyPort {
+        workloads: Arc::clone(&plane.workloads),
+        ledger: Arc::clone(&plane.ledger),
+        distribution: Arc::clone(&plane.distribution),
+        identity: own.identity.clone(),
+        clock: Arc::clone(&plane.clock),
+    };
+    tasks.spawn("proxy port", port.serve(grpc, drain.watch()));
+    tasks.spawn(
+        "workload upkeep",
+        proxies::keep_up(
+            Arc::clone(&plane.workloads),
+            Arc::clone(&plane.distribution),
+            own.identity.clone(),
+            Arc::clone(&plane.clock),
+            drain.watch(),
+        ),
+    );
+    tasks.spawn("upkeep", keep_up(Arc::clone(&plane), own, ca_file.clone(), drain.clone()));
+    follow_store(&plane, drain, gate)?;
+    let Addresses { url, https, grpc, .. } = addresses;
+    Ok(Server { plane, url, https, grpc, ca_file, socket: socket_path, generated })
+}
+
+impl Server {
+    /// A join token for a proxy of this machine, to be used at once.
+    ///
+    /// # Errors
+    /// The identity is not declared, or the store fails.
+    pub async fn join_token(&self, id: SpiffeId) -> Result<Redacted<String>, WorkloadError> {
+        let (plane, grpc) = (Arc::clone(&self.plane), self.grpc);
+        let made = tokio::task::spawn_blocking(move || {
+            let request = JoinTokenRequest {
+                id,
+                lifetime: OWN_JOIN_TOKEN_LIFETIME,
+                server: Some(grpc.to_string()),
+            };
+            plane.workloads.create_join_token(&request, &Caller::default())
+        });
+        match made.await {
+            Ok(token) => Ok(token?.print()),
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+}
+
+/// Where everything is, once the listeners are bound.
+struct Addresses {
+    url: String,
+    https: SocketAddr,
+    grpc: SocketAddr,
+    grpc_name: String,
+}
+
+impl Addresses {
+    fn of(fleet: &Fleet, https: &TcpListener, grpc: &TcpListener) -> Result<Self, StartError> {
+        let bound = |listener: &TcpListener| {
+            listener.local_addr().map_err(|source| StartError::Listen {
+                address: "a bound port".to_owned(),
+                purpose: "anything",
+                source,
+            })
+        };
+        let (https, grpc) = (bound(https)?, bound(grpc)?);
+        let name = fleet.public_names.first().map_or("localhost", String::as_str);
+        let grpc_name =
+            if grpc.ip().is_loopback() { grpc.to_string() } else { format!("{name}:{}", grpc.port()) };
+        Ok(Self { url: format!("https://{name}:{}", https.port()), https, grpc, grpc_name })
+    }
+}
+
+async fn bind(address: SocketAddr, purpose: &'static str) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| StartError::Listen { address: address.to_string(), purpose, source })
+}
+
+async fn open(
+    options: &ServerOptions,
+    addresses: &Addresses,
+) -> Result<(Arc<Plane>, Vec<GeneratedCredential>), StartError> {
+    make_folder(&options.data)?;
+    let plane_options = PlaneOptions {
+        data: options.data.clone(),
+        root_key: root_key::load_or_create(&options.root_key_file, &*options.entropy)?,
+        trust_domain: options.fleet.trust_domain.clone(),
+        issuer: addresses.url.clone(),
+        grpc_address: addresses.grpc_name.clone(),
+        clock: Arc::clone(&options.clock),
+        entropy: Arc::clone(&options.entropy),
+    };
+    let fleet = options.fleet.clone();
+    let opened = tokio::task::spawn_blocking(move || {
+        let plane = Plane::open(plane_options)?;
+        let actor = Actor { client: Some("start".to_owned()), ..Actor::default() };
+        let applied = apply(&plane, &fleet, &actor)?;
+        info!(snapshot = %applied.activated.snapshot.version, "the fleet is in force");
+        Ok((Arc::new(plane), applied.generated))
+    });
+    match opened.await {
+        Ok(opened) => opened,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+/// The data folder is for its owner alone.
+fn make_folder(path: &Path) -> Result<(), StartError> {
+    use std::os::unix::fs::DirBuilderExt;
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|source| StartError::File { path: path.to_owned(), source })
+}
+
+/// The control plane's own certificates.
+struct Own {
+    identity: IdentitySource,
+    web: WebCertificate,
+    names: Vec<String>,
+}
+
+impl Own {
+    fn make(plane: &Plane, options: &ServerOptions) -> Result<Self, StartError> {
+        let identity = proxies::own_identity(&plane.workloads)?;
+        let names = options.fleet.public_names.clone();
+        let web = web_certificate(plane, &names)?;
+        Ok(Self { identity, web, names })
+    }
+}
+
+fn web_certificate(plane: &Plane, names: &[String]) -> Result<WebCertificate, StartError> {
+    let issued = plane.workloads.issue_local_web(names)?;
+    Ok(WebCertificate::issued(&issued.chain, &issued.key)?)
+}
+
+/// Sweeps what has expired and renews the web certificate, every minute.
+async fn keep_up(plane: Arc<Plane>, own: Own, ca_file: PathBuf, drain: Drain) {
+    let own = Arc::new(own);
+    let mut watch = drain.watch();
+    let mut turn = 0_u32;
+    loop {
+        tokio::select! {
+            () = watch.drained() => return,
+            () = tokio::time::sleep(UPKEEP) => {}
+        }
+        turn = turn.wrapping_add(1);
+        let (plane, own, ca_file) = (Arc::clone(&plane), Arc::clone(&own), ca_file.clone());
+        // Web certificates live a day: a new one every hour is far from the edge.
+        let renew = turn.is_multiple_of(60);
+        let done = tokio::task::spawn_blocking(move || {
+            if let Err(error) = plane.store.sweep_expired(plane.clock.now()) {
+                error!(%error, "expired records could not be swept");
+            }
+            if let Err(error) = write_ca(&ca_file, &own.identity.bundle()) {
+                error!(%error, "the CA file could not be written");
+            }
+            match renew.then(|| web_certificate(&plane, &own.names)) {
+                Some(Ok(web)) => own.web.swap(&web),
+                Some(Err(error)) => error!(%error, "the web certificate could not be renewed"),
+                None => {}
+            }
+        });
+        if let Err(error) = done.await {
+            error!(%error, "upkeep ended badly");
+        }
+    }
+}
+
+/// Follows the store on a thread of its own.
+fn follow_store(plane: &Arc<Plane>, drain: &Drain, gate: Gate) -> Result<(), StartError> {
+    let (plane, drain) = (Arc::clone(plane), drain.clone());
+    let thread = thread::Builder::new().name("relay".to_owned());
+    let started = thread.spawn(move || {
+        gate.ready();
+        relay::follow(&plane, &drain);
+    });
+    started.map(|_| ()).map_err(StartError::Thread)
+}
+
+/// Writes the roots for `curl --cacert` and browsers, whole or not at all, if they changed.
+fn write_ca(path: &Path, bundle: &TrustBundle) -> Result<(), StartError> {
+    let pem = bundle.to_pem();
+    if fs::read_to_string(path).is_ok_and(|known| known == pem) {
+        return Ok(());
+    }
+    let temporary = path.with_extension("pem.new");
+    let written = fs::write(&temporary, pem).and_then(|()| fs::rename(&temporary, path));
+    written.map_err(|source| StartError::File { path: path.to_owned(), source })
+}

@@ -1,0 +1,21 @@
+//! The provider as its callers see it, over a real store.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs,
+    reason = "test code"
+)]
+
+mod administration;
+mod authorization;
+mod codes;
+mod house;
+mod keys;
+mod login;
+mod machines;
+mod refresh;
+mod revocation;
+mod secrecy;
+mod seeding;

@@ -1,0 +1,113 @@
+//! `testudo check`, `apply` and `config`.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+use testudo_controlplane::offline;
+use testudo_runtime::{
+    Environment,
+    fleet::{self, Loaded},
+};
+
+use super::Invocation;
+use crate::{
+    cli::{ApplyArguments, ConfigCommand, FleetArgument},
+    failure::{Exit, Failure, Outcome},
+    output::{field, say, table},
+};
+
+/// Loads a fleet file with this process's environment; says its warnings.
+pub fn load(path: &Path) -> Result<Loaded, Failure> {
+    let loaded = fleet::load(path, &Environment::of_process(), &[])
+        .map_err(|errors| Failure::new(Exit::CheckFailed, errors))?;
+    for warning in &loaded.warnings {
+        say(warning.to_string());
+    }
+    Ok(loaded)
+}
+
+/// `testudo check`.
+pub fn check(invocation: &Invocation, arguments: &FleetArgument) -> Outcome {
+    let fleet = load(&arguments.fleet)?.fleet;
+    let problems = offline::check_policies(&fleet);
+    for warning in problems.iter().filter(|problem| !problem.is_error()) {
+        say(warning.to_string());
+    }
+    let errors: Vec<String> =
+        problems.iter().filter(|problem| problem.is_error()).map(ToString::to_string).collect();
+    if !errors.is_empty() {
+        return Err(Failure::new(Exit::CheckFailed, errors.join("\n")));
+    }
+    let routes: usize = fleet.services.iter().map(|service| service.routes.len()).sum();
+    let report = json!({
+        "valid": true,
+        "trust_domain": fleet.trust_domain,
+        "services": fleet.services.len(),
+        "routes": routes,
+        "policy_files": fleet.policies.len(),
+    });
+    invocation.output.value(&report, |_| {
+        format!(
+            "{} is valid: {} services, {routes} routes, {} policy files",
+            arguments.fleet.display(),
+            fleet.services.len(),
+            fleet.policies.len()
+        )
+    })?;
+    Ok(())
+}
+
+/// `testudo apply`.
+pub async fn apply(invocation: &Invocation, arguments: &ApplyArguments) -> Outcome {
+    let loaded = load(&arguments.fleet.fleet)?;
+    let path = format!("/api/v1/fleet/apply?dry_run={}", arguments.dry_run);
+    let bundle = serde_json::to_value(&loaded.bundle)?;
+    let applied: Value = invocation.context.admin().await?.call("POST", &path, &bundle).await?;
+    invocation.output.value(&applied, summary)?;
+    Ok(())
+}
+
+fn summary(applied: &Value) -> String {
+    let flag = |name: &str| applied.get(name).and_then(Value::as_bool) == Some(true);
+    let mut lines = vec![match (flag("changed"), flag("dry_run")) {
+        (false, _) => "nothing changes".to_owned(),
+        (true, true) => "this would change:".to_owned(),
+        (true, false) => format!("snapshot {} is in force", field(applied, "/snapshot")),
+    }];
+    let list = |name: &str| applied.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
+    lines.extend(list("changes").iter().map(|change| format!("  {}", field(change, ""))));
+    lines.extend(list("generated").iter().map(|made| {
+        format!("  secret of {} (shown once): {}", field(made, "/name"), field(made, "/secret"))
+    }));
+    lines.join("\n")
+}
+
+/// `testudo config …`.
+pub fn config(invocation: &Invocation, command: ConfigCommand) -> Outcome {
+    match command {
+        ConfigCommand::Schema => Ok(invocation.output.line(fleet::schema_text().trim_end())?),
+        ConfigCommand::Show { fleet, origin } => show(invocation, &fleet, origin),
+    }
+}
+
+fn show(invocation: &Invocation, arguments: &FleetArgument, origin: bool) -> Outcome {
+    let loaded = load(&arguments.fleet)?;
+    let settings = &loaded.origins.settings;
+    let list = settings.iter().map(|setting| {
+        json!({ "key": setting.key, "value": setting.value, "origin": setting.origin.to_string() })
+    });
+    invocation.output.value(&json!({ "settings": list.collect::<Vec<_>>() }), |_| {
+        let rows: Vec<Vec<String>> = settings
+            .iter()
+            .map(|setting| {
+                let mut row = vec![setting.key.to_string(), setting.value.to_string()];
+                if origin {
+                    row.push(setting.origin.to_string());
+                }
+                row
+            })
+            .collect();
+        table(if origin { &["SETTING", "VALUE", "FROM"] } else { &["SETTING", "VALUE"] }, &rows)
+    })?;
+    Ok(())
+}

@@ -1,0 +1,15 @@
+//! The product as its users run it: the built binary, real services, real TLS.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::print_stderr,
+    missing_docs,
+    reason = "test code"
+)]
+
+mod bookshop;
+mod fleet;
+mod wire;
