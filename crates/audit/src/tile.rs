@@ -155,11 +155,14 @@ impl Growth {
             let hashes = head.size >> (HEIGHT * level);
             let (index, width) = (hashes / WIDTH, hashes % WIDTH);
             if width > 0 {
-                let tile = Tile::load(tenant, level, index)?
-                    .filter(|tile| u64::try_from(tile.len()) == Ok(width))
+                let width = usize::try_from(width).unwrap_or(0);
+                let mut tile = Tile::load(tenant, level, index)?
+                    .filter(|tile| tile.len() >= width)
                     .ok_or(LedgerError::Damaged {
                         what: "a tile at the right edge is missing",
                     })?;
+                // Another control plane may have appended since the head was read; the commit will notice.
+                tile.truncate(width);
                 tiles.insert((level, index), tile);
             }
         }
@@ -205,10 +208,13 @@ impl Growth {
     }
 }
 
+/// Tiles by level and index; `None` for one that is not there.
+type SeenTiles = HashMap<(u32, u64), Option<Vec<Hash>>>;
+
 /// Hashes of complete subtrees, from stored tiles.
 pub(crate) struct Nodes<'a> {
     tenant: &'a Tenant,
-    seen: RefCell<HashMap<(u32, u64), Option<Vec<Hash>>>>,
+    seen: RefCell<SeenTiles>,
     failure: RefCell<Option<LedgerError>>,
 }
 
