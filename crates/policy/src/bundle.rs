@@ -1,8 +1,8 @@
 //! Policy files to policies: parsed, named, located and strictly validated, with every problem found on the way.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
-use cedar_policy::{Effect, Policy, PolicyId, PolicySet, ValidationMode, Validator};
+use cedar_policy::{Effect, Policy, PolicyId};
 use miette::Diagnostic;
 use testudo_model::{limits, snapshot::PolicyFile};
 
@@ -24,10 +24,6 @@ const RESERVED_PREFIXES: [&str; 2] = ["guardrail.", "fleet."];
 
 /// Longest policy id.
 const MAX_ID_BYTES: usize = 128;
-
-/// How far policies may follow references from one entity to the next (Cedar RFC 76):
-/// `context.peer.service` is one, `resource.service.environment` two.
-const MAX_DEREFERENCES: u32 = 2;
 
 /// A policy with what explanations say about it.
 #[derive(Debug, Clone)]
@@ -62,7 +58,7 @@ impl LoadedPolicy {
     }
 }
 
-/// Reads the built-in policies and `files`. Policies with errors are left out and reported.
+/// Reads the built-in policies and `files`, and reports what is wrong. Statements that are no policies are left out.
 pub(crate) fn load(
     vocabulary: &Vocabulary,
     files: &[PolicyFile],
@@ -71,34 +67,24 @@ pub(crate) fn load(
     let mut loader = Loader {
         policies: Vec::new(),
         ids: HashSet::new(),
+        left: usize::MAX,
         problems,
     };
     loader.add_file(GUARDRAILS_FILE, GUARDRAILS, true);
-    let built_in = loader.policies.len();
+    loader.left = limits::MAX_POLICIES;
     for file in files {
         loader.add_file(&file.name, &file.text, false);
     }
-    let Loader { mut policies, .. } = loader;
-    if policies.len() - built_in > limits::MAX_POLICIES {
-        let message = format!(
-            "{} policies, {} are allowed",
-            policies.len() - built_in,
-            limits::MAX_POLICIES
-        );
-        problems.push(PolicyProblem::error(
-            None,
-            "policy.too_many_policies",
-            message,
-        ));
-        policies.truncate(built_in);
-    }
-    validate(vocabulary, &mut policies, problems);
+    let Loader { policies, .. } = loader;
+    validation::validate(vocabulary, &policies, problems);
     policies
 }
 
 struct Loader<'a> {
     policies: Vec<LoadedPolicy>,
     ids: HashSet<String>,
+    /// How many statements may follow.
+    left: usize,
     problems: &'a mut Vec<PolicyProblem>,
 }
 
@@ -120,6 +106,15 @@ impl Loader<'_> {
         }
         let source = Source::new(name, text);
         for (index, statement) in source.statements().iter().enumerate() {
+            if self.left == 0 {
+                let place = source.place(statement.start);
+                let message = format!("more than {} policies", limits::MAX_POLICIES);
+                let problem =
+                    PolicyProblem::error(Some(place), "policy.too_many_policies", message);
+                self.problems.push(problem);
+                return;
+            }
+            self.left -= 1;
             match parse(&source, statement) {
                 Ok(policy) => self.add(
                     policy,
@@ -252,47 +247,4 @@ fn parse(source: &Source<'_>, statement: &Statement<'_>) -> Result<Policy, Vec<P
 /// Byte offset of what a diagnostic points at.
 fn first_label(diagnostic: &dyn Diagnostic) -> Option<usize> {
     diagnostic.labels()?.next().map(|label| label.offset())
-}
-
-/// Strictly validates all policies at once, reports what is wrong and keeps what is right.
-fn validate(
-    vocabulary: &Vocabulary,
-    policies: &mut Vec<LoadedPolicy>,
-    problems: &mut Vec<PolicyProblem>,
-) {
-    let mut set = PolicySet::new();
-    for loaded in policies.iter() {
-        if let Err(error) = set.add(loaded.policy.clone()) {
-            problems.push(PolicyProblem::error(
-                Some(loaded.place.clone()),
-                "policy.duplicate_id",
-                error.to_string(),
-            ));
-        }
-    }
-    let validator = Validator::new(vocabulary.schema.clone());
-    let result = validator.validate_with_level(&set, ValidationMode::Strict, MAX_DEREFERENCES);
-
-    let by_id: HashMap<&str, &LoadedPolicy> = policies
-        .iter()
-        .map(|loaded| (loaded.id.as_str(), loaded))
-        .collect();
-    let mut refused = HashSet::new();
-    let findings = result
-        .validation_errors()
-        .map(validation::error)
-        .chain(result.validation_warnings().map(validation::warning));
-    for finding in findings {
-        let loaded = by_id.get(finding.policy.as_str());
-        let place = loaded.map(|loaded| loaded.place_of(finding.offset));
-        let forbid = loaded.is_some_and(|loaded| loaded.is_forbid());
-        let problem = finding.into_problem(place, forbid);
-        if problem.is_error()
-            && let Some(loaded) = loaded
-        {
-            refused.insert(loaded.id.clone());
-        }
-        problems.push(problem);
-    }
-    policies.retain(|loaded| !refused.contains(&loaded.id));
 }

@@ -6,19 +6,20 @@ use cedar_policy::{Authorizer, Context, Effect, Entities, EntityUid, Request};
 use testudo_model::{
     Route, ServiceName, Timestamp, TrustDomain, UserRequirement,
     event::{DeterminingPolicy, LegRecord},
-    snapshot::{PolicyFile, Snapshot, SnapshotVersion},
+    snapshot::SnapshotVersion,
 };
 
+pub use self::compile::check;
 use crate::{
-    bundle::{self, LoadedPolicy},
-    decision::{Call, Decision, DecisionKey, GATEWAY, Peer, ReasonCode},
-    directory,
-    facts::{Facts, Observed},
+    decision::{Call, Decision, DecisionKey, Peer, ReasonCode},
+    facts::Facts,
     index::{Bucket, Index, PolicyNumber, PrincipalScopes, ResourceScopes},
-    problem::{PolicyErrors, PolicyProblem},
-    references,
-    vocabulary::{Action, Kind, Vocabulary},
+    observed::Observed,
+    problem::PolicyProblem,
+    vocabulary::Action,
 };
+
+mod compile;
 
 /// The policies of one snapshot, validated and indexed. Immutable; share it behind an `Arc`.
 #[derive(Debug)]
@@ -72,131 +73,7 @@ pub(crate) struct RouteTarget {
     pub(crate) user: ResourceScopes,
 }
 
-/// Validates `files` as the policies of `snapshot` (its own are ignored): everything `compile` would complain
-/// about, and warnings. Safe on any text.
-pub fn check(files: &[PolicyFile], snapshot: &Snapshot) -> Vec<PolicyProblem> {
-    let mut problems = Vec::new();
-    prepare(files, snapshot, &mut problems);
-    sorted(problems)
-}
-
-struct Prepared {
-    vocabulary: Vocabulary,
-    entities: Entities,
-    policies: Vec<LoadedPolicy>,
-}
-
-fn prepare(
-    files: &[PolicyFile],
-    snapshot: &Snapshot,
-    problems: &mut Vec<PolicyProblem>,
-) -> Option<Prepared> {
-    let vocabulary = Vocabulary::load()
-        .map_err(|problem| problems.push(problem))
-        .ok()?;
-    let policies = bundle::load(&vocabulary, files, problems);
-    let entities = directory::entities(&vocabulary, snapshot)
-        .map_err(|found| problems.extend(found))
-        .ok()?;
-    references::check(&vocabulary, &policies, &entities, snapshot, problems);
-    Some(Prepared {
-        vocabulary,
-        entities,
-        policies,
-    })
-}
-
-fn sorted(mut problems: Vec<PolicyProblem>) -> Vec<PolicyProblem> {
-    problems.sort_by(|a, b| (&a.place, a.severity).cmp(&(&b.place, b.severity)));
-    problems.dedup();
-    problems
-}
-
 impl PolicyEngine {
-    /// Compiles the policies of `snapshot` together with the guardrails.
-    ///
-    /// # Errors
-    /// If any policy is not strictly valid, an id is used twice or reserved, a named service or route does not
-    /// exist, groups contain each other, or a limit is exceeded. All problems are listed.
-    pub fn compile(snapshot: &Snapshot) -> Result<Self, PolicyErrors> {
-        let mut problems = Vec::new();
-        let prepared = prepare(&snapshot.policies, snapshot, &mut problems);
-        let problems = sorted(problems);
-        match prepared {
-            Some(prepared) if !problems.iter().any(PolicyProblem::is_error) => {
-                Self::build(prepared, snapshot, problems).map_err(PolicyErrors::from)
-            }
-            _ => Err(PolicyErrors::new(problems)),
-        }
-    }
-
-    fn build(
-        prepared: Prepared,
-        snapshot: &Snapshot,
-        warnings: Vec<PolicyProblem>,
-    ) -> Result<Self, PolicyProblem> {
-        let Prepared {
-            vocabulary,
-            entities,
-            policies,
-        } = prepared;
-        let index = Index::build(&vocabulary, &policies, &entities).map_err(|error| {
-            PolicyProblem::error(None, "policy.duplicate_id", error.to_string())
-        })?;
-        let principal = |kind, number: usize, id: &str| {
-            let uid = vocabulary.uid(kind, id);
-            let scopes = index.principal(&uid, &entities);
-            Principal {
-                number: u32::try_from(number).unwrap_or(u32::MAX),
-                uid,
-                scopes,
-            }
-        };
-        let subjects = &snapshot.directory.subjects;
-        let names = std::iter::once(GATEWAY).chain(
-            snapshot
-                .services
-                .iter()
-                .map(|service| service.name.as_str()),
-        );
-        Ok(Self {
-            version: snapshot.version,
-            trust_domain: snapshot.trust_domain.clone(),
-            authorizer: Authorizer::new(),
-            actions: Action::ALL
-                .map(|action| (action, vocabulary.action(action)))
-                .to_vec(),
-            subjects: subjects
-                .iter()
-                .enumerate()
-                .map(|(number, subject)| {
-                    (
-                        subject.id.clone(),
-                        principal(Kind::User, number, &subject.id),
-                    )
-                })
-                .collect(),
-            usernames: subjects
-                .iter()
-                .map(|subject| (subject.username.clone(), subject.id.clone()))
-                .collect(),
-            peers: names
-                .enumerate()
-                .map(|(number, name)| (name.to_owned(), principal(Kind::Service, number, name)))
-                .collect(),
-            targets: targets(&vocabulary, snapshot, &index, &entities),
-            numbers: policies
-                .iter()
-                .enumerate()
-                .map(|(number, loaded)| (loaded.id.clone(), number))
-                .collect(),
-            policies: policies.into_iter().map(PolicyEntry::from).collect(),
-            index,
-            entities,
-            warnings,
-        })
-    }
-
     /// The snapshot it was compiled from.
     pub const fn version(&self) -> SnapshotVersion {
         self.version
@@ -523,62 +400,6 @@ impl PolicyEngine {
                     }
                 })
             }
-        }
-    }
-}
-
-fn targets(
-    vocabulary: &Vocabulary,
-    snapshot: &Snapshot,
-    index: &Index,
-    entities: &Entities,
-) -> HashMap<ServiceName, Target> {
-    let mut numbers = 0..u32::MAX;
-    let mut targets = HashMap::with_capacity(snapshot.services.len());
-    for service in &snapshot.services {
-        let mut route_target = |route: &Route| {
-            let uid = vocabulary.uid(Kind::Route, &route.full_name(&service.name));
-            let invoke = index.resource(Action::Invoke, &uid, entities);
-            let user = index.resource(route.action.into(), &uid, entities);
-            RouteTarget {
-                number: numbers.next().unwrap_or(u32::MAX),
-                invoke,
-                user,
-                uid,
-                route: route.clone(),
-            }
-        };
-        let routes = service
-            .routes
-            .iter()
-            .map(|route| (route.operation.as_str().to_owned(), route_target(route)))
-            .collect();
-        let uid = vocabulary.uid(Kind::Service, service.name.as_str());
-        let connect = index.resource(Action::Connect, &uid, entities);
-        targets.insert(
-            service.name.clone(),
-            Target {
-                uid,
-                connect,
-                routes,
-            },
-        );
-    }
-    targets
-}
-
-impl From<LoadedPolicy> for PolicyEntry {
-    fn from(loaded: LoadedPolicy) -> Self {
-        Self {
-            effect: loaded.policy.effect(),
-            determining: DeterminingPolicy {
-                id: loaded.id,
-                reason: loaded.reason,
-                file: loaded.place.file,
-                line: loaded.place.line,
-            },
-            text: loaded.text,
-            built_in: loaded.built_in,
         }
     }
 }

@@ -76,7 +76,7 @@ impl Index {
         vocabulary: &Vocabulary,
         policies: &[LoadedPolicy],
         entities: &Entities,
-    ) -> Result<Self, PolicySetError> {
+    ) -> Result<Self, Box<PolicySetError>> {
         let mut index = Self::default();
         for action in Action::ALL {
             let uid = vocabulary.action(action);
@@ -190,17 +190,17 @@ impl Index {
 }
 
 impl Bucket {
-    fn add(&mut self, number: PolicyNumber, policy: &Policy) -> Result<(), PolicySetError> {
+    fn add(&mut self, number: PolicyNumber, policy: &Policy) -> Result<(), Box<PolicySetError>> {
         self.policies.push(number);
         if policy.has_non_scope_constraint() {
             // Without its text, which every clone would carry along.
             let bare = Policy::from(policy.as_ref().clone());
             self.facts = self.facts.union(Facts::read_by(&bare));
-            self.conditional.add(bare)
+            self.conditional.add(bare)?;
         } else {
             self.unconditional.push((number, policy.effect()));
-            Ok(())
         }
+        Ok(())
     }
 }
 

@@ -101,6 +101,7 @@ mod engine;
 mod explain;
 mod facts;
 mod index;
+mod observed;
 mod problem;
 mod references;
 mod source;

@@ -1,7 +1,7 @@
 //! Policy files as text: statements, their places and their limits.
 //!
-//! Cedar's parser, validator and even the dropping of an expression recurse. The depth of every statement is
-//! therefore bounded before Cedar sees it; what is deeper is refused instead of overflowing a stack.
+//! Cedar's parser, validator, evaluator and even the dropping of an expression recurse. The depth of every
+//! statement is therefore bounded before Cedar sees it; what is deeper is refused instead of overflowing a stack.
 
 use crate::problem::Place;
 
@@ -9,10 +9,10 @@ use crate::problem::Place;
 pub(crate) const MAX_STATEMENT_BYTES: usize = 64 * 1024;
 
 /// Deepest statement: one for each operator in a chain, [`BRACKET_DEPTH`] for each bracket around.
-pub(crate) const MAX_DEPTH: usize = 256;
+pub(crate) const MAX_DEPTH: usize = 128;
 
-/// What a bracket counts: Cedar's grammar goes through about this many levels for each.
-const BRACKET_DEPTH: usize = 8;
+/// What a bracket counts. Parsing one takes several times the stack of an operator.
+const BRACKET_DEPTH: usize = 4;
 
 /// A policy file and where its lines begin.
 #[derive(Debug)]

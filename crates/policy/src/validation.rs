@@ -1,17 +1,69 @@
-//! What Cedar's validator finds, with our codes.
+//! Strict validation: what Cedar's validator finds, with our codes.
 
-use cedar_policy::{ValidationError, ValidationWarning};
+use std::collections::{HashMap, HashSet};
+
+use cedar_policy::{PolicySet, ValidationError, ValidationMode, ValidationWarning, Validator};
 use miette::Diagnostic;
 
-use crate::problem::{Place, PolicyProblem};
+use crate::{
+    bundle::LoadedPolicy,
+    problem::{Place, PolicyProblem},
+    vocabulary::Vocabulary,
+};
+
+/// How far policies may follow references from one entity to the next (Cedar RFC 76):
+/// `context.peer.service` is one, `resource.service.environment` two.
+const MAX_DEREFERENCES: u32 = 2;
+
+/// Strictly validates all policies at once and reports what is wrong.
+pub(crate) fn validate(
+    vocabulary: &Vocabulary,
+    policies: &[LoadedPolicy],
+    problems: &mut Vec<PolicyProblem>,
+) {
+    let mut set = PolicySet::new();
+    for loaded in policies {
+        if let Err(error) = set.add(loaded.policy.clone()) {
+            let place = Some(loaded.place.clone());
+            problems.push(PolicyProblem::error(
+                place,
+                "policy.duplicate_id",
+                error.to_string(),
+            ));
+        }
+    }
+    let validator = Validator::new(vocabulary.schema.clone());
+    let result = validator.validate_with_level(&set, ValidationMode::Strict, MAX_DEREFERENCES);
+    let errors = result.validation_errors().map(error);
+    let warnings = result.validation_warnings().map(warning);
+
+    let by_id: HashMap<_, _> = policies
+        .iter()
+        .map(|loaded| (loaded.id.as_str(), loaded))
+        .collect();
+    let mut mentioned = HashSet::new();
+    for finding in errors.chain(warnings) {
+        // Cedar says it of the scope and of the whole policy; a policy with an error is impossible for that.
+        let is_new = mentioned.insert(finding.policy.clone());
+        if finding.code == NEVER_APPLIES && !is_new {
+            continue;
+        }
+        let loaded = by_id.get(finding.policy.as_str());
+        let place = loaded.map(|loaded| loaded.place_of(finding.offset));
+        let forbid = loaded.is_some_and(|loaded| loaded.is_forbid());
+        problems.push(finding.into_problem(place, forbid));
+    }
+}
+
+const NEVER_APPLIES: &str = "policy.never_applies";
 
 /// One finding of the validator.
 #[derive(Debug)]
-pub(crate) struct Finding {
+struct Finding {
     /// The policy it is about.
-    pub(crate) policy: String,
+    policy: String,
     /// Byte offset into the policy's statement.
-    pub(crate) offset: usize,
+    offset: usize,
     code: &'static str,
     gravity: Gravity,
     message: String,
@@ -29,7 +81,7 @@ enum Gravity {
 }
 
 impl Finding {
-    pub(crate) fn into_problem(self, place: Option<Place>, forbid: bool) -> PolicyProblem {
+    fn into_problem(self, place: Option<Place>, forbid: bool) -> PolicyProblem {
         let is_error = match self.gravity {
             Gravity::Error => true,
             Gravity::ErrorInForbid => forbid,
@@ -48,7 +100,7 @@ impl Finding {
 }
 
 /// A validation error as a finding.
-pub(crate) fn error(error: &ValidationError) -> Finding {
+fn error(error: &ValidationError) -> Finding {
     finding(
         error,
         error.policy_id().as_ref(),
@@ -58,14 +110,14 @@ pub(crate) fn error(error: &ValidationError) -> Finding {
 }
 
 /// A validation warning as a finding.
-pub(crate) fn warning(warning: &ValidationWarning) -> Finding {
+fn warning(warning: &ValidationWarning) -> Finding {
     let (code, gravity) = match warning {
         // Text that reads differently than it is (CVE-2021-42574) has no place in a rule.
         ValidationWarning::BidiCharsInString(_) | ValidationWarning::BidiCharsInIdentifier(_) => {
             ("policy.bidirectional_text", Gravity::Error)
         }
         ValidationWarning::ImpossiblePolicy(_) | ValidationWarning::InvalidActionApplication(_) => {
-            ("policy.never_applies", Gravity::ErrorInForbid)
+            (NEVER_APPLIES, Gravity::ErrorInForbid)
         }
         _ => ("policy.confusable_text", Gravity::Warning),
     };
