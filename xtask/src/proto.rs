@@ -16,8 +16,10 @@ enum Side {
 }
 
 /// Generated files: folder in the repository and side.
-const TARGETS: [(&str, Side); 2] =
-    [("crates/dataplane/src/wire", Side::Client), ("crates/controlplane/src/wire", Side::Server)];
+const TARGETS: [(&str, Side); 2] = [
+    ("crates/dataplane/src/wire", Side::Client),
+    ("crates/controlplane/src/wire", Side::Server),
+];
 
 /// Regenerates both sides in the repository.
 ///
@@ -40,7 +42,8 @@ fn target(folder: &str) -> PathBuf {
 
 /// The Rust text of one side.
 fn generate(side: Side) -> io::Result<String> {
-    let descriptors = protox::compile([PROTO], [repository().join("proto")]).map_err(io::Error::other)?;
+    let descriptors =
+        protox::compile([PROTO], [repository().join("proto")]).map_err(io::Error::other)?;
     let out = tempfile::tempdir()?;
     tonic_prost_build::configure()
         .build_client(matches!(side, Side::Client))
@@ -63,7 +66,10 @@ mod tests {
         for (folder, side) in TARGETS {
             let committed = fs::read_to_string(target(folder)).unwrap();
             let fresh = generate(side).unwrap();
-            assert!(committed == fresh, "{folder} is out of date: run `cargo run -p xtask -- gen-proto`");
+            assert!(
+                committed == fresh,
+                "{folder} is out of date: run `cargo run -p xtask -- gen-proto`"
+            );
         }
     }
 }

@@ -98,7 +98,13 @@ impl Distribution {
         if json.len() > MAX_SNAPSHOT_BYTES {
             return Err(PublishError::TooLarge { bytes: json.len() });
         }
-        publish_newer(&self.snapshot, Published { version: snapshot.version.0, json });
+        publish_newer(
+            &self.snapshot,
+            Published {
+                version: snapshot.version.0,
+                json,
+            },
+        );
         Ok(())
     }
 
@@ -108,13 +114,25 @@ impl Distribution {
     /// They cannot be encoded.
     pub fn publish_endpoints(&self, endpoints: &Endpoints) -> Result<(), PublishError> {
         let json = Bytes::from(serde_json::to_vec(endpoints)?);
-        publish_newer(&self.endpoints, Published { version: endpoints.version, json });
+        publish_newer(
+            &self.endpoints,
+            Published {
+                version: endpoints.version,
+                json,
+            },
+        );
         Ok(())
     }
 
     /// Sends the trust bundle to all proxies, unless a newer one was published.
     pub fn publish_bundle(&self, version: u64, bundle: &TrustBundle) {
-        publish_newer(&self.bundle, Published { version, json: Bytes::from(bundle.to_json()) });
+        publish_newer(
+            &self.bundle,
+            Published {
+                version,
+                json: Bytes::from(bundle.to_json()),
+            },
+        );
     }
 
     /// Revokes: durable first, then sent. Blocks on the store. Answers the sequence number.
@@ -155,11 +173,18 @@ impl Distribution {
     /// How far the connected proxies are with the newest snapshot.
     pub fn rollout(&self) -> Rollout {
         let newest = self.newest_snapshot();
-        let mut rollout = Rollout { newest, ..Rollout::default() };
+        let mut rollout = Rollout {
+            newest,
+            ..Rollout::default()
+        };
         for proxy in self.lock().values() {
             if proxy.enforces == Some(newest) {
                 rollout.enforcing += 1;
-            } else if proxy.refused.as_ref().is_some_and(|(version, _)| *version == newest) {
+            } else if proxy
+                .refused
+                .as_ref()
+                .is_some_and(|(version, _)| *version == newest)
+            {
                 rollout.refused += 1;
             } else {
                 rollout.behind += 1;
@@ -187,7 +212,9 @@ impl Distribution {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Connected>> {
-        self.connected.lock().unwrap_or_else(PoisonError::into_inner)
+        self.connected
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 

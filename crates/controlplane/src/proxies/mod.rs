@@ -59,9 +59,17 @@ impl ProxyPort {
     ///
     /// # Errors
     /// The listener fails for good.
-    pub async fn serve(self, listener: TcpListener, mut drain: DrainWatch) -> Result<(), tonic::transport::Error> {
-        let tls =
-            mesh_server_config(&self.identity, PeerAuth::Optional, Arc::clone(&self.clock), &["h2"]);
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        mut drain: DrainWatch,
+    ) -> Result<(), tonic::transport::Error> {
+        let tls = mesh_server_config(
+            &self.identity,
+            PeerAuth::Optional,
+            Arc::clone(&self.clock),
+            &["h2"],
+        );
         let incoming = peer::accept(listener, TlsAcceptor::from(tls), drain.clone());
         let services = Services::new(self.workloads, self.ledger, self.distribution, self.clock);
         Server::builder()
@@ -76,7 +84,9 @@ impl ProxyPort {
             .add_service(
                 ProxyServer::from_arc(services).max_decoding_message_size(MAX_PROXY_MESSAGE_BYTES),
             )
-            .serve_with_incoming_shutdown(ReceiverStream::new(incoming), async move { drain.drained().await })
+            .serve_with_incoming_shutdown(ReceiverStream::new(incoming), async move {
+                drain.drained().await
+            })
             .await
     }
 }

@@ -7,11 +7,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use testudo_model::{
-    Clock, SpiffeId, Timestamp,
-    event::Actor,
-    limits::HANDSHAKE_TIMEOUT,
-};
+use testudo_model::{Clock, SpiffeId, Timestamp, event::Actor, limits::HANDSHAKE_TIMEOUT};
 use testudo_runtime::DrainWatch;
 use testudo_trust::{certificate_times, peer_identity};
 use testudo_workload::Caller;
@@ -46,22 +42,42 @@ pub(super) struct Certified {
 impl Peer {
     /// The peer of `request`, with a certificate that holds now. A connection may outlive the certificate it
     /// was opened with.
-    pub(super) fn certified<T>(request: &Request<T>, clock: &dyn Clock) -> Result<Certified, Status> {
+    pub(super) fn certified<T>(
+        request: &Request<T>,
+        clock: &dyn Clock,
+    ) -> Result<Certified, Status> {
         let peer = Self::of(request)?;
         let Some((id, until)) = peer.certified.clone() else {
-            return Err(Status::unauthenticated("a client certificate of the fleet is needed"));
+            return Err(Status::unauthenticated(
+                "a client certificate of the fleet is needed",
+            ));
         };
         if clock.now() >= until {
-            return Err(Status::unauthenticated("the connection's certificate expired: connect again"));
+            return Err(Status::unauthenticated(
+                "the connection's certificate expired: connect again",
+            ));
         }
-        let actor = Actor { workload: Some(id.clone()), ..Actor::default() };
-        Ok(Certified { id, until, caller: Caller { actor, source_ip: Some(peer.address) } })
+        let actor = Actor {
+            workload: Some(id.clone()),
+            ..Actor::default()
+        };
+        Ok(Certified {
+            id,
+            until,
+            caller: Caller {
+                actor,
+                source_ip: Some(peer.address),
+            },
+        })
     }
 
     /// The caller of a request that needs no certificate.
     pub(super) fn anonymous<T>(request: &Request<T>) -> Result<Caller, Status> {
         let address = Self::of(request)?.address;
-        Ok(Caller { actor: Actor::default(), source_ip: Some(address) })
+        Ok(Caller {
+            actor: Actor::default(),
+            source_ip: Some(address),
+        })
     }
 
     fn of<T>(request: &Request<T>) -> Result<Self, Status> {
@@ -115,9 +131,13 @@ pub(super) fn accept(
             };
             let (tls, accepted) = (tls.clone(), accepted.clone());
             tokio::spawn(async move {
-                match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(tcp, address, tls, permit)).await {
+                match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(tcp, address, tls, permit))
+                    .await
+                {
                     Ok(Ok(stream)) => drop(accepted.send(Ok(stream)).await),
-                    Ok(Err(error)) => tracing::debug!(%address, %error, "handshake with a proxy failed"),
+                    Ok(Err(error)) => {
+                        tracing::debug!(%address, %error, "handshake with a proxy failed")
+                    }
                     Err(_) => tracing::debug!(%address, "a proxy was too slow in the handshake"),
                 }
             });
@@ -143,8 +163,15 @@ async fn handshake(
             Some((id, until))
         }
     };
-    let peer = Peer { certified, address: address.ip().to_canonical() };
-    Ok(PeerStream { stream, peer, _permit: permit })
+    let peer = Peer {
+        certified,
+        address: address.ip().to_canonical(),
+    };
+    Ok(PeerStream {
+        stream,
+        peer,
+        _permit: permit,
+    })
 }
 
 impl AsyncRead for PeerStream {

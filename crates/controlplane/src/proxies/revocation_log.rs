@@ -49,7 +49,11 @@ impl RevocationLog {
     /// # Errors
     /// The store fails.
     pub fn open(tenant: Tenant, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
-        let log = Self { tenant, clock, known: Mutex::default() };
+        let log = Self {
+            tenant,
+            clock,
+            known: Mutex::default(),
+        };
         log.follow()?;
         Ok(log)
     }
@@ -77,7 +81,12 @@ impl RevocationLog {
             let full = page.len() >= PAGE;
             for (index, Stored { at, expires, what }) in page {
                 known.newest = index + 1;
-                known.entries.push_back(Revocation { sequence: index + 1, at, expires, what });
+                known.entries.push_back(Revocation {
+                    sequence: index + 1,
+                    at,
+                    expires,
+                    what,
+                });
             }
             known.forget_expired(self.clock.now());
             if !full {
@@ -88,7 +97,12 @@ impl RevocationLog {
 
     /// Entries after `sequence`, in order.
     pub fn since(&self, sequence: u64) -> Vec<Revocation> {
-        self.lock().entries.iter().filter(|entry| entry.sequence > sequence).cloned().collect()
+        self.lock()
+            .entries
+            .iter()
+            .filter(|entry| entry.sequence > sequence)
+            .cloned()
+            .collect()
     }
 
     /// Number of the newest entry, 0 for none.
@@ -104,7 +118,8 @@ impl RevocationLog {
 impl Known {
     fn forget_expired(&mut self, now: Timestamp) {
         let newest = self.newest;
-        self.entries.retain(|entry| entry.expires > now || entry.sequence == newest);
+        self.entries
+            .retain(|entry| entry.expires > now || entry.sequence == newest);
     }
 }
 

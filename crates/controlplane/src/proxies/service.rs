@@ -60,7 +60,10 @@ impl Services {
 impl Enrolment for Services {
     async fn enrol(&self, request: Request<EnrolRequest>) -> Result<Response<EnrolReply>, Status> {
         let caller = Peer::anonymous(&request)?;
-        let EnrolRequest { join_token, certificate_request } = request.into_inner();
+        let EnrolRequest {
+            join_token,
+            certificate_request,
+        } = request.into_inner();
         // Refused rather than queued: what waits here waits for strangers.
         let _turn = self
             .enrolments
@@ -73,7 +76,10 @@ impl Enrolment for Services {
         .await?;
         tracing::info!(id = %enrolment.issued.id, "a proxy joined the fleet");
         let trust_bundle = bundle_bytes(&enrolment.bundle.bundle);
-        Ok(Response::new(EnrolReply { chain: chain_bytes(enrolment.issued), trust_bundle }))
+        Ok(Response::new(EnrolReply {
+            chain: chain_bytes(enrolment.issued),
+            trust_bundle,
+        }))
     }
 }
 
@@ -82,13 +88,23 @@ impl Proxy for Services {
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewReply>, Status> {
         let peer = Peer::certified(&request, &*self.clock)?;
         let csr = request.into_inner().certificate_request;
-        let _turn = self.renewals.acquire().await.map_err(|_| Status::unavailable("shutting down"))?;
+        let _turn = self
+            .renewals
+            .acquire()
+            .await
+            .map_err(|_| Status::unavailable("shutting down"))?;
         let (issued, bundle) = blocking(&self.workloads, move |workloads| {
-            Ok((workloads.renew(&peer.id, &csr, &peer.caller)?, workloads.bundle()?))
+            Ok((
+                workloads.renew(&peer.id, &csr, &peer.caller)?,
+                workloads.bundle()?,
+            ))
         })
         .await?;
         let trust_bundle = bundle_bytes(&bundle.bundle);
-        Ok(Response::new(RenewReply { chain: chain_bytes(issued), trust_bundle }))
+        Ok(Response::new(RenewReply {
+            chain: chain_bytes(issued),
+            trust_bundle,
+        }))
     }
 
     async fn issue_web_certificate(
@@ -97,14 +113,24 @@ impl Proxy for Services {
     ) -> Result<Response<RenewReply>, Status> {
         let peer = Peer::certified(&request, &*self.clock)?;
         let csr = request.into_inner().certificate_request;
-        let _turn = self.renewals.acquire().await.map_err(|_| Status::unavailable("shutting down"))?;
+        let _turn = self
+            .renewals
+            .acquire()
+            .await
+            .map_err(|_| Status::unavailable("shutting down"))?;
         let (issued, bundle) = blocking(&self.workloads, move |workloads| {
             let names = workloads.registration(&peer.id)?.web_names;
-            Ok((workloads.issue_web(&peer.id, &csr, &names, &peer.caller)?, workloads.bundle()?))
+            Ok((
+                workloads.issue_web(&peer.id, &csr, &names, &peer.caller)?,
+                workloads.bundle()?,
+            ))
         })
         .await?;
         let trust_bundle = bundle_bytes(&bundle.bundle);
-        Ok(Response::new(RenewReply { chain: chain_bytes(issued), trust_bundle }))
+        Ok(Response::new(RenewReply {
+            chain: chain_bytes(issued),
+            trust_bundle,
+        }))
     }
 
     type WatchStream = watch::Replies;
@@ -128,13 +154,21 @@ impl Proxy for Services {
     async fn ship(&self, request: Request<ShipRequest>) -> Result<Response<ShipReply>, Status> {
         let peer = Peer::certified(&request, &*self.clock)?;
         let json = request.into_inner().block;
-        let _turn = self.intakes.acquire().await.map_err(|_| Status::unavailable("shutting down"))?;
-        let (workloads, ledger) = (Arc::clone(&self.workloads), Arc::clone(&self.ledger));
-        let receipt = tokio::task::spawn_blocking(move || take_block(&peer.id, &json, &workloads, &ledger))
+        let _turn = self
+            .intakes
+            .acquire()
             .await
-            .map_err(|_| Status::internal("the intake failed"))??;
-        let receipt = serde_json::to_vec(&receipt).map_err(|_| Status::internal("encoding failed"))?;
-        Ok(Response::new(ShipReply { receipt: receipt.into() }))
+            .map_err(|_| Status::unavailable("shutting down"))?;
+        let (workloads, ledger) = (Arc::clone(&self.workloads), Arc::clone(&self.ledger));
+        let receipt =
+            tokio::task::spawn_blocking(move || take_block(&peer.id, &json, &workloads, &ledger))
+                .await
+                .map_err(|_| Status::internal("the intake failed"))??;
+        let receipt =
+            serde_json::to_vec(&receipt).map_err(|_| Status::internal("encoding failed"))?;
+        Ok(Response::new(ShipReply {
+            receipt: receipt.into(),
+        }))
     }
 }
 
@@ -150,10 +184,16 @@ fn take_block(
     let block: Block = serde_json::from_slice(json).map_err(malformed)?;
     let head: BlockHead = serde_json::from_str(&block.head).map_err(malformed)?;
     if head.reporter != *peer {
-        return Err(Status::permission_denied("a proxy ships its own events only"));
+        return Err(Status::permission_denied(
+            "a proxy ships its own events only",
+        ));
     }
-    let roots = workloads.historic_bundle().map_err(|error| status::of_workload(&error))?;
-    ledger.intake(&block, &roots).map_err(|error| status::of_intake(&error))
+    let roots = workloads
+        .historic_bundle()
+        .map_err(|error| status::of_workload(&error))?;
+    ledger
+        .intake(&block, &roots)
+        .map_err(|error| status::of_intake(&error))
 }
 
 /// Runs storey 2, which blocks on the disk, aside.

@@ -15,7 +15,9 @@ pub(super) fn of_workload(error: &WorkloadError) -> Status {
         | WorkloadError::NotTheGateway { .. }
         | WorkloadError::NameNotAllowed { .. }
         | WorkloadError::InstanceTaken { .. } => Code::PermissionDenied,
-        WorkloadError::NameMalformed { .. } | WorkloadError::Certificate(_) => Code::InvalidArgument,
+        WorkloadError::NameMalformed { .. } | WorkloadError::Certificate(_) => {
+            Code::InvalidArgument
+        }
         WorkloadError::Contended { .. } | WorkloadError::RotationUnderWay { .. } => Code::Aborted,
         WorkloadError::NoActiveRoot
         | WorkloadError::RootDamaged

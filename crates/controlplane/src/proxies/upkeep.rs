@@ -62,7 +62,8 @@ pub async fn run(
         let (workloads, distribution) = (Arc::clone(&workloads), Arc::clone(&distribution));
         let (identity, now) = (identity.clone(), clock.now());
         let done =
-            tokio::task::spawn_blocking(move || turn(&workloads, &distribution, &identity, now)).await;
+            tokio::task::spawn_blocking(move || turn(&workloads, &distribution, &identity, now))
+                .await;
         if let Ok(Err(error)) = done {
             tracing::error!(%error, source = ?std::error::Error::source(&error), "upkeep of workloads failed");
         }

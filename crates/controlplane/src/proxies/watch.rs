@@ -67,7 +67,9 @@ pub(super) async fn open(
         .map_err(|_| Status::deadline_exceeded("no hello came"))??
         .and_then(|request| request.message);
     let Some(watch_request::Message::Hello(hello)) = hello else {
-        return Err(Status::invalid_argument("the first message of a watch is a hello"));
+        return Err(Status::invalid_argument(
+            "the first message of a watch is a hello",
+        ));
     };
     let proxy = parse_hello(&hello, &peer, clock.now())?;
     let inbound = parse_inbound(&hello.inbound_address)?;
@@ -90,13 +92,21 @@ pub(super) async fn open(
 }
 
 fn parse_hello(hello: &Hello, peer: &Certified, now: Timestamp) -> Result<Connected, Status> {
-    let instance: InstanceId =
-        hello.instance.parse().map_err(|_| Status::invalid_argument("the instance id is malformed"))?;
+    let instance: InstanceId = hello
+        .instance
+        .parse()
+        .map_err(|_| Status::invalid_argument("the instance id is malformed"))?;
     if hello.version.chars().count() > MAX_VERSION_CHARS {
         return Err(Status::invalid_argument("the version is too long"));
     }
     let enforces = (hello.snapshot != 0).then_some(SnapshotVersion(hello.snapshot));
-    Ok(Connected { instance, id: peer.id.clone(), since: now, enforces, refused: None })
+    Ok(Connected {
+        instance,
+        id: peer.id.clone(),
+        since: now,
+        enforces,
+        refused: None,
+    })
 }
 
 /// Whose address it is, the certificate says; others will verify it when they connect.
@@ -161,9 +171,11 @@ impl Session {
         let mut revocations = self.distribution.newest_revocation.subscribe();
         let mut endpoints = self.distribution.endpoints.subscribe();
         let mut snapshot = self.distribution.snapshot.subscribe();
-        self.send_published(&mut bundle, watch_reply::Message::TrustBundle).await?;
+        self.send_published(&mut bundle, watch_reply::Message::TrustBundle)
+            .await?;
         self.send_revocations(&mut revocations).await?;
-        self.send_published(&mut endpoints, watch_reply::Message::Endpoints).await?;
+        self.send_published(&mut endpoints, watch_reply::Message::Endpoints)
+            .await?;
         self.send_snapshot(&mut snapshot).await?;
         let mut beat = tokio::time::interval(HEARTBEAT);
         let mut beats = 0u32;
@@ -191,7 +203,12 @@ impl Session {
     }
 
     async fn take(&mut self, request: Result<Option<WatchRequest>, Status>) -> Result<(), End> {
-        let Ok(Some(WatchRequest { message: Some(message) })) = request else { return Err(End::Gone) };
+        let Ok(Some(WatchRequest {
+            message: Some(message),
+        })) = request
+        else {
+            return Err(End::Gone);
+        };
         match message {
             watch_request::Message::Acknowledgement(acknowledgement) => {
                 let version = SnapshotVersion(acknowledgement.snapshot);
@@ -207,9 +224,9 @@ impl Session {
                 self.report().await.map_err(End::Refused)
             }
             watch_request::Message::Goodbye(_) => Err(End::Goodbye),
-            watch_request::Message::Hello(_) => {
-                Err(End::Refused(Status::invalid_argument("a second hello came")))
-            }
+            watch_request::Message::Hello(_) => Err(End::Refused(Status::invalid_argument(
+                "a second hello came",
+            ))),
         }
     }
 
@@ -219,7 +236,11 @@ impl Session {
         message: impl Fn(Bytes) -> watch_reply::Message,
     ) -> Result<(), End> {
         let json = channel.borrow_and_update().json.clone();
-        if json.is_empty() { Ok(()) } else { self.send(message(json)).await }
+        if json.is_empty() {
+            Ok(())
+        } else {
+            self.send(message(json)).await
+        }
     }
 
     async fn send_snapshot(&self, channel: &mut watch::Receiver<Published>) -> Result<(), End> {
@@ -228,19 +249,26 @@ impl Session {
         if published.json.is_empty() || published.version <= known {
             return Ok(());
         }
-        self.send(watch_reply::Message::Snapshot(published.json)).await
+        self.send(watch_reply::Message::Snapshot(published.json))
+            .await
     }
 
     /// Sends what the proxy does not know yet, and ends the session of a proxy that was itself revoked.
     async fn send_revocations(&mut self, channel: &mut watch::Receiver<u64>) -> Result<(), End> {
         let _ = channel.borrow_and_update();
         let entries = self.distribution.revocations_since(self.revocation);
-        let Some(newest) = entries.last().map(|entry| entry.sequence) else { return Ok(()) };
+        let Some(newest) = entries.last().map(|entry| entry.sequence) else {
+            return Ok(());
+        };
         let json = serde_json::to_vec(&entries)
             .map_err(|_| End::Refused(Status::internal("encoding failed")))?;
-        self.send(watch_reply::Message::Revocations(json.into())).await?;
+        self.send(watch_reply::Message::Revocations(json.into()))
+            .await?;
         self.revocation = newest;
-        if entries.iter().any(|entry| entry.what == Revoked::Workload(self.proxy.id.clone())) {
+        if entries
+            .iter()
+            .any(|entry| entry.what == Revoked::Workload(self.proxy.id.clone()))
+        {
             // The room knows whether it was reinstated since.
             self.report().await.map_err(End::Refused)?;
         }
@@ -256,7 +284,9 @@ impl Session {
     }
 
     async fn send(&self, message: watch_reply::Message) -> Result<(), End> {
-        let reply = Ok(WatchReply { message: Some(message) });
+        let reply = Ok(WatchReply {
+            message: Some(message),
+        });
         match tokio::time::timeout(SEND_TIMEOUT, self.outgoing.send(reply)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) | Err(_) => Err(End::Gone),
@@ -267,7 +297,9 @@ impl Session {
         if self.clock.now() < self.certified_until {
             Ok(())
         } else {
-            Err(End::Refused(Status::unauthenticated("the connection's certificate expired: connect again")))
+            Err(End::Refused(Status::unauthenticated(
+                "the connection's certificate expired: connect again",
+            )))
         }
     }
 
@@ -288,7 +320,11 @@ impl Session {
 
     async fn depart(&self) {
         let (instance, id) = (self.proxy.instance.clone(), self.proxy.id.clone());
-        match blocking(&self.workloads, move |workloads| workloads.depart(&instance, &id)).await {
+        match blocking(&self.workloads, move |workloads| {
+            workloads.depart(&instance, &id)
+        })
+        .await
+        {
             Ok(moved) => self.publish(moved),
             Err(status) => tracing::warn!(%status, "a goodbye could not be noted"),
         }

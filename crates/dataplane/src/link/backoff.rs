@@ -16,7 +16,12 @@ pub(super) struct Backoff {
 impl Backoff {
     /// Starts with `first`, never waits longer than `longest`.
     pub(super) fn new(entropy: Arc<dyn Entropy>, first: Duration, longest: Duration) -> Self {
-        Self { entropy, first, longest, next: first }
+        Self {
+            entropy,
+            first,
+            longest,
+            next: first,
+        }
     }
 
     /// It worked: the next pause is short again.
@@ -34,7 +39,10 @@ impl Backoff {
 
 /// A random duration below `bound`.
 pub(super) fn jitter(entropy: &dyn Entropy, bound: Duration) -> Duration {
-    Duration::from_nanos(random_below(entropy, u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX)))
+    Duration::from_nanos(random_below(
+        entropy,
+        u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX),
+    ))
 }
 
 #[cfg(test)]
@@ -49,8 +57,15 @@ mod tests {
         let mut backoff = Backoff::new(SeededEntropy::new(1), first, longest);
         let pauses: Vec<Duration> = (0..20).map(|_| backoff.pause()).collect();
         assert!(pauses[0] >= first / 2 && pauses[0] <= first);
-        assert!(pauses[10..].iter().all(|pause| *pause >= longest / 2 && *pause <= longest));
-        assert!(pauses[10..].windows(2).any(|pair| pair[0] != pair[1]), "there is jitter");
+        assert!(
+            pauses[10..]
+                .iter()
+                .all(|pause| *pause >= longest / 2 && *pause <= longest)
+        );
+        assert!(
+            pauses[10..].windows(2).any(|pair| pair[0] != pair[1]),
+            "there is jitter"
+        );
         backoff.reset();
         assert!(backoff.pause() <= first);
     }

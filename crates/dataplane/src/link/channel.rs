@@ -26,11 +26,17 @@ impl ServerAddress {
     /// # Errors
     /// It is something else.
     pub fn parse(text: &str) -> Result<Self, LinkError> {
-        let invalid = || LinkError::Address { address: text.chars().take(100).collect() };
+        let invalid = || LinkError::Address {
+            address: text.chars().take(100).collect(),
+        };
         let (host, port) = text.rsplit_once(':').ok_or_else(invalid)?;
         let port_ok = port.parse::<u16>().is_ok_and(|port| port != 0);
         let host_ok = |byte: u8| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte);
-        if text.len() > MAX_ADDRESS_BYTES || !port_ok || host.is_empty() || !host.bytes().all(host_ok) {
+        if text.len() > MAX_ADDRESS_BYTES
+            || !port_ok
+            || host.is_empty()
+            || !host.bytes().all(host_ok)
+        {
             return Err(invalid());
         }
         Ok(Self(text.to_owned()))
@@ -43,8 +49,13 @@ impl ServerAddress {
 }
 
 /// A channel that connects when it is used, and again when the connection broke.
-pub(super) fn channel(server: &ServerAddress, tls: Arc<ClientConfig>) -> Result<Channel, LinkError> {
-    let invalid = || LinkError::Address { address: server.0.clone() };
+pub(super) fn channel(
+    server: &ServerAddress,
+    tls: Arc<ClientConfig>,
+) -> Result<Channel, LinkError> {
+    let invalid = || LinkError::Address {
+        address: server.0.clone(),
+    };
     let endpoint = Endpoint::from_shared(format!("http://{}", server.0))
         .map_err(|_| invalid())?
         .connect_timeout(HANDSHAKE_TIMEOUT)
@@ -62,7 +73,9 @@ pub(super) fn channel(server: &ServerAddress, tls: Arc<ClientConfig>) -> Result<
 async fn connect(address: &str, tls: Arc<ClientConfig>) -> io::Result<TlsStream<TcpStream>> {
     let tcp = TcpStream::connect(address).await?;
     tcp.set_nodelay(true)?;
-    let stream = TlsConnector::from(tls).connect(mesh_server_name(), tcp).await?;
+    let stream = TlsConnector::from(tls)
+        .connect(mesh_server_name(), tcp)
+        .await?;
     match stream.get_ref().1.alpn_protocol() {
         Some(b"h2") => Ok(stream),
         _ => Err(io::Error::other("the server does not speak HTTP/2")),
@@ -75,10 +88,24 @@ mod tests {
 
     #[test]
     fn an_address_is_host_and_port() {
-        for good in ["127.0.0.1:9444", "[::1]:9444", "control.bookshop.example:9444"] {
+        for good in [
+            "127.0.0.1:9444",
+            "[::1]:9444",
+            "control.bookshop.example:9444",
+        ] {
             assert!(ServerAddress::parse(good).is_ok(), "{good}");
         }
-        for bad in ["", "host", "host:", "host:0", "host:70000", ":9444", "ho st:1", "https://host:1", "a/b:1"] {
+        for bad in [
+            "",
+            "host",
+            "host:",
+            "host:0",
+            "host:70000",
+            ":9444",
+            "ho st:1",
+            "https://host:1",
+            "a/b:1",
+        ] {
             assert!(ServerAddress::parse(bad).is_err(), "{bad}");
         }
     }

@@ -69,9 +69,10 @@ fn kept_identity(
 
 fn check_expected(id: &SpiffeId, expected: Option<&SpiffeId>) -> Result<(), LinkError> {
     match expected {
-        Some(expected) if expected != id => {
-            Err(LinkError::WrongIdentity { got: id.clone(), expected: expected.clone() })
-        }
+        Some(expected) if expected != id => Err(LinkError::WrongIdentity {
+            got: id.clone(),
+            expected: expected.clone(),
+        }),
         _ => Ok(()),
     }
 }
@@ -96,7 +97,11 @@ async fn enrol(
         .map_err(LinkError::refused("enrol"))?
         .into_inner();
     let bundle = parse_bundle(token.trust_domain.clone(), &reply.trust_bundle)?;
-    if !bundle.roots().iter().any(|root| sha256(root) == token.ca_sha256) {
+    if !bundle
+        .roots()
+        .iter()
+        .any(|root| sha256(root) == token.ca_sha256)
+    {
         return Err(LinkError::Unpinned);
     }
     let chain = reply.chain.iter().map(|der| der.to_vec()).collect();
@@ -111,12 +116,18 @@ pub(super) fn accept(
     bundle: &TrustBundle,
     clock: &dyn Clock,
 ) -> Result<Svid, LinkError> {
-    bundle.verify_svid(&chain, clock.now()).map_err(LinkError::Identity)?;
+    bundle
+        .verify_svid(&chain, clock.now())
+        .map_err(LinkError::Identity)?;
     Svid::new(chain, key).map_err(LinkError::Identity)
 }
 
 /// A trust bundle from the wire.
 pub(super) fn parse_bundle(domain: TrustDomain, json: &[u8]) -> Result<TrustBundle, LinkError> {
-    let text = std::str::from_utf8(json).map_err(|_| LinkError::Malformed { what: "trust bundle" })?;
-    TrustBundle::from_json(domain, text).map_err(|_| LinkError::Malformed { what: "trust bundle" })
+    let text = std::str::from_utf8(json).map_err(|_| LinkError::Malformed {
+        what: "trust bundle",
+    })?;
+    TrustBundle::from_json(domain, text).map_err(|_| LinkError::Malformed {
+        what: "trust bundle",
+    })
 }

@@ -75,7 +75,11 @@ impl StateFolder {
     ///
     /// # Errors
     /// The disk fails, or the key is another one than the folder was made with.
-    pub fn open(folder: &Path, key: &RootKey, entropy: Arc<dyn Entropy>) -> Result<Self, StateFolderError> {
+    pub fn open(
+        folder: &Path,
+        key: &RootKey,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<Self, StateFolderError> {
         fs::create_dir_all(folder).map_err(|source| io_error("create", folder, source))?;
         let path = folder.join(KEYRING_FILE);
         let keyring = match read(&path)? {
@@ -89,7 +93,11 @@ impl StateFolder {
                 keyring
             }
         };
-        Ok(Self { folder: folder.to_owned(), keyring: Arc::new(keyring), entropy })
+        Ok(Self {
+            folder: folder.to_owned(),
+            keyring: Arc::new(keyring),
+            entropy,
+        })
     }
 
     /// The key everything in the folder is sealed with; the event spool uses it too.
@@ -111,7 +119,11 @@ impl StateFolder {
         self.write(
             "identity",
             &StoredIdentity {
-                chain: svid.chain().iter().map(|der| STANDARD.encode(der)).collect(),
+                chain: svid
+                    .chain()
+                    .iter()
+                    .map(|der| STANDARD.encode(der))
+                    .collect(),
                 key: STANDARD.encode(svid.key().to_pkcs8().expose()),
                 bundle: identity.bundle().to_json(),
             },
@@ -123,10 +135,18 @@ impl StateFolder {
     /// # Errors
     /// The disk fails, or the file was changed.
     pub fn identity(&self) -> Result<Option<(Svid, TrustBundle)>, StateFolderError> {
-        let Some(stored) = self.read::<StoredIdentity>("identity")? else { return Ok(None) };
-        let malformed = || StateFolderError::Malformed { path: self.folder.join("identity") };
+        let Some(stored) = self.read::<StoredIdentity>("identity")? else {
+            return Ok(None);
+        };
+        let malformed = || StateFolderError::Malformed {
+            path: self.folder.join("identity"),
+        };
         let decode = |text: &String| STANDARD.decode(text).map_err(|_| malformed());
-        let chain = stored.chain.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
+        let chain = stored
+            .chain
+            .iter()
+            .map(decode)
+            .collect::<Result<Vec<_>, _>>()?;
         let key = SvidKey::from_pkcs8(&decode(&stored.key)?).map_err(|_| malformed())?;
         let svid = Svid::new(chain, key).map_err(|_| malformed())?;
         let bundle = TrustBundle::from_json(svid.id().trust_domain(), &stored.bundle)
@@ -186,18 +206,24 @@ impl StateFolder {
         let path = self.folder.join(name);
         let plain = serde_json::to_vec(value)
             .map_err(|error| io_error("encode", &path, io::Error::other(error)))?;
-        let sealed = self.keyring.seal(&*self.entropy, associated_data(name).as_bytes(), &plain);
+        let sealed = self
+            .keyring
+            .seal(&*self.entropy, associated_data(name).as_bytes(), &plain);
         write_durably(&path, sealed).map_err(|source| io_error("write", &path, source))
     }
 
     fn read<T: DeserializeOwned>(&self, name: &'static str) -> Result<Option<T>, StateFolderError> {
         let path = self.folder.join(name);
-        let Some(sealed) = read(&path)? else { return Ok(None) };
+        let Some(sealed) = read(&path)? else {
+            return Ok(None);
+        };
         let plain = self
             .keyring
             .open(associated_data(name).as_bytes(), &sealed)
             .map_err(|_| StateFolderError::WrongKey { path: path.clone() })?;
-        serde_json::from_slice(&plain).map(Some).map_err(|_| StateFolderError::Malformed { path })
+        serde_json::from_slice(&plain)
+            .map(Some)
+            .map_err(|_| StateFolderError::Malformed { path })
     }
 }
 
@@ -208,15 +234,21 @@ fn associated_data(name: &str) -> String {
 
 fn read(path: &Path) -> Result<Option<Vec<u8>>, StateFolderError> {
     match fs::metadata(path) {
-        Ok(found) if found.len() > MAX_FILE_BYTES => {
-            Err(StateFolderError::Malformed { path: path.to_owned() })
-        }
-        Ok(_) => fs::read(path).map(Some).map_err(|source| io_error("read", path, source)),
+        Ok(found) if found.len() > MAX_FILE_BYTES => Err(StateFolderError::Malformed {
+            path: path.to_owned(),
+        }),
+        Ok(_) => fs::read(path)
+            .map(Some)
+            .map_err(|source| io_error("read", path, source)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(io_error("read", path, error)),
     }
 }
 
 fn io_error(action: &'static str, path: &Path, source: io::Error) -> StateFolderError {
-    StateFolderError::Io { action, path: path.to_owned(), source }
+    StateFolderError::Io {
+        action,
+        path: path.to_owned(),
+        source,
+    }
 }

@@ -26,9 +26,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use testudo_model::{
-    Clock, Entropy, SpiffeId, limits::MAX_SNAPSHOT_BYTES, snapshot::Revocation,
-};
+use testudo_model::{Clock, Entropy, SpiffeId, limits::MAX_SNAPSHOT_BYTES, snapshot::Revocation};
 use testudo_runtime::{DrainWatch, Gate, Readiness};
 use testudo_trust::{ExpectedPeer, IdentitySource, SvidKey, X509Error, mesh_client_config};
 use tokio::sync::Notify;
@@ -80,7 +78,9 @@ pub enum LinkError {
         status: Box<tonic::Status>,
     },
     /// The answer to the enrolment does not contain the pinned root.
-    #[error("the trust bundle does not hold the CA that the join token pins: the token is for another fleet")]
+    #[error(
+        "the trust bundle does not hold the CA that the join token pins: the token is for another fleet"
+    )]
     Unpinned,
     /// A certificate for somebody else.
     #[error("the certificate is for {got}, this proxy is {expected}: use a join token made for it")]
@@ -112,7 +112,10 @@ pub enum LinkError {
 
 impl LinkError {
     fn refused(action: &'static str) -> impl Fn(tonic::Status) -> Self {
-        move |status| Self::Refused { action, status: Box::new(status) }
+        move |status| Self::Refused {
+            action,
+            status: Box::new(status),
+        }
     }
 
     /// The error with its causes, on one line.
@@ -209,7 +212,11 @@ impl Link {
                 &options.identity,
                 &options.clock,
             )?),
-            gates: Gates { identity: gate("identity"), snapshot: gate("snapshot"), spool: gate("spool") },
+            gates: Gates {
+                identity: gate("identity"),
+                snapshot: gate("snapshot"),
+                spool: gate("spool"),
+            },
             server: options.server,
             identity: options.identity,
             state: options.state,
@@ -227,7 +234,9 @@ impl Link {
             revocations: Mutex::new(Vec::new()),
         };
         link.gates.identity.ready();
-        link.gates.snapshot.not_ready("no snapshot yet: everything is refused");
+        link.gates
+            .snapshot
+            .not_ready("no snapshot yet: everything is refused");
         link.restore()?;
         Ok(Arc::new(link))
     }
@@ -235,8 +244,13 @@ impl Link {
     /// Works until `drain` starts, then says goodbye. Events are shipped until the future is dropped or
     /// [`Link::ship_rest`] has shipped the last ones.
     pub async fn run(self: Arc<Self>, mut drain: DrainWatch) {
-        let for_ever =
-            async { tokio::join!(self.keep_renewing(), self.keep_shipping(), self.keep_looking()) };
+        let for_ever = async {
+            tokio::join!(
+                self.keep_renewing(),
+                self.keep_shipping(),
+                self.keep_looking()
+            )
+        };
         let goodbye = async {
             drain.drained().await;
             self.drain.send_replace(true);
@@ -253,7 +267,8 @@ impl Link {
     /// How long ago the control plane was last heard; `None` if it never was.
     pub fn since_contact(&self) -> Option<Duration> {
         let now = self.clock.monotonic_nanos();
-        self.last_contact().map(|last| Duration::from_nanos(now.saturating_sub(last)))
+        self.last_contact()
+            .map(|last| Duration::from_nanos(now.saturating_sub(last)))
     }
 
     /// A certificate for the public names of the fleet, with a new key. Gateways only.
@@ -265,11 +280,16 @@ impl Link {
         let id = self.identity.current().id().clone();
         let certificate_request = key.csr_der(&id).map_err(LinkError::Identity)?.into();
         let reply = ProxyClient::new(self.channel())
-            .issue_web_certificate(RenewRequest { certificate_request })
+            .issue_web_certificate(RenewRequest {
+                certificate_request,
+            })
             .await
             .map_err(LinkError::refused("issue a web certificate"))?
             .into_inner();
-        Ok(WebIdentity { chain: reply.chain.iter().map(|der| der.to_vec()).collect(), key })
+        Ok(WebIdentity {
+            chain: reply.chain.iter().map(|der| der.to_vec()).collect(),
+            key,
+        })
     }
 
     async fn keep_watching(&self) {
@@ -281,7 +301,10 @@ impl Link {
                 () = self.moved.notified() => continue,
             };
             if let Err(error) = ended {
-                tracing::warn!(error = error.chain(), "the control plane is away; what is in force stays");
+                tracing::warn!(
+                    error = error.chain(),
+                    "the control plane is away; what is in force stays"
+                );
             }
             if self.last_contact() != heard_before {
                 backoff.reset();
@@ -303,14 +326,18 @@ impl Link {
             }
             let ends = self.identity.current().not_after();
             if self.clock.now() >= ends {
-                self.gates.identity.not_ready(format!("the certificate expired at {ends}"));
+                self.gates
+                    .identity
+                    .not_ready(format!("the certificate expired at {ends}"));
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
     }
 
     fn restore(&self) -> Result<(), LinkError> {
-        let Some(folder) = &self.folder else { return Ok(()) };
+        let Some(folder) = &self.folder else {
+            return Ok(());
+        };
         // Revocations first: the snapshot must never be in force without them.
         if let Some(revocations) = folder.revocations()? {
             if let Err(error) = self.state.apply_revocations(&revocations) {
@@ -340,9 +367,16 @@ impl Link {
     /// the newest, since its number says how far we are.
     fn remember_revocations(&self, entries: Vec<Revocation>) -> Vec<Revocation> {
         let now = self.clock.now();
-        let mut known = self.revocations.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self
+            .revocations
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let newest_known = known.last().map_or(0, |entry| entry.sequence);
-        known.extend(entries.into_iter().filter(|entry| entry.sequence > newest_known));
+        known.extend(
+            entries
+                .into_iter()
+                .filter(|entry| entry.sequence > newest_known),
+        );
         let newest = known.last().map_or(0, |entry| entry.sequence);
         known.retain(|entry| entry.expires > now || entry.sequence == newest);
         known.clone()
@@ -354,10 +388,16 @@ impl Link {
         what: &'static str,
         write: impl FnOnce(&StateFolder) -> Result<(), StateFolderError> + Send + 'static,
     ) {
-        let Some(folder) = self.folder.clone() else { return };
+        let Some(folder) = self.folder.clone() else {
+            return;
+        };
         let written = tokio::task::spawn_blocking(move || write(&folder)).await;
         if let Ok(Err(error)) = written {
-            tracing::warn!(what, error = error_chain(&error), "could not be kept for a restart");
+            tracing::warn!(
+                what,
+                error = error_chain(&error),
+                "could not be kept for a restart"
+            );
         }
     }
 
@@ -367,18 +407,27 @@ impl Link {
 
     /// A connection is authenticated once: a new certificate needs a new one.
     fn reconnect(&self) -> Result<(), LinkError> {
-        self.channel.store(Arc::new(mesh_channel(&self.server, &self.identity, &self.clock)?));
+        self.channel.store(Arc::new(mesh_channel(
+            &self.server,
+            &self.identity,
+            &self.clock,
+        )?));
         self.moved.notify_one();
         Ok(())
     }
 
     fn last_contact(&self) -> Option<u64> {
-        *self.last_contact.lock().unwrap_or_else(PoisonError::into_inner)
+        *self
+            .last_contact
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn note_contact(&self) {
-        *self.last_contact.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some(self.clock.monotonic_nanos());
+        *self
+            .last_contact
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(self.clock.monotonic_nanos());
     }
 
     async fn draining(&self) {
@@ -393,6 +442,11 @@ fn mesh_channel(
     clock: &Arc<dyn Clock>,
 ) -> Result<Channel, LinkError> {
     let control_plane = identity.current().id().trust_domain().server();
-    let tls = mesh_client_config(identity, ExpectedPeer::Id(control_plane), Arc::clone(clock), &["h2"]);
+    let tls = mesh_client_config(
+        identity,
+        ExpectedPeer::Id(control_plane),
+        Arc::clone(clock),
+        &["h2"],
+    );
     channel::channel(server, tls)
 }

@@ -45,7 +45,10 @@ impl Link {
         let current = self.identity.current();
         let key = SvidKey::generate();
         let request = RenewRequest {
-            certificate_request: key.csr_der(current.id()).map_err(LinkError::Identity)?.into(),
+            certificate_request: key
+                .csr_der(current.id())
+                .map_err(LinkError::Identity)?
+                .into(),
         };
         let reply = ProxyClient::new(self.channel())
             .renew(request)
@@ -56,7 +59,10 @@ impl Link {
         let chain = reply.chain.iter().map(|der| der.to_vec()).collect();
         let svid = accept(chain, key, &bundle, &*self.clock)?;
         if svid.id() != current.id() {
-            return Err(LinkError::WrongIdentity { got: svid.id().clone(), expected: current.id().clone() });
+            return Err(LinkError::WrongIdentity {
+                got: svid.id().clone(),
+                expected: current.id().clone(),
+            });
         }
         tracing::debug!(until = %svid.not_after(), "certificate renewed");
         // The bundle first: for a moment too many roots are trusted, never a certificate of an unknown one.
@@ -74,14 +80,20 @@ impl Link {
         if self.clock.now() < svid.not_after() {
             tracing::warn!(error = text, until = %svid.not_after(), "could not renew the certificate yet");
         } else {
-            tracing::error!(error = text, "the certificate expired: join again with a new token");
-            self.gates.identity.not_ready(format!("the certificate expired at {}", svid.not_after()));
+            tracing::error!(
+                error = text,
+                "the certificate expired: join again with a new token"
+            );
+            self.gates
+                .identity
+                .not_ready(format!("the certificate expired at {}", svid.not_after()));
         }
     }
 
     async fn keep_identity(&self) {
         let identity = self.identity.clone();
-        self.keep("identity", move |folder| folder.keep_identity(&identity)).await;
+        self.keep("identity", move |folder| folder.keep_identity(&identity))
+            .await;
     }
 }
 

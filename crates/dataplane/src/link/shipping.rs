@@ -3,9 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use testudo_model::event::Receipt;
+use tonic::Code;
 
 use super::{Link, LinkError, backoff::Backoff};
-use crate::wire::{ShipRequest, proxy_client::ProxyClient};
+use crate::{
+    spool::SpoolError,
+    wire::{ShipRequest, proxy_client::ProxyClient},
+};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
@@ -48,19 +52,45 @@ impl Link {
         // One shipper at a time: receipts come in the order of the blocks.
         let _turn = self.shipping.lock().await;
         let spool = Arc::clone(&self.spool);
-        let oldest = tokio::task::spawn_blocking(move || spool.oldest()).await;
-        let Some(block) = oldest.map_err(|_| LinkError::Silence)?? else { return Ok(false) };
-        let mut request = tonic::Request::new(ShipRequest { block: block.json.into() });
+        let Some(block) = blocking(move || spool.oldest()).await? else {
+            return Ok(false);
+        };
+        let mut request = tonic::Request::new(ShipRequest {
+            block: block.json.into(),
+        });
         request.set_timeout(DEADLINE);
-        let reply = ProxyClient::new(self.channel())
-            .ship(request)
-            .await
-            .map_err(LinkError::refused("ship events"))?
-            .into_inner();
+        let shipped = ProxyClient::new(self.channel()).ship(request).await;
+        let reply = match shipped {
+            Ok(reply) => reply.into_inner(),
+            // The one code for: this block, never.
+            Err(status) if status.code() == Code::FailedPrecondition => {
+                tracing::error!(
+                    block = block.number,
+                    why = status.message(),
+                    "the ledger refused events"
+                );
+                let spool = Arc::clone(&self.spool);
+                blocking(move || spool.set_aside()).await?;
+                return Ok(true);
+            }
+            Err(status) => return Err(LinkError::refused("take events")(status)),
+        };
         let receipt: Receipt = serde_json::from_slice(&reply.receipt)
             .map_err(|_| LinkError::Malformed { what: "receipt" })?;
-        self.spool.acknowledge(&receipt).map_err(|_| LinkError::Malformed { what: "receipt" })?;
+        self.spool
+            .acknowledge(&receipt)
+            .map_err(|_| LinkError::Malformed { what: "receipt" })?;
         self.note_contact();
         Ok(true)
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, SpoolError> + Send + 'static,
+) -> Result<T, LinkError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => Ok(result?),
+        // It is cancelled when the runtime ends, and so are we.
+        Err(_) => Err(LinkError::Silence),
     }
 }

@@ -9,8 +9,8 @@ use tonic::Streaming;
 
 use super::{Link, LinkError, MAX_SNAPSHOT_MESSAGE_BYTES, enrol::parse_bundle, error_chain};
 use crate::wire::{
-    Acknowledgement, Goodbye, Hello, WatchReply, WatchRequest, proxy_client::ProxyClient, watch_reply,
-    watch_request,
+    Acknowledgement, Goodbye, Hello, WatchReply, WatchRequest, proxy_client::ProxyClient,
+    watch_reply, watch_request,
 };
 
 /// The control plane sends a heartbeat every 5 s. Silence of three of them, and some, is a dead connection.
@@ -36,7 +36,10 @@ impl Link {
                     return session.say_goodbye().await;
                 }
             };
-            match reply.map_err(LinkError::refused("watch"))?.and_then(|reply| reply.message) {
+            match reply
+                .map_err(LinkError::refused("watch"))?
+                .and_then(|reply| reply.message)
+            {
                 Some(message) => self.take(message, &session).await?,
                 None => return Ok(()),
             }
@@ -49,12 +52,20 @@ impl Link {
         let hello = Hello {
             instance: self.spool.instance().to_string(),
             version: self.version.to_owned(),
-            features: KNOWN_FEATURES.iter().map(|feature| (*feature).to_owned()).collect(),
-            inbound_address: self.inbound.map(|address| address.to_string()).unwrap_or_default(),
+            features: KNOWN_FEATURES
+                .iter()
+                .map(|feature| (*feature).to_owned())
+                .collect(),
+            inbound_address: self
+                .inbound
+                .map(|address| address.to_string())
+                .unwrap_or_default(),
             snapshot: self.state.snapshot_version().map_or(0, |version| version.0),
             revocation: self.state.revocations().sequence(),
         };
-        let hello = WatchRequest { message: Some(watch_request::Message::Hello(hello)) };
+        let hello = WatchRequest {
+            message: Some(watch_request::Message::Hello(hello)),
+        };
         outgoing.send(hello).await.map_err(|_| LinkError::Silence)?;
         let incoming = ProxyClient::new(self.channel())
             .max_decoding_message_size(MAX_SNAPSHOT_MESSAGE_BYTES)
@@ -65,20 +76,29 @@ impl Link {
         Ok(Session { outgoing, incoming })
     }
 
-    async fn take(&self, message: watch_reply::Message, session: &Session) -> Result<(), LinkError> {
+    async fn take(
+        &self,
+        message: watch_reply::Message,
+        session: &Session,
+    ) -> Result<(), LinkError> {
         self.note_contact();
         match message {
             watch_reply::Message::Snapshot(json) => {
                 let acknowledgement = self.take_snapshot(&json).await?;
-                session.send(watch_request::Message::Acknowledgement(acknowledgement)).await?;
+                session
+                    .send(watch_request::Message::Acknowledgement(acknowledgement))
+                    .await?;
             }
-            watch_reply::Message::Endpoints(json) => self.take_endpoints(parse("endpoints", &json)?).await,
+            watch_reply::Message::Endpoints(json) => {
+                self.take_endpoints(parse("endpoints", &json)?).await
+            }
             watch_reply::Message::Revocations(json) => {
                 self.take_revocations(parse("revocations", &json)?).await?;
             }
             watch_reply::Message::TrustBundle(json) => self.take_bundle(&json).await?,
             watch_reply::Message::Heartbeat(heartbeat) => {
-                self.state.note_newest(SnapshotVersion(heartbeat.snapshot), heartbeat.revocation);
+                self.state
+                    .note_newest(SnapshotVersion(heartbeat.snapshot), heartbeat.revocation);
             }
         }
         Ok(())
@@ -97,7 +117,8 @@ impl Link {
             Ok(Ok(_)) => {
                 tracing::info!(%version, "enforcing");
                 self.gates.snapshot.ready();
-                self.keep("snapshot", move |folder| folder.keep_snapshot(&snapshot)).await;
+                self.keep("snapshot", move |folder| folder.keep_snapshot(&snapshot))
+                    .await;
                 String::new()
             }
             Ok(Err(refusal)) => error_chain(&refusal),
@@ -106,24 +127,33 @@ impl Link {
         if !refused.is_empty() {
             tracing::error!(%version, refused, "snapshot refused; the one before stays in force");
         }
-        Ok(Acknowledgement { snapshot: version.0, refused })
+        Ok(Acknowledgement {
+            snapshot: version.0,
+            refused,
+        })
     }
 
     async fn take_endpoints(&self, endpoints: Endpoints) {
         self.state.set_endpoints(endpoints.clone());
-        self.keep("endpoints", move |folder| folder.keep_endpoints(&endpoints)).await;
+        self.keep("endpoints", move |folder| folder.keep_endpoints(&endpoints))
+            .await;
     }
 
     async fn take_revocations(&self, entries: Vec<Revocation>) -> Result<(), LinkError> {
-        let ordered = entries.windows(2).all(|pair| matches!(pair, [a, b] if a.sequence < b.sequence));
+        let ordered = entries
+            .windows(2)
+            .all(|pair| matches!(pair, [a, b] if a.sequence < b.sequence));
         if !ordered {
-            return Err(LinkError::Malformed { what: "revocations" });
+            return Err(LinkError::Malformed {
+                what: "revocations",
+            });
         }
         if let Err(error) = self.state.apply_revocations(&entries) {
             tracing::error!(%error, "revocations do not fit");
         }
         let kept = self.remember_revocations(entries);
-        self.keep("revocations", move |folder| folder.keep_revocations(&kept)).await;
+        self.keep("revocations", move |folder| folder.keep_revocations(&kept))
+            .await;
         Ok(())
     }
 
@@ -142,7 +172,8 @@ impl Link {
         tracing::info!(roots = bundle.roots().len(), "trust bundle changed");
         self.identity.swap_bundle(bundle);
         let identity = self.identity.clone();
-        self.keep("identity", move |folder| folder.keep_identity(&identity)).await;
+        self.keep("identity", move |folder| folder.keep_identity(&identity))
+            .await;
         Ok(())
     }
 }
@@ -150,14 +181,17 @@ impl Link {
 impl Session {
     /// The control plane ends the stream when it has heard it.
     async fn say_goodbye(mut self) -> Result<(), LinkError> {
-        self.send(watch_request::Message::Goodbye(Goodbye {})).await?;
+        self.send(watch_request::Message::Goodbye(Goodbye {}))
+            .await?;
         while let Ok(Some(_)) = self.incoming.message().await {}
         Ok(())
     }
 
     async fn send(&self, message: watch_request::Message) -> Result<(), LinkError> {
         self.outgoing
-            .send(WatchRequest { message: Some(message) })
+            .send(WatchRequest {
+                message: Some(message),
+            })
             .await
             .map_err(|_| LinkError::Silence)
     }

@@ -34,7 +34,9 @@ pub(super) struct SealedBlock {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SealError {
     /// No valid identity to sign with.
-    #[error("the certificate of {id} ended at {ended}: its signature would prove nothing; renew or join again")]
+    #[error(
+        "the certificate of {id} ended at {ended}: its signature would prove nothing; renew or join again"
+    )]
     Expired { id: String, ended: Timestamp },
     /// The block could not be written as JSON.
     #[error("could not encode the block")]
@@ -57,7 +59,12 @@ pub(super) enum BrokenChain {
 impl Chain {
     /// The chain of a new spool.
     pub(super) fn new(instance: InstanceId) -> Self {
-        Self { instance, next_block: 0, next_sequence: 0, previous: [0; 32] }
+        Self {
+            instance,
+            next_block: 0,
+            next_sequence: 0,
+            previous: [0; 32],
+        }
     }
 
     /// Number of the next block.
@@ -79,9 +86,15 @@ impl Chain {
         now: Timestamp,
     ) -> Result<SealedBlock, SealError> {
         if now >= svid.not_after() {
-            return Err(SealError::Expired { id: svid.id().to_string(), ended: svid.not_after() });
+            return Err(SealError::Expired {
+                id: svid.id().to_string(),
+                ended: svid.not_after(),
+            });
         }
-        let leaves: Vec<_> = events.iter().map(|event| leaf_hash(event.as_bytes())).collect();
+        let leaves: Vec<_> = events
+            .iter()
+            .map(|event| leaf_hash(event.as_bytes()))
+            .collect();
         let count = u32::try_from(events.len()).unwrap_or(u32::MAX);
         let head = BlockHead {
             reporter: svid.id().clone(),
@@ -98,21 +111,34 @@ impl Chain {
         let head_hash = sha256(head.as_bytes());
         let block = Block {
             signature: base64url::encode(&svid.sign(head.as_bytes())),
-            chain: svid.chain().iter().map(|der| STANDARD.encode(der)).collect(),
+            chain: svid
+                .chain()
+                .iter()
+                .map(|der| STANDARD.encode(der))
+                .collect(),
             events: events.to_vec(),
             head,
         };
         let json = serde_json::to_vec(&block).map_err(SealError::Encode)?;
         let number = self.next_block;
         self.advance(count, head_hash);
-        Ok(SealedBlock { number, head_hash, json })
+        Ok(SealedBlock {
+            number,
+            head_hash,
+            json,
+        })
     }
 
     /// Takes in a block read back from disk; `Ok(None)` for a repetition of the newest one (a write that was
     /// retried although it had succeeded).
-    pub(super) fn follow(&mut self, json: &[u8], is_oldest: bool) -> Result<Option<SealedBlock>, BrokenChain> {
+    pub(super) fn follow(
+        &mut self,
+        json: &[u8],
+        is_oldest: bool,
+    ) -> Result<Option<SealedBlock>, BrokenChain> {
         let block: Block = serde_json::from_slice(json).map_err(|_| BrokenChain::Malformed)?;
-        let head: BlockHead = serde_json::from_str(&block.head).map_err(|_| BrokenChain::Malformed)?;
+        let head: BlockHead =
+            serde_json::from_str(&block.head).map_err(|_| BrokenChain::Malformed)?;
         let head_hash = sha256(block.head.as_bytes());
         if head.instance != self.instance {
             return Err(BrokenChain::Instance);
@@ -129,7 +155,11 @@ impl Chain {
             return Err(BrokenChain::Previous);
         }
         self.advance(head.count, head_hash);
-        Ok(Some(SealedBlock { number: head.block, head_hash, json: json.to_vec() }))
+        Ok(Some(SealedBlock {
+            number: head.block,
+            head_hash,
+            json: json.to_vec(),
+        }))
     }
 
     fn advance(&mut self, count: u32, head_hash: [u8; 32]) {

@@ -51,18 +51,29 @@ pub(super) struct Disk {
 impl Disk {
     /// Writes `block`, given what is on disk already. When this returns, the block is on disk.
     pub(super) fn write(&mut self, block: &SealedBlock, held: u64) -> Result<Stored, Fault> {
-        let payload =
-            self.keyring.seal(&*self.entropy, &associated_data(&self.instance, block.number), &block.json);
+        let payload = self.keyring.seal(
+            &*self.entropy,
+            &associated_data(&self.instance, block.number),
+            &block.json,
+        );
         let wanted = held.saturating_add(u64::try_from(payload.len()).unwrap_or(u64::MAX));
         if wanted > self.max_bytes {
-            return Err(Fault::Limit { held, limit: self.max_bytes });
+            return Err(Fault::Limit {
+                held,
+                limit: self.max_bytes,
+            });
         }
         let mut segment = self.segment_for(block.number)?;
         let path = segment.path().to_owned();
         match segment.append(&payload) {
             Ok(frame) => {
                 self.current = Some(segment);
-                Ok(Stored { number: block.number, head_hash: block.head_hash, path, frame })
+                Ok(Stored {
+                    number: block.number,
+                    head_hash: block.head_hash,
+                    path,
+                    frame,
+                })
             }
             Err(source) => {
                 segment.abandon();
@@ -74,9 +85,9 @@ impl Disk {
     /// Whether the file being written is still where it belongs.
     pub(super) fn check_in_place(&self) -> Result<(), Fault> {
         match &self.current {
-            Some(segment) if !segment.is_in_place() => {
-                Err(Fault::Removed { path: segment.path().to_owned() })
-            }
+            Some(segment) if !segment.is_in_place() => Err(Fault::Removed {
+                path: segment.path().to_owned(),
+            }),
             _ => Ok(()),
         }
     }
@@ -92,8 +103,10 @@ impl Disk {
         self.check_in_place()?;
         match self.current.take() {
             Some(segment) if segment.length() < SEGMENT_BYTES => Ok(segment),
-            _ => SegmentWriter::create(&self.folder, block)
-                .map_err(|source| Fault::Write { path: self.folder.clone(), source }),
+            _ => SegmentWriter::create(&self.folder, block).map_err(|source| Fault::Write {
+                path: self.folder.clone(),
+                source,
+            }),
         }
     }
 }
@@ -122,13 +135,23 @@ pub(super) fn recover(
         for (number, (frame, payload)) in (first_block..).zip(frames) {
             let json = open(keyring, instance, number, &payload, &path)?;
             let is_oldest = backlog.oldest().is_none();
-            let followed = chain.follow(&json, is_oldest).map_err(|why| SpoolError::Damaged {
-                path: path.clone(),
-                block: number,
-                why: why.to_string(),
-            })?;
-            if let Some(SealedBlock { number, head_hash, .. }) = followed {
-                backlog.push(Stored { number, head_hash, path: path.clone(), frame });
+            let followed = chain
+                .follow(&json, is_oldest)
+                .map_err(|why| SpoolError::Damaged {
+                    path: path.clone(),
+                    block: number,
+                    why: why.to_string(),
+                })?;
+            if let Some(SealedBlock {
+                number, head_hash, ..
+            }) = followed
+            {
+                backlog.push(Stored {
+                    number,
+                    head_hash,
+                    path: path.clone(),
+                    frame,
+                });
             }
         }
     }
@@ -145,6 +168,22 @@ pub(super) fn read(
     open(keyring, instance, stored.number, &payload, &stored.path)
 }
 
+/// Copies a block, sealed as it is, into the folder `aside`, which may hold `limit` of them.
+pub(super) fn copy_aside(stored: &Stored, aside: &Path, limit: usize) -> Result<(), SpoolError> {
+    fs::create_dir_all(aside).map_err(|e| SpoolError::io("create", aside, e))?;
+    let held = fs::read_dir(aside)
+        .map_err(|e| SpoolError::io("list", aside, e))?
+        .count();
+    if held >= limit {
+        return Err(SpoolError::Refused {
+            path: aside.to_owned(),
+        });
+    }
+    let payload = read_frame(&stored.path, stored.frame)?;
+    let path = aside.join(format!("{:020}.block", stored.number));
+    segment::write_durably(&path, payload).map_err(|e| SpoolError::io("write", &path, e))
+}
+
 fn read_frame(path: &Path, frame: Frame) -> Result<Vec<u8>, SpoolError> {
     segment::read(path, frame).map_err(|e| SpoolError::io("read", path, e))
 }
@@ -156,11 +195,13 @@ fn open(
     payload: &[u8],
     path: &Path,
 ) -> Result<Vec<u8>, SpoolError> {
-    keyring.open(&associated_data(instance, block), payload).map_err(|_| SpoolError::Damaged {
-        path: path.to_owned(),
-        block,
-        why: "it does not open: it was changed, or sealed under another state key".to_owned(),
-    })
+    keyring
+        .open(&associated_data(instance, block), payload)
+        .map_err(|_| SpoolError::Damaged {
+            path: path.to_owned(),
+            block,
+            why: "it does not open: it was changed, or sealed under another state key".to_owned(),
+        })
 }
 
 /// Binds a sealed block to its place, so that files cannot be swapped.

@@ -28,7 +28,7 @@ use std::{
 };
 
 use testudo_model::{
-    Clock, Entropy, InstanceId, TenantName,
+    Clock, Entropy, InstanceId, SpiffeId, TenantName,
     event::{Event, Receipt},
 };
 use testudo_trust::{IdentitySource, Keyring, hex};
@@ -38,10 +38,13 @@ pub(crate) use segment::write_durably;
 use shared::Shared;
 use writer::{Pending, Writer};
 
-/// Bytes a spool may hold unless told otherwise. About a day of 50 calls per second.
+/// Bytes that may wait for the ledger unless told otherwise. About a day of 50 calls per second.
 pub const DEFAULT_MAX_BYTES: u64 = 1024 * 1024 * 1024;
 
 const INSTANCE_FILE: &str = "instance";
+const REFUSED_FOLDER: &str = "refused";
+/// Blocks set aside before the spool stops shipping.
+const MAX_REFUSED: usize = 64;
 const LOCK_FILE: &str = "lock";
 
 /// What a spool needs.
@@ -54,7 +57,7 @@ pub struct SpoolOptions {
     pub identity: IdentitySource,
     /// Tenant of the spool's own events.
     pub tenant: TenantName,
-    /// Bytes it may hold; beyond, events are refused. [`DEFAULT_MAX_BYTES`].
+    /// Bytes that may wait for the ledger; beyond, events are refused. [`DEFAULT_MAX_BYTES`].
     pub max_bytes: u64,
     /// Events in the ring, [`testudo_model::limits::EVENT_RING`].
     pub ring: usize,
@@ -84,6 +87,24 @@ pub enum SpoolError {
         /// The folder.
         path: PathBuf,
     },
+    /// The folder belongs to another workload: its events are not ours to sign for.
+    #[error("the event spool {} belongs to {owner}: give each workload its own data folder", path.display())]
+    Foreign {
+        /// The folder.
+        path: PathBuf,
+        /// Whose it is.
+        owner: String,
+    },
+    /// The ledger refused so many blocks that something is wrong with all of them.
+    #[error(
+        "{} holds {MAX_REFUSED} blocks that the ledger refused: look at the control plane's log, then move the \
+         spool folder away",
+        path.display()
+    )]
+    Refused {
+        /// Where they are.
+        path: PathBuf,
+    },
     /// A block is not what was written.
     #[error(
         "block {block} in {} is damaged: {why}; use the state key it was written with, or move the spool folder \
@@ -102,7 +123,11 @@ pub enum SpoolError {
 
 impl SpoolError {
     fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
-        Self::Io { action, path: path.to_owned(), source }
+        Self::Io {
+            action,
+            path: path.to_owned(),
+            source,
+        }
     }
 }
 
@@ -127,8 +152,8 @@ pub struct SpoolStatus {
     pub fault: Option<String>,
     /// Blocks on disk without a receipt.
     pub unshipped_blocks: usize,
-    /// Bytes on disk.
-    pub bytes: u64,
+    /// Their bytes.
+    pub unshipped_bytes: u64,
     /// Events lost that no block has reported yet.
     pub lost: u64,
 }
@@ -153,7 +178,12 @@ impl Spool {
         let folder = options.folder;
         fs::create_dir_all(&folder).map_err(|e| SpoolError::io("create", &folder, e))?;
         let lock = lock(&folder)?;
-        let instance = instance(&folder, &*options.clock, &*options.entropy)?;
+        let instance = instance(
+            &folder,
+            options.identity.current().id(),
+            &*options.clock,
+            &*options.entropy,
+        )?;
         let (chain, backlog) = disk::recover(&folder, &options.keyring, &instance)?;
         tracing::info!(
             %instance,
@@ -191,10 +221,19 @@ impl Spool {
             .name("testudo-spool".to_owned())
             .spawn(move || writer.run())
             .map_err(|e| SpoolError::io("start the writer of", &folder, e))?;
-        let sink = SpoolSink { ring: sender, shared: Arc::clone(&shared) };
+        let sink = SpoolSink {
+            ring: sender,
+            shared: Arc::clone(&shared),
+        };
         let thread = Mutex::new(Some(thread));
-        let spool =
-            Self { instance, folder, keyring: options.keyring, shared, thread, _lock: lock };
+        let spool = Self {
+            instance,
+            folder,
+            keyring: options.keyring,
+            shared,
+            thread,
+            _lock: lock,
+        };
         Ok((Arc::new(spool), Arc::new(sink)))
     }
 
@@ -210,7 +249,7 @@ impl Spool {
         SpoolStatus {
             fault,
             unshipped_blocks: backlog.unshipped(),
-            bytes: backlog.bytes(),
+            unshipped_bytes: backlog.bytes(),
             lost: self.shared.lost(),
         }
     }
@@ -220,9 +259,14 @@ impl Spool {
     /// # Errors
     /// It cannot be read back.
     pub fn oldest(&self) -> Result<Option<Unshipped>, SpoolError> {
-        let Some(stored) = self.shared.backlog().oldest().cloned() else { return Ok(None) };
+        let Some(stored) = self.shared.backlog().oldest().cloned() else {
+            return Ok(None);
+        };
         let json = disk::read(&self.keyring, &self.instance, &stored)?;
-        Ok(Some(Unshipped { number: stored.number, json }))
+        Ok(Some(Unshipped {
+            number: stored.number,
+            json,
+        }))
     }
 
     /// The ledger has the oldest block: forgets it.
@@ -241,11 +285,23 @@ impl Spool {
         }
         let unneeded = backlog.pop();
         drop(backlog);
-        for path in unneeded {
-            if let Err(error) = fs::remove_file(&path) {
-                tracing::warn!(path = %path.display(), %error, "could not delete a shipped spool segment");
-            }
-        }
+        delete(&unneeded);
+        Ok(())
+    }
+
+    /// The ledger will never take the oldest block: puts it aside, sealed as it is, and goes on with the next
+    /// one. The ledger shows the gap. Blocks.
+    ///
+    /// # Errors
+    /// The disk fails, or too many were put aside before; the block stays.
+    pub fn set_aside(&self) -> Result<(), SpoolError> {
+        let Some(stored) = self.shared.backlog().oldest().cloned() else {
+            return Ok(());
+        };
+        let refused = self.folder.join(REFUSED_FOLDER);
+        disk::copy_aside(&stored, &refused, MAX_REFUSED)?;
+        let unneeded = self.shared.backlog().pop();
+        delete(&unneeded);
         Ok(())
     }
 
@@ -269,7 +325,11 @@ impl Spool {
         let ticket = self.shared.request_flush();
         self.wake_writer();
         let flushed = self.shared.wait_flushed(ticket, timeout);
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let thread = self
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         if let (true, Some(thread)) = (flushed, thread) {
             thread.thread().unpark();
             return thread.join().is_ok();
@@ -323,23 +383,54 @@ fn lock(folder: &Path) -> Result<File, SpoolError> {
         .map_err(|e| SpoolError::io("open", &path, e))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(fs::TryLockError::WouldBlock) => Err(SpoolError::Locked { path: folder.to_owned() }),
+        Err(fs::TryLockError::WouldBlock) => Err(SpoolError::Locked {
+            path: folder.to_owned(),
+        }),
         Err(fs::TryLockError::Error(error)) => Err(SpoolError::io("lock", &path, error)),
     }
 }
 
 /// The instance the folder belongs to; a new one for a new folder.
-fn instance(folder: &Path, clock: &dyn Clock, entropy: &dyn Entropy) -> Result<InstanceId, SpoolError> {
+fn instance(
+    folder: &Path,
+    reporter: &SpiffeId,
+    clock: &dyn Clock,
+    entropy: &dyn Entropy,
+) -> Result<InstanceId, SpoolError> {
     let path = folder.join(INSTANCE_FILE);
     match fs::read_to_string(&path) {
-        Ok(text) => text.trim().parse().map_err(|_| {
-            SpoolError::io("use", &path, io::Error::new(io::ErrorKind::InvalidData, "not an instance id"))
-        }),
+        Ok(text) => {
+            let malformed = || io::Error::new(io::ErrorKind::InvalidData, "not an instance file");
+            let (instance, owner) = text
+                .split_once(' ')
+                .and_then(|(instance, owner)| Some((instance.parse().ok()?, owner.trim())))
+                .ok_or_else(|| SpoolError::io("use", &path, malformed()))?;
+            if owner == reporter.as_str() {
+                Ok(instance)
+            } else {
+                Err(SpoolError::Foreign {
+                    path: folder.to_owned(),
+                    owner: owner.to_owned(),
+                })
+            }
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let instance = InstanceId::generate(clock, entropy);
-            segment::write_durably(&path, instance.as_str()).map_err(|e| SpoolError::io("write", &path, e))?;
+            segment::write_durably(&path, format!("{instance} {reporter}\n"))
+                .map_err(|e| SpoolError::io("write", &path, e))?;
             Ok(instance)
         }
         Err(error) => Err(SpoolError::io("read", &path, error)),
     }
 }
+
+fn delete(segments: &[PathBuf]) {
+    for path in segments {
+        if let Err(error) = fs::remove_file(path) {
+            tracing::warn!(path = %path.display(), %error, "could not delete a shipped spool segment");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

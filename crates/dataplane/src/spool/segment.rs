@@ -45,12 +45,21 @@ impl SegmentWriter {
     /// Creates the file whose first block is `first_block`, durably: the folder knows it as well.
     pub(super) fn create(folder: &Path, first_block: u64) -> io::Result<Self> {
         let path = folder.join(format!("{first_block:020}.{EXTENSION}"));
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)?;
         file.write_all(MAGIC)?;
         let metadata = file.metadata()?;
         sync_folder(folder)?;
         let length = u64::try_from(MAGIC.len()).unwrap_or(u64::MAX);
-        Ok(Self { path, file, inode: (metadata.dev(), metadata.ino()), length })
+        Ok(Self {
+            path,
+            file,
+            inode: (metadata.dev(), metadata.ino()),
+            length,
+        })
     }
 
     /// Appends a frame. When this returns, the frame is on disk.
@@ -65,14 +74,21 @@ impl SegmentWriter {
         self.file.sync_data()?;
         let offset = self.length + u64::try_from(FRAME_HEAD_BYTES).unwrap_or(u64::MAX);
         self.length = offset + u64::try_from(payload.len()).unwrap_or(u64::MAX);
-        Ok(Frame { offset, length: payload.len() })
+        Ok(Frame {
+            offset,
+            length: payload.len(),
+        })
     }
 
     /// Gives the file up after a failed append. After a failed `fsync` nobody knows which pages reached the
     /// disk, so the block goes to a new file and the tail of this one is cut, or ignored when read back.
     pub(super) fn abandon(self) {
         let empty = self.length <= u64::try_from(MAGIC.len()).unwrap_or(u64::MAX);
-        let undone = if empty { fs::remove_file(&self.path) } else { self.file.set_len(self.length) };
+        let undone = if empty {
+            fs::remove_file(&self.path)
+        } else {
+            self.file.set_len(self.length)
+        };
         if let Err(error) = undone {
             tracing::warn!(path = %self.path.display(), %error, "could not undo a failed write to the spool");
         }
@@ -100,8 +116,13 @@ pub(super) fn list(folder: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     let mut segments = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
-        let number = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
-        if let (true, Some(first_block)) = (path.extension().is_some_and(|e| e == EXTENSION), number) {
+        let number = path
+            .file_stem()
+            .and_then(|stem| stem.to_str())
+            .and_then(|stem| stem.parse().ok());
+        if let (true, Some(first_block)) =
+            (path.extension().is_some_and(|e| e == EXTENSION), number)
+        {
             segments.push((first_block, path));
         }
     }
@@ -118,18 +139,27 @@ pub(super) fn scan(path: &Path) -> io::Result<Vec<(Frame, Vec<u8>)>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
     if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > limit {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "larger than any spool segment"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "larger than any spool segment",
+        ));
     }
     let Some(mut rest) = bytes.strip_prefix(MAGIC.as_slice()) else {
         return match MAGIC.starts_with(&bytes) {
             true => Ok(Vec::new()),
-            false => Err(io::Error::new(io::ErrorKind::InvalidData, "not a spool segment")),
+            false => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "not a spool segment",
+            )),
         };
     };
     let mut frames = Vec::new();
     while let Some((payload, behind)) = next_frame(rest) {
         let offset = bytes.len() - behind.len() - payload.len();
-        let frame = Frame { offset: u64::try_from(offset).unwrap_or(u64::MAX), length: payload.len() };
+        let frame = Frame {
+            offset: u64::try_from(offset).unwrap_or(u64::MAX),
+            length: payload.len(),
+        };
         frames.push((frame, payload.to_vec()));
         rest = behind;
     }
@@ -151,8 +181,12 @@ pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
 /// Writes a small file so that after a crash there is the old one or the new one, never half of one.
 pub(crate) fn write_durably(path: &Path, bytes: impl AsRef<[u8]>) -> io::Result<()> {
     let temporary = path.with_extension("new");
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)?;
     file.write_all(bytes.as_ref())?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;
@@ -160,8 +194,11 @@ pub(crate) fn write_durably(path: &Path, bytes: impl AsRef<[u8]>) -> io::Result<
 }
 
 fn frame_head(payload: &[u8]) -> io::Result<Vec<u8>> {
-    let length = u32::try_from(payload.len()).ok().filter(|_| payload.len() <= MAX_PAYLOAD_BYTES);
-    let length = length.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "block too large"))?;
+    let length = u32::try_from(payload.len())
+        .ok()
+        .filter(|_| payload.len() <= MAX_PAYLOAD_BYTES);
+    let length =
+        length.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "block too large"))?;
     let mut head = length.to_le_bytes().to_vec();
     head.extend(sha256(payload).into_iter().take(CHECKSUM_BYTES));
     Ok(head)
@@ -172,7 +209,9 @@ fn next_frame(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (checksum, rest) = rest.split_first_chunk::<CHECKSUM_BYTES>()?;
     let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
     let (payload, behind) = rest.split_at_checked(length)?;
-    sha256(payload).starts_with(checksum).then_some((payload, behind))
+    sha256(payload)
+        .starts_with(checksum)
+        .then_some((payload, behind))
 }
 
 #[cfg(test)]
@@ -189,13 +228,18 @@ mod tests {
     fn frames_are_read_back_in_order() {
         let folder = tempfile::tempdir().unwrap();
         let mut segment = SegmentWriter::create(folder.path(), 7).unwrap();
-        let frames: Vec<Frame> =
-            [b"one".as_slice(), b"", b"three"].iter().map(|p| segment.append(p).unwrap()).collect();
+        let frames: Vec<Frame> = [b"one".as_slice(), b"", b"three"]
+            .iter()
+            .map(|p| segment.append(p).unwrap())
+            .collect();
         let listed = list(folder.path()).unwrap();
         assert_eq!(listed.len(), 1);
         let (first, path) = &listed[0];
         assert_eq!(*first, 7);
-        assert_eq!(payloads(scan(path).unwrap()), [b"one".to_vec(), vec![], b"three".to_vec()]);
+        assert_eq!(
+            payloads(scan(path).unwrap()),
+            [b"one".to_vec(), vec![], b"three".to_vec()]
+        );
         assert_eq!(read(path, frames[2]).unwrap(), b"three");
     }
 

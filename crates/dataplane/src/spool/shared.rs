@@ -126,7 +126,11 @@ impl Shared {
             if left.is_zero() {
                 return false;
             }
-            flush = self.flushed.wait_timeout(flush, left).unwrap_or_else(PoisonError::into_inner).0;
+            flush = self
+                .flushed
+                .wait_timeout(flush, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
         true
     }

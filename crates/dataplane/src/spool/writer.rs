@@ -112,7 +112,9 @@ impl Writer {
             }
         };
         self.report_lost();
-        if self.is_due() || ((everything || end == Turn::Disconnected) && !self.pending.events.is_empty()) {
+        if self.is_due()
+            || ((everything || end == Turn::Disconnected) && !self.pending.events.is_empty())
+        {
             self.seal()?;
         }
         Ok(end)
@@ -131,7 +133,10 @@ impl Writer {
     fn seal(&mut self) -> Result<(), Fault> {
         let lost = self.shared.take_lost();
         let svid = self.identity.current();
-        match self.chain.seal(&self.pending.events, lost, &svid, self.clock.now()) {
+        match self
+            .chain
+            .seal(&self.pending.events, lost, &svid, self.clock.now())
+        {
             Ok(block) => {
                 self.pending.clear();
                 self.pending.unwritten = Some(block);
@@ -145,7 +150,9 @@ impl Writer {
     }
 
     fn write_unwritten(&mut self) -> Result<(), Fault> {
-        let Some(block) = &self.pending.unwritten else { return Ok(()) };
+        let Some(block) = &self.pending.unwritten else {
+            return Ok(());
+        };
         let held = self.shared.backlog().bytes();
         let stored = self.disk.write(block, held)?;
         self.shared.backlog().push(stored);
@@ -160,14 +167,20 @@ impl Writer {
         if lost == 0 || !self.pending.events.is_empty() {
             return;
         }
-        let event = self.own_event("spool.lost", [("lost".to_owned(), Detail::from(lost))].into());
+        let event = self.own_event(
+            "spool.lost",
+            [("lost".to_owned(), Detail::from(lost))].into(),
+        );
         self.take(&event);
     }
 
     /// The last run did not end by itself: what it had not written is lost, and that is an event.
     pub(super) fn report_unclean_stop(&mut self) {
         let next = Detail::from(self.chain.next_sequence());
-        let event = self.own_event("spool.unclean_stop", [("next_sequence".to_owned(), next)].into());
+        let event = self.own_event(
+            "spool.unclean_stop",
+            [("next_sequence".to_owned(), next)].into(),
+        );
         self.take(&event);
     }
 
@@ -192,7 +205,9 @@ impl Writer {
 
     fn check_in_place(&mut self) -> Result<(), Fault> {
         let now = self.clock.monotonic_nanos();
-        if u128::from(now.saturating_sub(self.pending.in_place_nanos)) >= IN_PLACE_INTERVAL.as_nanos() {
+        if u128::from(now.saturating_sub(self.pending.in_place_nanos))
+            >= IN_PLACE_INTERVAL.as_nanos()
+        {
             self.disk.check_in_place()?;
             self.pending.in_place_nanos = now;
         }
@@ -254,9 +269,17 @@ fn encode(event: &Event) -> Option<String> {
         return Some(text);
     }
     let mut smaller = event.clone();
-    for leg in smaller.decision.iter_mut().flat_map(|decision| &mut decision.legs) {
+    for leg in smaller
+        .decision
+        .iter_mut()
+        .flat_map(|decision| &mut decision.legs)
+    {
         leg.context = None;
     }
-    smaller.details.insert("context_omitted".to_owned(), Detail::from(true));
-    serde_json::to_string(&smaller).ok().filter(|text| text.len() <= MAX_EVENT_BYTES)
+    smaller
+        .details
+        .insert("context_omitted".to_owned(), Detail::from(true));
+    serde_json::to_string(&smaller)
+        .ok()
+        .filter(|text| text.len() <= MAX_EVENT_BYTES)
 }
