@@ -25,6 +25,10 @@ const RESERVED_PREFIXES: [&str; 2] = ["guardrail.", "fleet."];
 /// Longest policy id.
 const MAX_ID_BYTES: usize = 128;
 
+/// Cedar has no help for the mistake that everybody makes once.
+const ONE_ENTITY_HELP: &str = "a scope names one entity, only `action in` takes a list; \
+    write `resource in Fleet::Api::\"…\"`, or `when { resource in […] }`, or one policy for each";
+
 /// A policy with what explanations say about it.
 #[derive(Debug, Clone)]
 pub(crate) struct LoadedPolicy {
@@ -237,6 +241,9 @@ fn parse(source: &Source<'_>, statement: &Statement<'_>) -> Result<Policy, Vec<P
                 let problem = PolicyProblem::error(Some(place), "policy.syntax", error.to_string());
                 match error.help() {
                     Some(help) => problem.with_help(help.to_string()),
+                    None if problem.message.contains("found set of entity uids") => {
+                        problem.with_help(ONE_ENTITY_HELP)
+                    }
                     None => problem,
                 }
             })

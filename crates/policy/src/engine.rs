@@ -275,7 +275,7 @@ impl PolicyEngine {
     }
 
     /// Cedar's semantics over several sets: default deny, any satisfied `forbid` wins. Errors are kept apart.
-    pub(crate) fn evaluate<'a>(
+    fn evaluate<'a>(
         &self,
         request: &Request,
         buckets: impl Iterator<Item = &'a Bucket>,
@@ -433,7 +433,7 @@ struct Question<'a> {
 
 /// Satisfied policies and errors of one leg.
 #[derive(Debug, Default)]
-pub(crate) struct Outcome {
+struct Outcome {
     permits: Vec<PolicyNumber>,
     forbids: Vec<PolicyNumber>,
     errors: Vec<String>,

@@ -35,6 +35,7 @@ forbid (principal, action, resource);
 
 permit (principal, action, resource) when { principal. };
 permit (principal == ?principal, action, resource);
+permit (principal, action, resource in [Fleet::Api::"orders"]);
 "#
         ),
         @r#"
@@ -55,6 +56,8 @@ permit (principal == ?principal, action, resource);
         shop.cedar:17:56: error[policy.syntax]: unexpected token `}`
         shop.cedar:18:22: error[policy.syntax]: expected a static policy, got a template containing the slot ?principal
           help: try removing the template slot(s) from this policy
+        shop.cedar:19:40: error[policy.syntax]: expected single entity uid or template slot, found set of entity uids
+          help: a scope names one entity, only `action in` takes a list; write `resource in Fleet::Api::"…"`, or `when { resource in […] }`, or one policy for each
         "#
     );
 }
