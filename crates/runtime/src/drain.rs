@@ -40,10 +40,6 @@ struct State {
 
 impl Drain {
     /// The two ends of a drain.
-    #[expect(
-        clippy::new_ret_no_self,
-        reason = "a drain is made as a pair, as a channel is"
-    )]
     pub fn new() -> (DrainSignal, Self) {
         let state = Arc::new(State {
             started: watch::Sender::new(false),

@@ -254,7 +254,7 @@ fn policies(
         Ok(names) => names,
         Err(error) => {
             let message = format!("the policy folder `{folder}` cannot be used: {error}");
-            let is_absent = matches!(&error, FileError::Io(error) if error.kind() == std::io::ErrorKind::NotFound);
+            let is_absent = matches!(error, FileError::Missing);
             if at.is_written() || !is_absent {
                 context
                     .problems

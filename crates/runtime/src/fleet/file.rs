@@ -77,6 +77,11 @@ pub struct ListenSection {
     pub grpc: ListenAddress,
     /// Health, readiness and metrics. Plain HTTP: keep it on loopback or on a guarded network.
     pub ops: ListenAddress,
+    /// First address of sidecars for other sidecars and the gateway (mTLS). Each service gets the next free port,
+    /// in the order of the file; with port 0 each gets any.
+    pub sidecar_inbound: ListenAddress,
+    /// First address of sidecars for their own service (plain HTTP, on loopback). As above.
+    pub sidecar_outbound: ListenAddress,
 }
 
 impl Default for ListenSection {
@@ -87,6 +92,8 @@ impl Default for ListenSection {
             server: ListenAddress::loopback(9443),
             grpc: ListenAddress::loopback(9444),
             ops: ListenAddress::loopback(15020),
+            sidecar_inbound: ListenAddress::loopback(15106),
+            sidecar_outbound: ListenAddress::loopback(15006),
         }
     }
 }
@@ -158,8 +165,8 @@ pub struct ServiceSection {
     /// Limits on the whole service.
     #[serde(default)]
     pub limit: Vec<LimitSection>,
-    /// Where its sidecar listens. Absent addresses are 127.0.0.1 with the first free port from 15106 (inbound)
-    /// and from 15006 (outbound), given out in the order of the services in the file: append new services.
+    /// Where its sidecar listens. Absent addresses are the next free ones from `listen.sidecar_inbound` and
+    /// `listen.sidecar_outbound`, in the order of the services in the file: append new services.
     #[serde(default)]
     pub sidecar: SidecarSection,
     /// The program that `testudo up` starts.
@@ -192,7 +199,8 @@ pub struct RunSection {
     /// Working folder, relative to the fleet file; the folder `testudo` was started in if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub directory: Option<String>,
-    /// Variables added to its environment. Not the place for secrets.
+    /// Variables added to its environment. Not the place for secrets. Services call each other through their
+    /// sidecar: `HTTP_PROXY` is set to its outbound side.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
 }

@@ -15,6 +15,8 @@ const MAX_TOTAL_BYTES: usize = 64 * 1024 * 1024;
 /// Why a file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FileError {
+    #[error("it does not exist")]
+    Missing,
     #[error("it cannot be read: {0}")]
     Io(io::Error),
     #[error("it is larger than {limit} bytes")]
@@ -25,6 +27,16 @@ pub(super) enum FileError {
     TooMany,
     #[error("all files together have more than {MAX_TOTAL_BYTES} bytes")]
     TotalTooLarge,
+}
+
+impl From<io::Error> for FileError {
+    fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::NotFound {
+            Self::Missing
+        } else {
+            Self::Io(error)
+        }
+    }
 }
 
 /// Reads files and remembers what it read.
@@ -61,7 +73,7 @@ impl Files {
             };
         }
         if self.base.is_none() {
-            return Err(FileError::Io(io::ErrorKind::NotFound.into()));
+            return Err(FileError::Missing);
         }
         let text = read_text(&self.resolve(path), limit)?;
         let total: usize = self.texts.values().map(String::len).sum();
@@ -84,13 +96,13 @@ impl Files {
                     .map(str::to_owned),
             );
             return if names.is_empty() {
-                Err(FileError::Io(io::ErrorKind::NotFound.into()))
+                Err(FileError::Missing)
             } else {
                 Ok(names)
             };
         }
-        for entry in fs::read_dir(self.resolve(folder)).map_err(FileError::Io)? {
-            let name = entry.map_err(FileError::Io)?.file_name();
+        for entry in fs::read_dir(self.resolve(folder)).map_err(FileError::from)? {
+            let name = entry.map_err(FileError::from)?.file_name();
             names.insert(name.into_string().map_err(|_| FileError::NotUtf8)?);
             if names.len() > MAX_FILES {
                 return Err(FileError::TooMany);
@@ -110,7 +122,7 @@ pub(super) fn read_text(path: &Path, limit: usize) -> Result<String, FileError> 
     let mut bytes = Vec::new();
     File::open(path)
         .and_then(|file| file.take(most).read_to_end(&mut bytes))
-        .map_err(FileError::Io)?;
+        .map_err(FileError::from)?;
     if bytes.len() > limit {
         return Err(FileError::TooLarge { limit });
     }

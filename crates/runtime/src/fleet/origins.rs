@@ -12,10 +12,7 @@ use super::{
 
 /// Every setting that counts, with its origin, in the order of their keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Origins {
-    /// The settings.
-    pub settings: Vec<Setting>,
-}
+pub struct Origins(Vec<Setting>);
 
 /// One setting.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,9 +61,14 @@ impl fmt::Display for Origin {
 }
 
 impl Origins {
+    /// All settings.
+    pub fn settings(&self) -> impl Iterator<Item = &Setting> {
+        self.0.iter()
+    }
+
     /// The value and origin of `key`.
     pub fn get(&self, key: &str) -> Option<&Setting> {
-        self.settings.iter().find(|setting| setting.key == key)
+        self.0.iter().find(|setting| setting.key == key)
     }
 
     /// Pairs the effective `file` with the places in `tree`.
@@ -78,9 +80,7 @@ impl Origins {
         // A struct of text, numbers and lists always has a JSON form.
         let json = serde_json::to_value(file).unwrap_or(Json::Null);
         collector.visit("", &json, Some(tree));
-        Self {
-            settings: collector.settings,
-        }
+        Self(collector.settings)
     }
 }
 

@@ -15,11 +15,6 @@ use super::{
     problem::Problems,
 };
 
-/// First automatic port of sidecars for other sidecars.
-const FIRST_INBOUND: u16 = 15106;
-/// First automatic port of sidecars for their own service.
-const FIRST_OUTBOUND: u16 = 15006;
-
 /// Something that listens.
 struct Listener<'a> {
     address: SocketAddr,
@@ -49,11 +44,12 @@ pub(super) fn assign(
         let Some(service) = file.services.get(name) else {
             continue;
         };
-        let mut automatic = |given: Option<ListenAddress>, first: u16| {
-            given.map_or_else(|| next_free(&mut taken, first), ListenAddress::address)
+        let mut automatic = |given: Option<ListenAddress>, first: ListenAddress| {
+            let next = || next_free(&mut taken, first.address());
+            given.map_or_else(next, ListenAddress::address)
         };
-        let inbound = automatic(service.sidecar.inbound, FIRST_INBOUND);
-        let outbound = automatic(service.sidecar.outbound, FIRST_OUTBOUND);
+        let inbound = automatic(service.sidecar.inbound, file.listen.sidecar_inbound);
+        let outbound = automatic(service.sidecar.outbound, file.listen.sidecar_outbound);
         sidecars.insert(name.clone(), SidecarListen { inbound, outbound });
     }
     sidecars
@@ -70,13 +66,15 @@ fn in_file_order<'a>(file: &'a FleetFile, tree: Cursor<'_>) -> Vec<&'a ServiceNa
     names
 }
 
-fn next_free(taken: &mut BTreeSet<u16>, first: u16) -> SocketAddr {
-    // With 50,000 services on one machine the kernel chooses.
-    let port = (first..=u16::MAX)
-        .find(|port| !taken.contains(port))
-        .unwrap_or(0);
+/// The first port nobody has, from that of `first` on. Port 0 leaves the choice to the kernel.
+fn next_free(taken: &mut BTreeSet<u16>, first: SocketAddr) -> SocketAddr {
+    if first.port() == 0 {
+        return first;
+    }
+    let port = (first.port()..=u16::MAX).find(|port| !taken.contains(port));
+    let port = port.unwrap_or(0);
     taken.insert(port);
-    ListenAddress::loopback(port).address()
+    SocketAddr::new(first.ip(), port)
 }
 
 /// All addresses that the file gives or that have a fixed default.
@@ -170,26 +168,21 @@ fn clash(a: IpAddr, b: IpAddr) -> bool {
 
 /// Whoever reaches the outbound side acts as the service.
 fn report_exposed_outbounds(file: &FleetFile, tree: Cursor<'_>, problems: &mut Problems<'_>) {
-    for (name, service) in &file.services {
-        let Some(outbound) = service.sidecar.outbound.map(ListenAddress::address) else {
-            continue;
-        };
-        if !outbound.ip().is_loopback() {
-            let place = tree
-                .key("services")
-                .key(name.as_str())
-                .key("sidecar")
-                .key("outbound")
-                .place();
+    let first = tree.key("listen").key("sidecar_outbound").place();
+    let services = file.services.iter().filter_map(|(name, service)| {
+        let at = tree.key("services").key(name.as_str()).key("sidecar");
+        Some((service.sidecar.outbound?, at.key("outbound").place()))
+    });
+    for (outbound, place) in services.chain([(file.listen.sidecar_outbound, first)]) {
+        if !outbound.address().ip().is_loopback() {
+            let outbound = outbound.address();
             problems
                 .error(
                     "fleet.outbound_exposed",
                     place,
-                    format!("`{name}`'s outbound side would listen on {outbound}"),
+                    format!("the outbound side of a sidecar would listen on {outbound}"),
                 )
-                .why(format!(
-                    "whoever reaches it can call other services as `{name}`"
-                ))
+                .why("whoever reaches it can call other services as this one")
                 .help("use an address on loopback");
         }
     }

@@ -117,20 +117,24 @@ impl fmt::Display for Problem {
             Severity::Error => "error",
             Severity::Warning => "warning",
         };
+        let gutter = match &self.location {
+            Location::Text { line, .. } => line.to_string().len(),
+            _ => 1,
+        };
+        let margin = " ".repeat(gutter);
         writeln!(formatter, "{severity}[{}]: {}", self.code, self.message)?;
-        writeln!(formatter, "  --> {}", self.location)?;
+        writeln!(formatter, "{margin}--> {}", self.location)?;
         if let Location::Text { line, excerpt, .. } = &self.location {
-            let gutter = line.to_string().len();
             let (indent, carets) = (" ".repeat(excerpt.indent), "^".repeat(excerpt.width));
-            writeln!(formatter, "{:gutter$} |", "")?;
+            writeln!(formatter, "{margin} |")?;
             writeln!(formatter, "{line} | {}", excerpt.text)?;
-            writeln!(formatter, "{:gutter$} | {indent}{carets}", "")?;
+            writeln!(formatter, "{margin} | {indent}{carets}")?;
         }
         if let Some(why) = &self.why {
-            writeln!(formatter, "  = why: {why}")?;
+            writeln!(formatter, "{margin} = why: {why}")?;
         }
         if let Some(help) = &self.help {
-            writeln!(formatter, "  = help: {help}")?;
+            writeln!(formatter, "{margin} = help: {help}")?;
         }
         Ok(())
     }
@@ -247,21 +251,31 @@ impl Excerpt {
     }
 }
 
-/// A line that is about a secret, without its value: what is shown may end in a build log.
+/// Keys whose values may be secrets, and what such keys are like in the environment of a program.
+const SECRET_KEYS: [&str; 6] = ["password", "secret", "hash", "token", "key", "credential"];
+
+/// A line without what follows a key that is, or may be a misspelling of, that of a secret: what is shown may end
+/// in a build log.
 fn without_secret(line: &str) -> String {
-    let Some((key, _)) = line.split_once('=') else {
-        return line.to_owned();
-    };
-    let lower = line.to_ascii_lowercase();
-    // The key may be misspelt: the beginnings tell enough.
-    if ["passw", "secret", "token", "hash", "credential"]
-        .iter()
-        .any(|word| lower.contains(word))
-    {
-        format!("{}= …", key)
-    } else {
-        line.to_owned()
+    let mut shown = String::new();
+    for part in line.split_inclusive('=') {
+        shown.push_str(part);
+        let is_bare =
+            |character: char| character.is_ascii_alphanumeric() || matches!(character, '_' | '-');
+        let key = part.trim_end_matches(['=', ' ', '\t', '"', '\'']);
+        let key = key
+            .rsplit(|character| !is_bare(character))
+            .next()
+            .unwrap_or("")
+            .to_ascii_lowercase();
+        let is_secret = SECRET_KEYS.iter().any(|known| key.contains(known))
+            || nearest(&key, SECRET_KEYS).is_some();
+        if is_secret && part.ends_with('=') {
+            shown.push_str(" …");
+            break;
+        }
     }
+    shown
 }
 
 /// Collects problems.
@@ -377,7 +391,7 @@ mod tests {
     fn a_problem_shows_the_line_and_points_at_the_place() {
         insta::assert_snapshot!(show("a = 1\n\tbé = true\n", 13..17), @r"
         error[fleet.example]: something is wrong
-          --> fleet.toml:2:7
+         --> fleet.toml:2:7
           |
         2 |  bé = true
           |       ^^^^
@@ -390,6 +404,17 @@ mod tests {
         assert!(!shown.contains("hunter2"), "{shown}");
         let shown = show("alice = { password = { hash = \"$argon2id$x\" } }", 30..43);
         assert!(!shown.contains("argon2id"), "{shown}");
+    }
+
+    #[test]
+    fn a_line_that_only_mentions_a_secret_is_shown() {
+        let line = "operation = \"tokens.list\" # no password";
+        assert_eq!(without_secret(line), line);
+        assert_eq!(
+            without_secret("env = { API_KEY = \"x\" }"),
+            "env = { API_KEY = …"
+        );
+        assert_eq!(without_secret("\"pasword\" = 'x'"), "\"pasword\" = …");
     }
 
     #[test]

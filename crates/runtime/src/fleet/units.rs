@@ -218,7 +218,7 @@ fn write_quantity(
 ) -> fmt::Result {
     match units
         .iter()
-        .find(|(_, factor)| number != 0 && number % factor == 0)
+        .find(|(_, factor)| number != 0 && number.is_multiple_of(*factor))
     {
         Some((unit, factor)) => write!(formatter, "{}{unit}", number / factor),
         None => write!(

@@ -1,0 +1,308 @@
+//! What is wrong although every value can be read.
+
+use testudo_model::ActionClass;
+use testudo_runtime::fleet::{SeedAuthentication, SidecarListen};
+
+use crate::support::{accept, codes, load};
+
+/// A service `name` at `port` with `routes`, each `operation match`.
+fn service(name: &str, port: u16, more: &str, routes: &[(&str, &str)]) -> String {
+    let routes: String = routes
+        .iter()
+        .map(|(operation, matches)| {
+            format!(
+                "[[services.{name}.routes]]\noperation = \"{operation}\"\nmatch = \"{matches}\"\n"
+            )
+        })
+        .collect();
+    format!("[services.{name}]\nupstream = \"127.0.0.1:{port}\"\n{more}\n{routes}")
+}
+
+#[test]
+fn routes_that_would_contest_a_request_are_refused() {
+    let check = |routes: &[(&str, &str)]| codes(&service("a", 7000, "", routes));
+    assert_eq!(
+        check(&[("x", "GET /a"), ("x", "GET /b")]),
+        ["fleet.duplicate_operation"]
+    );
+    assert_eq!(
+        check(&[("x", "GET /a/{id}"), ("y", "PUT,GET /a/{name}")]),
+        ["fleet.route_conflict"]
+    );
+    assert_eq!(
+        check(&[("x", "GET /a"), ("y", "HEAD /a")]),
+        ["fleet.route_conflict"]
+    );
+    assert_eq!(
+        check(&[("x", "GET /a/{id}"), ("y", "PUT /a/{name}")]),
+        [""; 0]
+    );
+    assert_eq!(check(&[("x", "GET /a/{id}"), ("y", "GET /a/new")]), [""; 0]);
+    assert_eq!(
+        check(&[("x", "GET /a/{id}"), ("y", "GET /{kind}/b")]),
+        ["fleet.route_overlap"]
+    );
+    assert_eq!(check(&[]), ["fleet.no_routes"]);
+}
+
+#[test]
+fn two_services_cannot_claim_one_public_path() {
+    let check = |a: &str, b: &str, route_b: &str| {
+        let names = "public_names = [\"a.example\", \"b.example\"]\n";
+        let a = service("a", 7000, a, &[("x", "GET /orders/{id}")]);
+        codes(&format!(
+            "{names}{a}{}",
+            service("b", 7001, b, &[("x", route_b)])
+        ))
+    };
+    let external = "exposure = \"external\"";
+    let host = |name: &str| format!("{external}\nhosts = [\"{name}.example\"]");
+    assert_eq!(
+        check(external, external, "POST /orders/{number}"),
+        ["fleet.contested_path"]
+    );
+    assert_eq!(
+        check(&host("a"), &host("a"), "GET /orders/{id}"),
+        ["fleet.contested_path"]
+    );
+    assert_eq!(check(&host("a"), &host("b"), "GET /orders/{id}"), [""; 0]);
+    assert_eq!(check(external, &host("b"), "GET /orders/{id}"), [""; 0]);
+    assert_eq!(check(external, "", "GET /orders/{id}"), [""; 0]);
+    assert_eq!(check(external, external, "GET /orders"), [""; 0]);
+    assert_eq!(
+        check("hosts = [\"a.example\"]", "", "GET /a"),
+        ["fleet.hosts_of_internal"]
+    );
+    assert_eq!(check(&host("c"), "", "GET /a"), ["fleet.host_not_public"]);
+}
+
+#[test]
+fn an_upstream_off_the_machine_needs_consent() {
+    let upstream = |address: &str, more: &str| {
+        codes(&format!(
+            "[services.a]\nupstream = \"{address}\"\n{more}\n[[services.a.routes]]\noperation = \"x\"\nmatch = \"GET /\"\n"
+        ))
+    };
+    assert_eq!(upstream("10.0.0.7:80", ""), ["fleet.remote_upstream"]);
+    assert!(load("[services.a]\nupstream = \"10.0.0.7:80\"\n").is_err());
+    assert_eq!(
+        upstream("10.0.0.7:80", "allow_remote_upstream = true"),
+        ["fleet.remote_upstream"]
+    );
+    accept("[services.a]\nupstream = \"10.0.0.7:80\"\nallow_remote_upstream = true\n");
+    assert_eq!(
+        upstream("0.0.0.0:80", "allow_remote_upstream = true"),
+        ["fleet.upstream_address"]
+    );
+    assert_eq!(upstream("127.0.0.1:0", ""), ["fleet.upstream_address"]);
+    assert_eq!(upstream("[::1]:80", ""), [""; 0]);
+}
+
+#[test]
+fn nobody_listens_where_somebody_else_does() {
+    assert_eq!(
+        codes("[services]\n[listen]\nserver = 8443\n"),
+        ["fleet.port_clash"]
+    );
+    assert_eq!(
+        codes("[services]\n[listen]\nserver = \"0.0.0.0:8443\"\n"),
+        ["fleet.port_clash"]
+    );
+    assert_eq!(
+        codes("[services]\n[listen]\nserver = \"127.0.0.2:8443\"\n"),
+        [""; 0]
+    );
+    assert_eq!(
+        codes("[services]\n[listen]\nserver = 0\ngateway = 0\n"),
+        [""; 0]
+    );
+    let routes = [("x", "GET /")];
+    assert_eq!(
+        codes(&service("a", 8443, "", &routes)),
+        ["fleet.port_clash"]
+    );
+    let two = [
+        service("a", 7000, "", &routes),
+        service("b", 7000, "", &routes),
+    ]
+    .concat();
+    assert_eq!(codes(&two), ["fleet.shared_upstream"]);
+    let exposed = service(
+        "a",
+        7000,
+        "sidecar = { outbound = \"0.0.0.0:15006\" }",
+        &routes,
+    );
+    assert_eq!(codes(&exposed), ["fleet.outbound_exposed"]);
+}
+
+#[test]
+fn what_is_referred_to_must_exist() {
+    let text = r#"
+        roles = ["stock-admin"]
+        [services]
+        [groups]
+        managers = ["staf"]
+        staff = []
+        [users.alice]
+        groups = ["stafff"]
+        roles = ["stock-amin"]
+        [service_accounts.ci]
+        spiffe = "orders"
+        [clients.shop]
+        kind = "confidential"
+        spiffe = "ordrs"
+        grant_types = ["client_credentials"]
+    "#;
+    let errors = load(text).unwrap_err();
+    let told: Vec<_> = errors
+        .problems
+        .iter()
+        .map(|p| (p.message.as_str(), p.help.as_deref().unwrap_or_default()))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("there is no group `staf`", "did you mean `staff`?"),
+            ("there is no group `stafff`", "did you mean `staff`?"),
+            (
+                "there is no role `stock-amin`",
+                "did you mean `stock-admin`?"
+            ),
+            (
+                "there is no service `orders`",
+                "declare it under `[services.orders]`"
+            ),
+            (
+                "there is no service `ordrs`",
+                "declare it under `[services.ordrs]`"
+            ),
+        ]
+    );
+}
+
+#[test]
+fn a_service_with_a_mistake_is_not_reported_as_missing() {
+    let text = "[services.orders]\nupstrem = \"127.0.0.1:1\"\n[service_accounts.ci]\nspiffe = \"orders\"\n";
+    assert_eq!(codes(text), ["fleet.unknown_key"]);
+}
+
+#[test]
+fn groups_form_no_circle() {
+    assert_eq!(
+        codes("[services]\n[groups]\na = [\"a\"]\n"),
+        ["fleet.group_cycle"]
+    );
+    let circle = "[services]\n[groups]\na = [\"b\"]\nb = [\"c\"]\nc = [\"a\"]\nd = [\"a\"]\n";
+    assert_eq!(codes(circle), ["fleet.group_cycle"; 3]);
+    assert_eq!(
+        codes("[services]\n[groups]\na = [\"b\", \"c\"]\nb = [\"c\"]\nc = []\n"),
+        [""; 0]
+    );
+}
+
+#[test]
+fn clients_cannot_claim_what_they_cannot_keep() {
+    let client = |text: &str| codes(&format!("[services]\n[clients.shop]\n{text}\n"));
+    let redirect = "redirect_uris = [\"https://shop.example/cb\"]\n";
+    assert_eq!(client(redirect), [""; 0]);
+    assert_eq!(client(""), ["fleet.redirect_uri"]);
+    assert_eq!(
+        client("redirect_uris = [\"https://*.example/cb\"]"),
+        ["fleet.redirect_uri"]
+    );
+    assert_eq!(
+        client(&format!("{redirect}secret = {{ file = \"x\" }}")),
+        ["fleet.public_client_secret"]
+    );
+    assert_eq!(
+        client(&format!("{redirect}grant_types = [\"client_credentials\"]")),
+        ["fleet.grant_types"]
+    );
+    assert_eq!(
+        client("kind = \"confidential\"\ngrant_types = [\"refresh_token\"]"),
+        ["fleet.grant_types"]
+    );
+    assert_eq!(
+        codes("[services]\n[clients.cli]\nredirect_uris = [\"https://a.example/\"]\n"),
+        ["fleet.reserved_name"]
+    );
+    let twice = "[services]\n[service_accounts.ci]\n[clients.ci]\nredirect_uris = [\"https://a.example/\"]\n";
+    assert_eq!(codes(twice), ["fleet.duplicate_client"]);
+}
+
+#[test]
+fn a_client_without_a_secret_proves_itself_with_its_certificate() {
+    let orders = service("orders", 7000, "", &[("x", "GET /")]);
+    let loaded = accept(&format!(
+        "{orders}[clients.shop]\nkind = \"confidential\"\nspiffe = \"orders\"\ngrant_types = [\"client_credentials\"]\n"
+    ));
+    let Some(SeedAuthentication::Workload(id)) = &loaded.fleet.clients[0].authentication else {
+        panic!("no workload")
+    };
+    assert_eq!(id.as_str(), "spiffe://b.example/svc/orders");
+}
+
+#[test]
+fn limits_and_ranges_hold() {
+    let route = |more: &str| {
+        let routes = [("x", "GET /")];
+        codes(&format!("{}{more}\n", service("a", 7000, "", &routes)))
+    };
+    assert_eq!(route("timeout = \"1h\""), [""; 0]);
+    assert_eq!(route("timeout = \"61m\""), ["fleet.out_of_range"]);
+    assert_eq!(route("timeout = \"0s\""), ["fleet.out_of_range"]);
+    assert_eq!(route("sensitivity = 101"), ["fleet.out_of_range"]);
+    assert_eq!(
+        route("limit = [{ per = \"ip\", rate = \"1/s\", burst = 0 }]"),
+        ["fleet.limit_zero"]
+    );
+    assert_eq!(
+        route("limit = [{ per = \"ip\", rate = \"0/s\" }]"),
+        ["fleet.invalid_value"]
+    );
+    assert_eq!(
+        codes("[services]\n[gateway]\ntrusted_proxies = [\"0.0.0.0/0\"]\n"),
+        ["fleet.trusts_everybody"]
+    );
+    assert_eq!(
+        codes("[services]\n[observability]\nlog_filter = \"a=lots\"\n"),
+        ["fleet.log_filter"]
+    );
+    assert_eq!(
+        codes("[services.gateway]\nupstream = \"127.0.0.1:1\"\nroutes = []\n"),
+        ["fleet.reserved_name"]
+    );
+}
+
+#[test]
+fn the_action_follows_the_method_unless_it_is_given() {
+    let mut text = service(
+        "a",
+        7000,
+        "",
+        &[("r", "GET /r"), ("w", "GET,DELETE /w"), ("a", "PUT /a")],
+    );
+    text.push_str("action = \"admin\"\n");
+    let actions: Vec<_> = accept(&text).fleet.services[0]
+        .routes
+        .iter()
+        .map(|route| route.action)
+        .collect();
+    assert_eq!(
+        actions,
+        [ActionClass::Read, ActionClass::Write, ActionClass::Admin]
+    );
+}
+
+#[test]
+fn a_service_added_at_the_end_does_not_move_the_others() {
+    let routes = [("x", "GET /")];
+    let (zebra, ant) = (
+        service("zebra", 7000, "", &routes),
+        service("ant", 7001, "", &routes),
+    );
+    let sidecar =
+        |text: &str| -> SidecarListen { accept(text).fleet.sidecars[&"zebra".parse().unwrap()] };
+    assert_eq!(sidecar(&zebra), sidecar(&format!("{zebra}{ant}")));
+}
