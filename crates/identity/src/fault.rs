@@ -33,7 +33,17 @@ pub enum Fault {
 impl Fault {
     /// Whether trying again may help: then the answer is 503, else 500.
     pub const fn is_transient(&self) -> bool {
-        matches!(self, Self::Contended | Self::Store(_))
+        match self {
+            Self::Contended => true,
+            Self::Store(error) => !matches!(
+                error,
+                StoreError::Corrupt { .. }
+                    | StoreError::Decode { .. }
+                    | StoreError::Encode { .. }
+                    | StoreError::TooLarge { .. }
+            ),
+            Self::Key { .. } | Self::Sign(_) | Self::Setting { .. } => false,
+        }
     }
 
     /// HTTP status of the answer.

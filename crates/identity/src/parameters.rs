@@ -1,7 +1,7 @@
 //! Parameters of an OAuth request: a query string or a form body.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     fmt,
 };
 
@@ -60,10 +60,13 @@ impl Parameters {
             if value.is_empty() {
                 continue;
             }
-            if parameters.values.contains_key(&name) {
-                parameters.repeated.insert(name);
-            } else {
-                parameters.values.insert(name, value);
+            match parameters.values.entry(name) {
+                Entry::Vacant(entry) => {
+                    entry.insert(value);
+                }
+                Entry::Occupied(entry) => {
+                    parameters.repeated.insert(entry.key().clone());
+                }
             }
         }
         Ok(parameters)

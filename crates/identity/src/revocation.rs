@@ -175,9 +175,7 @@ impl Provider {
 
 fn is_of(grant: &Grant, client: &AuthenticatedClient) -> bool {
     match &client.holder {
-        ClientHolder::Client(client) => {
-            grant.client_id == client.client_id && grant.client_created_at == client.created_at
-        }
+        ClientHolder::Client(client) => grant.belongs_to(client),
         ClientHolder::ServiceAccount(_) => false,
     }
 }

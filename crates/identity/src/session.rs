@@ -26,6 +26,8 @@ pub enum EndReason {
     CodeReuse,
     /// A refresh token came a second time.
     RefreshReuse,
+    /// A refresh token came from a client it was not given to.
+    RefreshByOtherClient,
 }
 
 impl EndReason {
@@ -36,12 +38,16 @@ impl EndReason {
             Self::ClientRevocation => "client revocation",
             Self::CodeReuse => "authorization code reuse",
             Self::RefreshReuse => "refresh token reuse",
+            Self::RefreshByOtherClient => "refresh token presented by another client",
         }
     }
 
     /// Whether it means that somebody holds what they should not.
     const fn is_theft(self) -> bool {
-        matches!(self, Self::CodeReuse | Self::RefreshReuse)
+        matches!(
+            self,
+            Self::CodeReuse | Self::RefreshReuse | Self::RefreshByOtherClient
+        )
     }
 }
 
@@ -129,11 +135,14 @@ impl Provider {
                 change = change.delete::<Session>(Expected::Version(session.version), id.as_str());
             }
             change = grants.iter().fold(change, end_grant);
-            let ended = grants.len() as u64;
+            let clients: Vec<&str> = grants
+                .iter()
+                .map(|grant| grant.record.client_id.as_str())
+                .collect();
             let report = end_report(why)
                 .target(user.as_str())
                 .session(id)
-                .detail("grants", ended);
+                .detail("clients", clients.join(" "));
             Ok(change.report(report, caller).commit()?.then_some(true))
         })
     }

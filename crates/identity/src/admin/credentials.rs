@@ -71,18 +71,23 @@ pub enum NewSecret {
     Hash(Redacted<String>),
 }
 
+/// A secret ready to be stored.
+struct MadeSecret {
+    stored: ClientSecret,
+    generated: Option<Redacted<String>>,
+}
+
 impl NewSecret {
     fn realise(
         &self,
         now: Timestamp,
         entropy: &dyn Entropy,
-    ) -> Result<Option<(ClientSecret, Option<Redacted<String>>)>, AdminError> {
-        let fast = |text: &str| SecretVerifier::Sha256(StoredSecret::new(secret::digest(text)));
+    ) -> Result<Option<MadeSecret>, AdminError> {
         let (verifier, generated) = match self {
             Self::None => return Ok(None),
             Self::Generate => {
                 let made = secret::generate(entropy);
-                (fast(made.expose()), Some(made))
+                (SecretVerifier::of_random(&made), Some(made))
             }
             Self::Given(given) => {
                 let length = given.expose().len();
@@ -92,21 +97,19 @@ impl NewSecret {
                     );
                     return Err(AdminError::invalid("client secret", why));
                 }
-                (fast(given.expose()), None)
+                (SecretVerifier::of_random(given), None)
             }
             Self::Hash(hash) => (
                 SecretVerifier::Argon2id(argon2id("client secret hash", hash)?),
                 None,
             ),
         };
-        Ok(Some((
-            ClientSecret {
-                verifier,
-                created_at: now,
-                expires_at: None,
-            },
-            generated,
-        )))
+        let stored = ClientSecret {
+            verifier,
+            created_at: now,
+            expires_at: None,
+        };
+        Ok(Some(MadeSecret { stored, generated }))
     }
 }
 
@@ -137,14 +140,19 @@ impl Secrets {
         now: Timestamp,
         entropy: &dyn Entropy,
     ) -> Result<Self, AdminError> {
-        let (secret, generated) = new.realise(now, entropy)?.unzip();
-        let credential = secret.map(|secret| SecretCredential {
+        let Some(made) = new.realise(now, entropy)? else {
+            return Ok(Self {
+                credential: None,
+                generated: None,
+            });
+        };
+        let credential = SecretCredential {
             holder: holder.clone(),
-            secrets: vec![secret],
-        });
+            secrets: vec![made.stored],
+        };
         Ok(Self {
-            credential,
-            generated: generated.flatten(),
+            credential: Some(credential),
+            generated: made.generated,
         })
     }
 
@@ -154,18 +162,19 @@ impl Secrets {
         overlap: Duration,
         now: Timestamp,
         entropy: &dyn Entropy,
-    ) -> Result<Self, AdminError> {
-        let (secret, generated) = NewSecret::Generate.realise(now, entropy)?.unzip();
+    ) -> (SecretCredential, Redacted<String>) {
+        let made = secret::generate(entropy);
         for old in &mut credential.secrets {
             let end = now + overlap;
             old.expires_at = Some(old.expires_at.map_or(end, |expires| expires.min(end)));
         }
-        credential.secrets.extend(secret);
+        credential.secrets.push(ClientSecret {
+            verifier: SecretVerifier::of_random(&made),
+            created_at: now,
+            expires_at: None,
+        });
         let surplus = credential.secrets.len().saturating_sub(MAX_CLIENT_SECRETS);
         credential.secrets.drain(..surplus);
-        Ok(Self {
-            credential: Some(credential),
-            generated: generated.flatten(),
-        })
+        (credential, made)
     }
 }

@@ -257,15 +257,13 @@ impl Provider {
         };
         until_settled(|| {
             let stored = self.load::<SecretCredential>(named, holder.as_str())?;
-            let rotated =
-                Secrets::rotated(stored.record, overlap, self.clock.now(), &*self.entropy)?;
-            let (Some(credential), Some(secret)) = (&rotated.credential, rotated.generated) else {
-                return Err(named.not_found());
-            };
+            let now = self.clock.now();
+            let (credential, secret) =
+                Secrets::rotated(stored.record, overlap, now, &*self.entropy);
             let report = self.account_report("client_secret.rotate", holder.as_str());
             let change = self
                 .change()
-                .put(Expected::Version(stored.version), credential);
+                .put(Expected::Version(stored.version), &credential);
             Ok(change.report(report, caller).commit()?.then_some(secret))
         })
     }

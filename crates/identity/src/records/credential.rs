@@ -62,6 +62,11 @@ pub(crate) enum SecretVerifier {
 }
 
 impl SecretVerifier {
+    /// The verifier of a random secret.
+    pub(crate) fn of_random(secret: &Redacted<String>) -> Self {
+        Self::Sha256(StoredSecret::new(secret::digest(secret.expose())))
+    }
+
     pub(crate) fn accepts(&self, given: &Redacted<String>) -> bool {
         match self {
             Self::Sha256(digest) => secret::matches(given.expose(), digest.expose()),

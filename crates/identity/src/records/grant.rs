@@ -4,7 +4,11 @@ use serde::{Deserialize, Serialize};
 use testudo_model::{ClientName, SessionId, Timestamp, UserId};
 use testudo_store::Record;
 
-use crate::{records::Authentication, scopes::ScopeSet, secret::StoredSecret};
+use crate::{
+    records::{Authentication, Client},
+    scopes::ScopeSet,
+    secret::StoredSecret,
+};
 
 /// What one session gave to one client: the one row behind all its tokens. Its id is their `sid`, so that they
 /// can be taken back together and apart from those of other clients.
@@ -45,6 +49,13 @@ pub(crate) struct RefreshState {
     pub(crate) counter: u64,
     /// When it took the place of the one before.
     pub(crate) rotated_at: Timestamp,
+}
+
+impl Grant {
+    /// Whether this client holds the grant, and not a former one of the same name.
+    pub(crate) fn belongs_to(&self, client: &Client) -> bool {
+        self.client_id == client.client_id && self.client_created_at == client.created_at
+    }
 }
 
 impl Record for Grant {

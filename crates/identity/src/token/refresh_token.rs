@@ -7,14 +7,14 @@
 
 use std::{fmt, str::FromStr};
 
-use testudo_model::{SessionId, event::EventClass, limits::REFRESH_TOKEN_LIFETIME};
+use testudo_model::{SessionId, limits::REFRESH_TOKEN_LIFETIME};
 use testudo_store::{Expected, Versioned};
 use testudo_trust::{base64url, constant_time_eq, hmac_sha256};
 
 use super::{AuthenticatedClient, ClientHolder, TokenError, TokenResponse};
 use crate::{
     Caller, Fault, Parameters, Provider,
-    change::{Report, until_settled},
+    change::until_settled,
     limits::{MAX_GRANT_LIFETIME, MAX_OPAQUE_TOKEN_BYTES, REFRESH_RACE_WINDOW},
     records::{Client, Grant, GrantType, RefreshState, Session, User},
     scopes::{self, ScopeSet},
@@ -148,13 +148,15 @@ impl Provider {
             record: mut grant,
             version,
         } = stored.ok_or(TokenError::UnknownGrant)?;
-        if !belongs_to(&grant, registered) {
+        if !grant.belongs_to(registered) {
             // A genuine token in the hands of another client: it leaked.
-            return Err(self.end_reused(&grant, "presented by another client", caller)?);
+            self.end_session(&grant.id, EndReason::RefreshByOtherClient, caller)?;
+            return Err(TokenError::RefreshReplayed);
         }
         let verdict = self.judge(&grant, presented);
         if matches!(verdict, Verdict::Reused) {
-            return Err(self.end_reused(&grant, "counter is in the past", caller)?);
+            self.end_session(&grant.id, EndReason::RefreshReuse, caller)?;
+            return Err(TokenError::RefreshReplayed);
         }
         self.check_alive(&grant)?;
         let granted = narrowed(&grant.scopes, scope)?;
@@ -213,29 +215,6 @@ impl Provider {
             Err(TokenError::SessionEnded)
         }
     }
-
-    /// Ends the grant of a token in the wrong hands, and says so.
-    fn end_reused(
-        &self,
-        grant: &Grant,
-        evidence: &str,
-        caller: &Caller,
-    ) -> Result<TokenError, Fault> {
-        let report = Report::new(EventClass::DetectionFinding, "refresh_token.reuse")
-            .denied(evidence)
-            .subject(grant.user.as_str())
-            .client(grant.client_id.as_str())
-            .session(&grant.id)
-            .detail("login", grant.login.as_str());
-        self.report(report, caller)?;
-        self.end_session(&grant.id, EndReason::RefreshReuse, caller)?;
-        Ok(TokenError::RefreshReplayed)
-    }
-}
-
-/// Whether `grant` was given to this client, and not to a former one of the same name.
-pub(crate) fn belongs_to(grant: &Grant, client: &Client) -> bool {
-    grant.client_id == client.client_id && grant.client_created_at == client.created_at
 }
 
 /// The granted scopes, or those of them asked for (RFC 6749 section 6).

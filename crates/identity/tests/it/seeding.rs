@@ -143,10 +143,12 @@ fn a_file_can_disable_but_never_enable() {
     assert!(house.provider.user(&bob).unwrap().record.disabled);
 }
 
+type Mistake = Box<dyn Fn(&mut Seed)>;
+
 #[test]
 fn a_seed_with_one_mistake_changes_nothing() {
     let house = House::new();
-    let mistakes: Vec<(&str, Box<dyn Fn(&mut Seed)>)> = vec![
+    let mistakes: Vec<(&str, Mistake)> = vec![
         (
             "unknown group",
             Box::new(|seed| seed.users[0].profile.groups = vec!["no".parse().unwrap()]),
