@@ -1,12 +1,12 @@
 //! Appending: many callers, one transaction.
 //!
-//! Whoever gets the leader's lock commits for all who wait at that moment; a commit costs a disk flush however
+//! Whoever finds nobody committing commits for all who wait at that moment; a commit costs a disk flush however
 //! many it serves. Leaves, tiles, index, spools and the signed tree head are one transaction of the store, so
 //! that nothing of an append is ever seen without the rest.
 
 use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use serde::{Deserialize, Serialize};
@@ -41,8 +41,22 @@ pub(crate) enum Work {
     Block(Box<VerifiedBlock>),
 }
 
+/// Callers and who serves them.
+#[derive(Default)]
+pub(crate) struct Queue {
+    state: Mutex<QueueState>,
+    answered: Condvar,
+}
+
+#[derive(Default)]
+struct QueueState {
+    waiting: VecDeque<Waiting>,
+    /// Somebody is committing.
+    led: bool,
+}
+
 /// A caller in the queue.
-pub(crate) struct Waiting {
+struct Waiting {
     work: Work,
     answer: Arc<OnceLock<Answer>>,
 }
@@ -75,44 +89,37 @@ impl Ledger {
     /// Appends `work` and returns when it is durable, or says why not.
     pub(crate) fn submit(&self, work: Work) -> Answer {
         let answer = Arc::new(OnceLock::new());
-        {
-            let mut queue = lock(&self.queue);
-            if queue.len() >= MAX_WAITING {
-                return Err(LedgerError::Busy.into());
-            }
-            queue.push_back(Waiting {
-                work,
-                answer: Arc::clone(&answer),
-            });
+        let mut state = self.queue.lock();
+        if state.waiting.len() >= MAX_WAITING {
+            return Err(LedgerError::Busy.into());
         }
+        state.waiting.push_back(Waiting {
+            work,
+            answer: Arc::clone(&answer),
+        });
         loop {
-            let _leader = lock(&self.leader);
             if let Some(answer) = answer.get() {
                 return answer.clone();
             }
-            let batch = self.next_batch();
+            if state.led {
+                state = self.queue.wait(state);
+                continue;
+            }
+            let batch = state.next_batch();
             if batch.is_empty() {
                 // A leader that panicked took our work with it.
                 return Err(LedgerError::Busy.into());
             }
+            state.led = true;
+            drop(state);
+            let leader = Leader(&self.queue);
             let answers = self.commit(&batch);
             for (waiting, answer) in batch.iter().zip(answers) {
                 let _ = waiting.answer.set(answer);
             }
+            drop(leader);
+            state = self.queue.lock();
         }
-    }
-
-    fn next_batch(&self) -> Vec<Waiting> {
-        let mut queue = lock(&self.queue);
-        let mut leaves = 0;
-        let mut batch = Vec::new();
-        while leaves < FULL_COMMIT
-            && let Some(waiting) = queue.pop_front()
-        {
-            leaves += waiting.work.leaves();
-            batch.push(waiting);
-        }
-        batch
     }
 
     fn commit(&self, batch: &[Waiting]) -> Vec<Answer> {
@@ -148,6 +155,42 @@ impl Ledger {
                 Planned::Refused(error) => Err(error),
             })
             .collect())
+    }
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, state: MutexGuard<'a, QueueState>) -> MutexGuard<'a, QueueState> {
+        self.answered
+            .wait(state)
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl QueueState {
+    fn next_batch(&mut self) -> Vec<Waiting> {
+        let mut leaves = 0;
+        let mut batch = Vec::new();
+        while leaves < FULL_COMMIT
+            && let Some(waiting) = self.waiting.pop_front()
+        {
+            leaves += waiting.work.leaves();
+            batch.push(waiting);
+        }
+        batch
+    }
+}
+
+/// Leads until dropped, also by a panic: nobody waits for a leader that is gone.
+struct Leader<'a>(&'a Queue);
+
+impl Drop for Leader<'_> {
+    fn drop(&mut self) {
+        self.0.lock().led = false;
+        self.0.answered.notify_all();
     }
 }
 
@@ -531,8 +574,4 @@ fn encoded(text: Result<String, serde_json::Error>) -> Result<String, LedgerErro
     text.map_err(|_| LedgerError::Damaged {
         what: "a block leaf cannot be encoded",
     })
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

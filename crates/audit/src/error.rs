@@ -239,13 +239,13 @@ pub enum ProofError {
     #[error("the verifier key is malformed; it has the form `<name>+<id>+<base64>`")]
     VerifierKey,
     /// The file does not have the form `c2sp.org/tlog-proof@v1`.
-    #[error("the proof file is malformed: {0}")]
+    #[error("malformed: {0}")]
     Malformed(&'static str),
     /// The checkpoint is not signed by the key.
-    #[error("the checkpoint in the proof is not signed by the given key")]
+    #[error("the checkpoint is not signed by the given key")]
     Checkpoint,
     /// The checkpoint is of another log.
-    #[error("the checkpoint in the proof is of another log")]
+    #[error("the checkpoint is of another log")]
     Origin,
     /// The hashes do not lead from the leaf to the checkpoint's root.
     #[error("the leaf is not in the tree of the checkpoint")]

@@ -52,13 +52,12 @@ pub struct Defect {
     pub what: String,
 }
 
-/// `leaf 17, tile/entries/000: its hash is not the tree's`.
 impl fmt::Display for Defect {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(leaf) = self.leaf {
-            write!(formatter, "leaf {leaf}, ")?;
+        match self.leaf {
+            Some(leaf) => write!(formatter, "leaf {leaf} ({}): {}", self.place, self.what),
+            None => write!(formatter, "{}: {}", self.place, self.what),
         }
-        write!(formatter, "{}: {}", self.place, self.what)
     }
 }
 

@@ -1,9 +1,6 @@
 //! The ledger itself: opening, appending, checkpoints, proofs.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex},
-};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use testudo_model::{
@@ -19,7 +16,7 @@ use testudo_trust::{
 
 use crate::{
     IntakeError, LedgerError,
-    commit::{NewLeaf, Waiting, Work},
+    commit::{NewLeaf, Queue, Work},
     intake::VerifiedBlock,
     proof,
     tile::{Nodes, TreeHead},
@@ -49,8 +46,7 @@ pub struct Ledger {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
     /// Appends that wait for a leader; see `commit`.
-    pub(crate) queue: Mutex<VecDeque<Waiting>>,
-    pub(crate) leader: Mutex<()>,
+    pub(crate) queue: Queue,
 }
 
 /// Where appended events are.
@@ -91,8 +87,7 @@ impl Ledger {
             origin,
             clock: options.clock,
             entropy: options.entropy,
-            queue: Mutex::default(),
-            leader: Mutex::default(),
+            queue: Queue::default(),
         };
         // Asked first: the log may grow between the two questions.
         let size = ledger.size()?;

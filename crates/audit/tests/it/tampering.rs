@@ -210,7 +210,7 @@ fn a_checkpoint_of_another_key_or_log_is_refused() {
     let named_otherwise = NoteSigner::generate("other.example/ledger").unwrap();
     fs::write(folder.join("checkpoint"), named_otherwise.sign(&text)).unwrap();
     let report = verify_export(&folder, &named_otherwise.verifier_key()).unwrap();
-    insta::assert_snapshot!(report.defect.unwrap().what, @"the checkpoint in the proof is of another log");
+    insta::assert_snapshot!(report.defect.unwrap().what, @"the checkpoint is of another log");
     assert!(verify_export(&folder, "nonsense").is_err());
 }
 
