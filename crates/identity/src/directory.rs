@@ -10,9 +10,20 @@ use testudo_store::Record;
 
 use crate::{
     Fault, Provider,
+    keys::SigningKeys,
     limits::MAX_PAGE,
     records::{Group, Role, ServiceAccount, User},
 };
+
+/// Collections whose records show in snapshots: those of the directory, and the signing keys. Logins and tokens
+/// write others, so a change there needs no new snapshot.
+pub const SNAPSHOT_COLLECTIONS: [&str; 5] = [
+    User::COLLECTION,
+    ServiceAccount::COLLECTION,
+    Group::COLLECTION,
+    Role::COLLECTION,
+    SigningKeys::COLLECTION,
+];
 
 impl Provider {
     /// The present directory. Names that no longer exist are left out, so that they give nothing; roles of

@@ -122,7 +122,7 @@ impl Provider {
 
 /// The private keys, PKCS#8. The store seals them.
 #[derive(Clone, Serialize, Deserialize)]
-struct SigningKeys {
+pub(crate) struct SigningKeys {
     previous: Option<StoredSecret>,
     current: StoredSecret,
     next: StoredSecret,

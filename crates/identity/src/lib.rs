@@ -13,6 +13,7 @@
 //! Every change and the events that report it are committed in one transaction: the caller's [`Journal`] adds
 //! the event to the transaction, so there is no change without evidence and no evidence of what did not happen.
 
+mod access_token;
 mod admin;
 mod authorize;
 mod caller;
@@ -42,6 +43,7 @@ mod userinfo;
 
 pub mod limits;
 
+pub use access_token::AccessTokenError;
 pub use admin::{
     AdminError, ClientProfile, Created, GroupProfile, NewPassword, NewSecret, RoleProfile,
     ServiceAccountProfile, UserProfile,
@@ -49,6 +51,7 @@ pub use admin::{
 pub use authorize::{Authorization, AuthorizeError, LoginPrompt, Refusal};
 pub use caller::{Caller, Peer};
 pub use claims::{ASSURANCE_ONE_FACTOR, IdTokenClaims, UserInfo};
+pub use directory::SNAPSHOT_COLLECTIONS;
 pub use discovery::paths;
 pub use fault::Fault;
 pub use journal::{Journal, Outbox, OutboxEntry};

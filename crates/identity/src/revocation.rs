@@ -4,12 +4,11 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 use testudo_model::{
-    ACCESS_TOKEN_TYPE, AccessTokenClaims, SessionId, Timestamp, TokenId, UserId,
+    AccessTokenClaims, SessionId, Timestamp, TokenId, UserId,
     event::EventClass,
     snapshot::{Revocation, Revoked},
 };
 use testudo_store::{LogEntry, Tenant};
-use testudo_trust::verify_jwt;
 
 use crate::{
     Caller, ErrorCode, Fault, OauthError, Provider,
@@ -95,7 +94,7 @@ impl Provider {
             if let Some(grant) = stored.map(|stored| stored.record).filter(own) {
                 self.end_session(&grant.id, EndReason::ClientRevocation, caller)?;
             }
-        } else if let Ok(claims) = self.verified(token)
+        } else if let Ok(claims) = self.signed_claims(token)
             && claims.client_id == client.name().as_str()
         {
             self.take_back(Revoked::Token(claims.jti), caller)?;
@@ -150,16 +149,6 @@ impl Provider {
                 return Ok((fresh, newest));
             }
         }
-    }
-
-    /// Signature, issuer, audience and expiry of one of our access tokens. Not whether it was taken back.
-    pub(crate) fn verified(&self, token: &str) -> Result<AccessTokenClaims, Option<Fault>> {
-        let keys = self.signing_keys().map_err(Some)?;
-        let claims: AccessTokenClaims =
-            verify_jwt(token, ACCESS_TOKEN_TYPE, &keys.verification).map_err(|_| None)?;
-        let ours = claims.iss == self.settings.issuer && claims.aud == self.settings.audience;
-        let live = self.clock.now().unix_seconds() < claims.exp;
-        if ours && live { Ok(claims) } else { Err(None) }
     }
 
     /// Whether a verified token was taken back.

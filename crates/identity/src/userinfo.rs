@@ -1,10 +1,9 @@
 //! The userinfo endpoint (OpenID Connect Core section 5.3), a resource protected by our own access tokens.
 
-use testudo_model::{AccessTokenClaims, UserId};
-use testudo_trust::constant_time_eq;
+use testudo_model::UserId;
 
 use crate::{
-    ErrorCode, Fault, OauthError, Peer, Provider, UserInfo, claims,
+    AccessTokenError, ErrorCode, Fault, OauthError, Peer, Provider, UserInfo, claims,
     records::User,
     scopes::{self, OPENID},
 };
@@ -21,6 +20,15 @@ pub enum UserInfoError {
     /// Our fault.
     #[error("userinfo could not be read")]
     Unavailable(#[from] Fault),
+}
+
+impl From<AccessTokenError> for UserInfoError {
+    fn from(error: AccessTokenError) -> Self {
+        match error {
+            AccessTokenError::Invalid => Self::InvalidToken,
+            AccessTokenError::Unavailable(fault) => Self::Unavailable(fault),
+        }
+    }
 }
 
 impl UserInfoError {
@@ -50,26 +58,6 @@ impl UserInfoError {
 }
 
 impl Provider {
-    /// The claims of one of our access tokens that is good now: not expired, not taken back, and shown by whom it
-    /// is bound to.
-    ///
-    /// # Errors
-    /// [`UserInfoError::InvalidToken`], or our fault.
-    pub fn access_token(
-        &self,
-        access_token: &str,
-        peer: Option<&Peer>,
-    ) -> Result<AccessTokenClaims, UserInfoError> {
-        let claims = self.verified(access_token).map_err(|fault| match fault {
-            Some(fault) => UserInfoError::Unavailable(fault),
-            None => UserInfoError::InvalidToken,
-        })?;
-        if !is_held_by(&claims, peer) || self.is_revoked(&claims)? {
-            return Err(UserInfoError::InvalidToken);
-        }
-        Ok(claims)
-    }
-
     /// Claims about the user of an access token. `peer` is the workload on the other side of the connection:
     /// a bound token is of use to nobody else.
     ///
@@ -95,25 +83,5 @@ impl Provider {
             &user.ok_or(UserInfoError::InvalidToken)?,
             &granted,
         ))
-    }
-}
-
-/// Whether the sender may use the token: it is not bound, or bound to the certificate of the connection
-/// (RFC 8705 section 3).
-fn is_held_by(claims: &AccessTokenClaims, peer: Option<&Peer>) -> bool {
-    match (&claims.cnf, peer) {
-        (None, _) => true,
-        (Some(_), None) => false,
-        (Some(bound), Some(peer)) => {
-            bound
-                .certificate_thumbprint
-                .as_ref()
-                .is_some_and(|thumbprint| {
-                    constant_time_eq(
-                        thumbprint.as_bytes(),
-                        peer.certificate_thumbprint.as_bytes(),
-                    )
-                })
-        }
     }
 }

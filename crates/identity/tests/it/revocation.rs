@@ -286,3 +286,50 @@ fn every_end_of_a_session_is_an_event_with_its_reason() {
     assert_eq!(ended.len(), 1);
     assert_eq!(ended[0].target.as_deref(), Some(house.alice.as_str()));
 }
+
+#[test]
+fn the_admin_api_gets_claims_of_good_tokens_alone() {
+    let house = House::new();
+    let tokens = house.tokens();
+    let claims = house
+        .provider
+        .access_token(&tokens.access_token, None)
+        .unwrap();
+    assert_eq!(claims.sub, house.alice.as_str());
+    house
+        .provider
+        .disable_user(&house.alice, &house.caller)
+        .unwrap();
+    assert!(
+        house
+            .provider
+            .access_token(&tokens.access_token, None)
+            .is_err()
+    );
+}
+
+#[test]
+fn logins_and_tokens_change_nothing_that_shows_in_snapshots() {
+    let house = House::new();
+    let shows = |collection: &str| testudo_identity::SNAPSHOT_COLLECTIONS.contains(&collection);
+    let start = house
+        .store
+        .changes_since(0, 10_000)
+        .unwrap()
+        .last()
+        .unwrap()
+        .sequence;
+    let tokens = house.tokens();
+    house
+        .refresh(tokens.refresh_token.as_deref().unwrap())
+        .unwrap();
+    let _ = house.try_login("alice", "wrong");
+    let changes = house.store.changes_since(start, 10_000).unwrap();
+    assert!(changes.len() > 5 && changes.iter().all(|change| !shows(&change.collection)));
+    house
+        .provider
+        .disable_user(&house.alice, &house.caller)
+        .unwrap();
+    let changes = house.store.changes_since(start, 10_000).unwrap();
+    assert!(changes.iter().any(|change| shows(&change.collection)));
+}
