@@ -40,8 +40,7 @@ pub(super) enum Value {
     Other(&'static str, String),
     Boolean(bool),
     Array(Vec<Node>),
-    /// In the order of the file.
-    Table(Vec<(String, Node)>),
+    Table(BTreeMap<String, Node>),
     /// From the environment or a flag: read as whatever the setting wants.
     Loose(String),
 }
@@ -150,10 +149,7 @@ impl Node {
         let Value::Table(entries) = &self.value else {
             return None;
         };
-        entries
-            .iter()
-            .find(|(name, _)| name == key)
-            .map(|(_, node)| node)
+        entries.get(key)
     }
 
     /// The element `index` of an array.
@@ -164,13 +160,13 @@ impl Node {
         items.get(index)
     }
 
-    /// The keys of a table, in the order of the file.
+    /// The keys of a table, in name order.
     pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
         let entries = match &self.value {
-            Value::Table(entries) => entries.as_slice(),
-            _ => &[],
+            Value::Table(entries) => Some(entries),
+            _ => None,
         };
-        entries.iter().map(|(key, _)| key.as_str())
+        entries.into_iter().flatten().map(|(key, _)| key.as_str())
     }
 
     /// The texts of an array.
@@ -207,25 +203,29 @@ impl Node {
         let Value::Table(entries) = &mut self.value else {
             return Err(key.clone());
         };
-        let found = entries.iter().position(|(name, _)| name == key);
-        let at = found.unwrap_or_else(|| {
-            let table = Self::outside(Value::Table(Vec::new()), node.place.clone(), numbering);
-            entries.push((key.clone(), table));
-            entries.len() - 1
-        });
-        match entries.get_mut(at) {
-            Some((_, slot)) if rest.is_empty() => *slot = node,
-            Some((_, slot)) => return slot.set(rest, node, numbering),
-            None => {}
+        if rest.is_empty() {
+            entries.insert(key.clone(), node);
+            return Ok(());
         }
-        Ok(())
+        let new_table =
+            || Self::outside(Value::Table(BTreeMap::new()), node.place.clone(), numbering);
+        let table = entries.entry(key.clone()).or_insert_with(new_table);
+        table.set(rest, node, numbering)
     }
 
     /// Takes the node `id` out and marks its parent as damaged.
     pub(super) fn remove(&mut self, id: u32) -> bool {
         let removed_here = match &mut self.value {
-            Value::Array(items) => remove_if(items, |item| item.id == id),
-            Value::Table(entries) => remove_if(entries, |(_, node)| node.id == id),
+            Value::Array(items) => {
+                let before = items.len();
+                items.retain(|item| item.id != id);
+                items.len() != before
+            }
+            Value::Table(entries) => {
+                let before = entries.len();
+                entries.retain(|_, node| node.id != id);
+                entries.len() != before
+            }
             _ => return false,
         };
         if removed_here {
@@ -234,16 +234,10 @@ impl Node {
         }
         match &mut self.value {
             Value::Array(items) => items.iter_mut().any(|item| item.remove(id)),
-            Value::Table(entries) => entries.iter_mut().any(|(_, node)| node.remove(id)),
+            Value::Table(entries) => entries.values_mut().any(|node| node.remove(id)),
             _ => false,
         }
     }
-}
-
-fn remove_if<T>(items: &mut Vec<T>, is_it: impl Fn(&T) -> bool) -> bool {
-    let before = items.len();
-    items.retain(|item| !is_it(item));
-    items.len() != before
 }
 
 /// A walk through the tree beside the walk through the parsed file: wherever the value is a default, it points

@@ -157,7 +157,7 @@ fn load_text(
     environment: &Environment,
     overrides: &[Override],
 ) -> Result<Loaded, FleetErrors> {
-    let mut problems = Problems::new(Source { name, text });
+    let mut problems = Problems::new(Source::new(name, text));
     let refused = |problems: Problems<'_>| FleetErrors {
         problems: problems.into_sorted(),
     };

@@ -131,7 +131,7 @@ impl Collector<'_> {
         match node.map(|node| &node.place) {
             None => Origin::Default,
             Some(Place::File(span)) => {
-                let (line, _) = self.source.line_and_column(span.start);
+                let line = self.source.line(span.start);
                 Origin::File {
                     file: self.source.name.to_owned(),
                     line,

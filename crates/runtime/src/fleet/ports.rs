@@ -62,7 +62,7 @@ fn in_file_order<'a>(file: &'a FleetFile, tree: Cursor<'_>) -> Vec<&'a ServiceNa
         Place::Environment(_) | Place::Flag(_) => usize::MAX,
     };
     let mut names: Vec<&ServiceName> = file.services.keys().collect();
-    names.sort_by_key(|name| position(name));
+    names.sort_by_cached_key(|name| position(name));
     names
 }
 

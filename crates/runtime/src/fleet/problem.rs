@@ -171,37 +171,53 @@ impl Problem {
 #[derive(Debug)]
 pub(super) struct Source<'a> {
     pub(super) name: &'a str,
-    pub(super) text: &'a str,
+    text: &'a str,
+    /// The first byte of every line.
+    line_starts: Vec<usize>,
 }
 
-impl Source<'_> {
-    /// Line and column, both from 1, of a byte of the text.
-    pub(super) fn line_and_column(&self, byte: usize) -> (usize, usize) {
-        let before = self.text.get(..byte).unwrap_or(self.text);
-        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        let column = before
-            .get(line_start..)
-            .map_or(0, |text| text.chars().count());
-        (before.matches('\n').count() + 1, column + 1)
+impl<'a> Source<'a> {
+    pub(super) fn new(name: &'a str, text: &'a str) -> Self {
+        let after_breaks = text.match_indices('\n').map(|(at, _)| at + 1);
+        let line_starts = std::iter::once(0).chain(after_breaks).collect();
+        Self {
+            name,
+            text,
+            line_starts,
+        }
+    }
+
+    /// The line, from 1, of a byte of the text.
+    pub(super) fn line(&self, byte: usize) -> usize {
+        self.line_starts.partition_point(|start| *start <= byte)
+    }
+
+    /// A line, from 1, without its end.
+    fn text_of(&self, line: usize) -> &'a str {
+        let start = self
+            .line_starts
+            .get(line.saturating_sub(1))
+            .copied()
+            .unwrap_or(0);
+        let rest = self.text.get(start..).unwrap_or("");
+        rest.split('\n').next().unwrap_or("").trim_end_matches('\r')
     }
 
     /// A place in words: `in line 12`.
     pub(super) fn line_of(&self, place: &Place) -> String {
         match place {
-            Place::File(span) => format!("in line {}", self.line_and_column(span.start).0),
+            Place::File(span) => format!("in line {}", self.line(span.start)),
             Place::Environment(name) => format!("from the environment variable {name}"),
             Place::Flag(flag) => format!("from {flag}"),
         }
     }
 
     fn locate(&self, span: &Range<usize>) -> Location {
-        let (line, column) = self.line_and_column(span.start);
-        let whole = self
-            .text
-            .split('\n')
-            .nth(line - 1)
-            .unwrap_or("")
-            .trim_end_matches('\r');
+        let line = self.line(span.start);
+        let start = self.line_starts.get(line - 1).copied().unwrap_or(0);
+        let before = self.text.get(start..span.start).unwrap_or("");
+        let column = before.chars().count() + 1;
+        let whole = self.text_of(line);
         let spanned = self.text.get(span.clone()).unwrap_or("");
         let width = spanned
             .split('\n')
@@ -379,10 +395,7 @@ mod tests {
     use super::*;
 
     fn show(text: &str, span: Range<usize>) -> String {
-        let mut problems = Problems::new(Source {
-            name: "fleet.toml",
-            text,
-        });
+        let mut problems = Problems::new(Source::new("fleet.toml", text));
         problems.error("fleet.example", &Place::File(span), "something is wrong");
         problems.into_sorted().pop().unwrap().to_string()
     }

@@ -3,7 +3,11 @@
 //! Serde stops at the first error. So a value that cannot be read is reported, taken out of the tree, and the
 //! tree is read again, until what is left can be read. Keys that no section knows are reported on the way.
 
-use std::{cell::RefCell, fmt};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, btree_map},
+    fmt,
+};
 
 use serde::{
     Deserializer,
@@ -144,7 +148,7 @@ impl<'a> Reader<'a> {
         let Value::Table(entries) = &self.node.value else {
             return false;
         };
-        let is_child = |id: u32| entries.iter().any(|(_, node)| node.id == id);
+        let is_child = |id: u32| entries.values().any(|node| node.id == id);
         let findings = self.findings.0.borrow();
         self.node.damaged
             || findings
@@ -193,7 +197,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reports the keys of a table that are none of `fields`.
-    fn report_unknown_keys(self, entries: &'a [(String, Node)], fields: &[&str]) {
+    fn report_unknown_keys(self, entries: &'a BTreeMap<String, Node>, fields: &[&str]) {
         for (key, node) in entries {
             if fields.contains(&key.as_str()) {
                 continue;
@@ -337,14 +341,12 @@ impl<'de> Deserializer<'de> for Reader<'_> {
     ) -> Result<V::Value, Failure> {
         let by_reference = name == SecretReference::TYPE_NAME;
         match &self.node.value {
-            Value::Table(entries) if by_reference => match entries.as_slice() {
-                [(key, node)] if variants.contains(&key.as_str()) => {
-                    self.locate(visitor.visit_enum(Choice {
-                        key,
-                        value: self.with(node),
-                    }))
+            Value::Table(entries) if by_reference => match entries.first_key_value() {
+                Some((key, node)) if entries.len() == 1 && variants.contains(&key.as_str()) => {
+                    let value = self.with(node);
+                    self.locate(visitor.visit_enum(Choice { key, value }))
                 }
-                [_] => {
+                Some(_) if entries.len() == 1 => {
                     self.report_unknown_keys(entries, variants);
                     Err(Failure::Recorded)
                 }
@@ -411,14 +413,14 @@ impl<'de> de::SeqAccess<'de> for Items<'_> {
 /// The entries of a table.
 struct Entries<'a> {
     reader: Reader<'a>,
-    rest: std::slice::Iter<'a, (String, Node)>,
+    rest: btree_map::Iter<'a, String, Node>,
     /// Keys to look at; the others were reported.
     known: Option<&'static [&'static str]>,
     value: Option<&'a Node>,
 }
 
 impl<'a> Entries<'a> {
-    fn new(reader: Reader<'a>, entries: &'a [(String, Node)]) -> Self {
+    fn new(reader: Reader<'a>, entries: &'a BTreeMap<String, Node>) -> Self {
         Self {
             reader,
             rest: entries.iter(),
@@ -532,10 +534,7 @@ mod tests {
 
     fn read_text(text: &str) -> (Option<Section>, Vec<String>) {
         let mut tree = document::parse(text, &mut Numbering::default(), &Place::File).unwrap();
-        let mut problems = Problems::new(Source {
-            name: "fleet.toml",
-            text,
-        });
+        let mut problems = Problems::new(Source::new("fleet.toml", text));
         let section = read(&mut tree, &mut problems);
         (
             section,
