@@ -10,7 +10,6 @@ mod http;
 mod pages;
 mod plane;
 mod relay;
-mod root_key;
 mod seed;
 mod wire;
 
@@ -20,5 +19,5 @@ pub mod offline;
 pub mod proxies;
 pub mod server;
 
-pub use testudo_model::{Clock, Entropy, Redacted, TrustDomain};
+pub use testudo_model::{Clock, Entropy, Exposure, Redacted, ServiceName, SpiffeId, TrustDomain, UserRequirement};
 pub use testudo_trust::SystemEntropy;

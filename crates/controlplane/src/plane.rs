@@ -74,7 +74,7 @@ pub struct Plane {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The store.
-    #[error("the sealed store in {folder} cannot be opened")]
+    #[error("the sealed store in {} cannot be opened", folder.display())]
     Store {
         /// Where.
         folder: PathBuf,

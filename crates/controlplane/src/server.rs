@@ -15,7 +15,8 @@ use testudo_runtime::{
     Drain, Gate, Readiness, Tasks,
     fleet::Fleet,
 };
-use testudo_trust::{IdentitySource, TrustBundle, WebCertificate, web_server_config_for_peers};
+use testudo_trust::{
+    IdentitySource, KeyFileError, TrustBundle, WebCertificate, load_or_create_root_key, web_server_config_for_peers};
 use testudo_workload::{Caller, JoinTokenRequest, WorkloadError};
 use tokio::net::TcpListener;
 use tracing::{error, info};
@@ -26,7 +27,6 @@ use crate::{
     plane::{OpenError, Plane, PlaneOptions},
     proxies::{self, ProxyPort},
     relay,
-    root_key::{self, RootKeyError},
 };
 
 /// How often records that have expired are swept out and certificates looked at.
@@ -57,7 +57,7 @@ pub struct ServerOptions {
 pub enum StartError {
     /// No root key.
     #[error(transparent)]
-    RootKey(#[from] RootKeyError),
+    RootKey(#[from] KeyFileError),
     /// A room does not open.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -76,7 +76,7 @@ pub enum StartError {
         source: io::Error,
     },
     /// A file in the data folder.
-    #[error("{path} cannot be written")]
+    #[error("{} cannot be written", path.display())]
     File {
         /// Which.
         path: PathBuf,
@@ -225,7 +225,7 @@ async fn open(
     make_folder(&options.data)?;
     let plane_options = PlaneOptions {
         data: options.data.clone(),
-        root_key: root_key::load_or_create(&options.root_key_file, &*options.entropy)?,
+        root_key: load_or_create_root_key(&options.root_key_file, &*options.entropy)?,
         trust_domain: options.fleet.trust_domain.clone(),
         issuer: addresses.url.clone(),
         grpc_address: addresses.grpc_name.clone(),

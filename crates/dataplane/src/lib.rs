@@ -13,4 +13,44 @@ pub mod revocations;
 pub mod routes;
 pub mod spool;
 pub mod state;
+
+mod authorize;
+mod body;
+mod cache;
+mod exchange;
+mod forward;
+mod framing;
+mod gateway;
+mod headers;
+mod inflight;
+mod limit;
+mod listener;
+mod member;
+mod metrics;
+mod pool;
+mod principal;
+mod proxy;
+mod record;
+mod redirect;
+mod rejection;
+mod respond;
+mod serve;
+mod sidecar;
+mod source;
+mod stall;
+mod token;
+mod trace;
+mod transaction;
 mod wire;
+
+#[cfg(test)]
+mod fixtures;
+
+pub use gateway::{Gateway, GatewayOptions};
+pub use listener::{Listeners, Running, StartError};
+pub use member::{Member, MemberError, MemberOptions};
+pub use metrics::ProxyMetrics;
+pub use proxy::ProxyParts;
+pub use redirect::Redirect;
+pub use sidecar::{Sidecar, SidecarOptions};
+pub use testudo_trust::WebCertificate;

@@ -34,7 +34,7 @@ impl Ops {
     }
 
     /// Answers until the process drains.
-    pub async fn serve(self, listener: TcpListener, drain: DrainWatch) {
+    pub async fn serve(self, listener: TcpListener, mut drain: DrainWatch) {
         let permits = std::sync::Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let mut stopping = std::pin::pin!(drain.drained());
         loop {

@@ -134,3 +134,86 @@ fn reach(what: &Revoked) -> Duration {
     };
     life + CLOCK_SKEW * 2
 }
+
+#[cfg(test)]
+mod tests {
+    use testudo_model::{SpiffeId, TenantName};
+    use testudo_store::{Store, StoreOptions};
+    use testudo_testkit::FakeClock;
+    use testudo_trust::{RootKey, SystemEntropy};
+
+    use super::*;
+
+    fn subject(number: u64) -> Revoked {
+        Revoked::Subject(format!("usr_{number}"))
+    }
+
+    fn store(folder: &std::path::Path, clock: &Arc<FakeClock>) -> Tenant {
+        let store = Store::open(StoreOptions {
+            path: folder.to_owned(),
+            root_key: RootKey::from_bytes([1; 32]),
+            clock: clock.clone(),
+            entropy: Arc::new(SystemEntropy),
+        });
+        store.unwrap().tenant(&TenantName::default_tenant())
+    }
+
+    fn sequences(entries: &[Revocation]) -> Vec<u64> {
+        entries.iter().map(|entry| entry.sequence).collect()
+    }
+
+    #[test]
+    fn entries_are_numbered_without_gaps_and_survive_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = FakeClock::today();
+        let tenant = store(folder.path(), &clock);
+        let log = RevocationLog::open(tenant.clone(), clock.clone()).unwrap();
+        assert_eq!(log.newest(), 0);
+        for number in 1..=3 {
+            assert_eq!(log.append(subject(number)).unwrap(), number);
+        }
+        let again = RevocationLog::open(tenant, clock).unwrap();
+        assert_eq!(sequences(&again.since(0)), [1, 2, 3]);
+        assert_eq!(sequences(&again.since(2)), [3]);
+        assert_eq!(again.since(0), log.since(0));
+    }
+
+    #[test]
+    fn what_another_control_plane_appends_is_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = FakeClock::today();
+        let tenant = store(folder.path(), &clock);
+        let one = RevocationLog::open(tenant.clone(), clock.clone()).unwrap();
+        let other = RevocationLog::open(tenant, clock).unwrap();
+        one.append(subject(1)).unwrap();
+        assert_eq!(other.newest(), 0);
+        assert_eq!(other.follow().unwrap(), 1);
+        assert_eq!(other.append(subject(2)).unwrap(), 2);
+    }
+
+    #[test]
+    fn an_entry_leaves_when_nothing_it_concerns_can_live_but_the_newest_number_stays_known() {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = FakeClock::today();
+        let log = RevocationLog::open(store(folder.path(), &clock), clock.clone()).unwrap();
+        let workload: SpiffeId = "spiffe://fleet.example/svc/orders".parse().unwrap();
+        log.append(Revoked::Workload(workload)).unwrap();
+        log.append(subject(1)).unwrap();
+        clock.advance(ACCESS_TOKEN_LIFETIME + CLOCK_SKEW * 3);
+        log.follow().unwrap();
+        assert_eq!(
+            sequences(&log.since(0)),
+            [1, 2],
+            "a certificate lives longer than a token"
+        );
+        clock.advance(SVID_LIFETIME);
+        log.follow().unwrap();
+        assert_eq!(
+            sequences(&log.since(0)),
+            [2],
+            "a proxy learns how far the log is"
+        );
+        assert_eq!(log.append(subject(2)).unwrap(), 3);
+        assert_eq!(sequences(&log.since(0)), [3]);
+    }
+}

@@ -92,7 +92,7 @@ pub fn config(invocation: &Invocation, command: ConfigCommand) -> Outcome {
 
 fn show(invocation: &Invocation, arguments: &FleetArgument, origin: bool) -> Outcome {
     let loaded = load(&arguments.fleet)?;
-    let settings = &loaded.origins.settings;
+    let settings: Vec<_> = loaded.origins.settings().collect();
     let list = settings.iter().map(|setting| {
         json!({ "key": setting.key, "value": setting.value, "origin": setting.origin.to_string() })
     });

@@ -2,16 +2,18 @@
 
 mod account;
 mod audit;
+mod children;
 mod fleet;
 mod generate;
 mod login;
 mod operate;
 mod policy;
+mod process;
 mod proxy;
 mod up;
 
 use crate::{
-    cli::{Cli, Command},
+    cli::{Cli, Command, LogFormatArgument},
     context::Context,
     failure::Outcome,
     output::Output,
@@ -23,17 +25,30 @@ pub struct Invocation {
     pub context: Context,
     /// Where results go.
     pub output: Output,
+    /// How to log, as the flags say.
+    pub logging: Logging,
+}
+
+/// How to log, as the flags say.
+pub struct Logging {
+    /// Form.
+    pub format: Option<LogFormatArgument>,
+    /// Filter.
+    pub filter: Option<String>,
 }
 
 /// Runs the command.
 pub async fn run(cli: Cli) -> Outcome {
-    let invocation =
-        Invocation { context: Context::new(&cli.global)?, output: Output::new(cli.global.output) };
+    let invocation = Invocation {
+        context: Context::new(&cli.global)?,
+        output: Output::new(cli.global.output),
+        logging: Logging { format: cli.global.log_format, filter: cli.global.log },
+    };
     match cli.command {
         Command::Up(arguments) => up::up(&invocation, arguments).await,
         Command::Server(arguments) => up::server(&invocation, arguments).await,
-        Command::Gateway(arguments) => proxy::gateway(arguments).await,
-        Command::Sidecar(arguments) => proxy::sidecar(arguments).await,
+        Command::Gateway(arguments) => proxy::gateway(&invocation, arguments).await,
+        Command::Sidecar(arguments) => proxy::sidecar(&invocation, arguments).await,
         Command::Check(arguments) => fleet::check(&invocation, &arguments),
         Command::Apply(arguments) => fleet::apply(&invocation, &arguments).await,
         Command::Status => operate::status(&invocation).await,

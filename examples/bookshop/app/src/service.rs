@@ -59,9 +59,11 @@ pub fn serve(name: &str, port: u16, service: &dyn Service) -> Result<(), Box<dyn
                         Ok(call) => service.answer(&call),
                         Err(error) => Answer(400, json!({ "error": error.to_string() })),
                     };
-                    let response = Response::from_string(format!("{body}\n"))
-                        .with_status_code(status)
-                        .with_header(json_header());
+                    let response = Response::from_string(format!("{body}\n")).with_status_code(status);
+                    let response = match Header::from_bytes("Content-Type", "application/json") {
+                        Ok(header) => response.with_header(header),
+                        Err(()) => response,
+                    };
                     // The client may be gone; nothing is left to do for it then.
                     let _ = request.respond(response);
                 }
@@ -108,9 +110,3 @@ fn read(request: &mut Request) -> Result<Call, Box<dyn std::error::Error>> {
     })
 }
 
-fn json_header() -> Header {
-    Header {
-        field: tiny_http::HeaderField::from_bytes(&b"Content-Type"[..]).unwrap_or_else(|()| unreachable!()),
-        value: "application/json".parse().unwrap_or_else(|_| unreachable!()),
-    }
-}

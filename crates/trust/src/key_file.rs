@@ -1,4 +1,4 @@
-//! The root key's file: 32 bytes in hex, mode 0600, made at the first start.
+//! A root key's file: 32 bytes in hex, mode 0600, made at the first start.
 
 use std::{
     fs, io,
@@ -8,13 +8,14 @@ use std::{
 };
 
 use testudo_model::{Entropy, Redacted};
-use testudo_trust::{RootKey, hex};
 
-/// Why there is no root key.
+use crate::{RootKey, hex};
+
+/// Why a key file cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum RootKeyError {
+pub enum KeyFileError {
     /// The file cannot be read or made.
-    #[error("the root key file {path} cannot be used")]
+    #[error("the key file {} cannot be used", path.display())]
     Io {
         /// Which file.
         path: PathBuf,
@@ -23,7 +24,7 @@ pub enum RootKeyError {
         source: io::Error,
     },
     /// Others can read it.
-    #[error("the root key file {path} can be read by others (mode {mode:o}); run `chmod 600 {path}`")]
+    #[error("the key file {0} can be read by others (mode {mode:o}); run `chmod 600 {0}`", path.display())]
     Exposed {
         /// Which file.
         path: PathBuf,
@@ -31,7 +32,7 @@ pub enum RootKeyError {
         mode: u32,
     },
     /// Something else is in it.
-    #[error("{path} is not a root key: it must hold 64 hexadecimal digits")]
+    #[error("{} is not a key: it must hold 64 hexadecimal digits", path.display())]
     Malformed {
         /// Which file.
         path: PathBuf,
@@ -41,16 +42,16 @@ pub enum RootKeyError {
 /// Reads the key, or makes one if there is no file. A file that is there is never overwritten.
 ///
 /// # Errors
-/// See [`RootKeyError`].
-pub fn load_or_create(path: &Path, entropy: &dyn Entropy) -> Result<RootKey, RootKeyError> {
-    let io_error = |source| RootKeyError::Io { path: path.to_owned(), source };
+/// See [`KeyFileError`].
+pub fn load_or_create_root_key(path: &Path, entropy: &dyn Entropy) -> Result<RootKey, KeyFileError> {
+    let io_error = |source| KeyFileError::Io { path: path.to_owned(), source };
     match fs::read_to_string(path) {
         Ok(text) => {
             let mode = fs::metadata(path).map_err(io_error)?.permissions().mode() & 0o777;
             if mode & 0o077 != 0 {
-                return Err(RootKeyError::Exposed { path: path.to_owned(), mode });
+                return Err(KeyFileError::Exposed { path: path.to_owned(), mode });
             }
-            parse(&Redacted::new(text)).ok_or_else(|| RootKeyError::Malformed { path: path.to_owned() })
+            parse(&Redacted::new(text)).ok_or_else(|| KeyFileError::Malformed { path: path.to_owned() })
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let key = RootKey::generate(entropy);
@@ -86,8 +87,8 @@ mod tests {
     fn a_key_is_made_once_and_kept() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("key");
-        let made = load_or_create(&path, &*SeededEntropy::new(1)).unwrap();
-        let read = load_or_create(&path, &*SeededEntropy::new(2)).unwrap();
+        let made = load_or_create_root_key(&path, &*SeededEntropy::new(1)).unwrap();
+        let read = load_or_create_root_key(&path, &*SeededEntropy::new(2)).unwrap();
         assert_eq!(made.check_value(), read.check_value());
     }
 
@@ -95,14 +96,14 @@ mod tests {
     fn a_key_that_others_can_read_or_that_is_none_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("key");
-        load_or_create(&path, &*SeededEntropy::new(1)).unwrap();
+        load_or_create_root_key(&path, &*SeededEntropy::new(1)).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-        let refused = load_or_create(&path, &*SeededEntropy::new(1));
-        assert!(matches!(refused, Err(RootKeyError::Exposed { .. })));
+        let refused = load_or_create_root_key(&path, &*SeededEntropy::new(1));
+        assert!(matches!(refused, Err(KeyFileError::Exposed { .. })));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         fs::write(&path, "not a key").unwrap();
-        let refused = load_or_create(&path, &*SeededEntropy::new(1));
-        assert!(matches!(refused, Err(RootKeyError::Malformed { .. })));
+        let refused = load_or_create_root_key(&path, &*SeededEntropy::new(1));
+        assert!(matches!(refused, Err(KeyFileError::Malformed { .. })));
         assert_eq!(fs::read_to_string(&path).unwrap(), "not a key");
     }
 }

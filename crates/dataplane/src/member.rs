@@ -1,0 +1,194 @@
+//! A proxy as a member of the fleet: key file, state folder, identity, spool and link, in the order they need
+//! each other.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use testudo_model::{Clock, Entropy, InvalidJoinToken, JoinToken, Redacted, SpiffeId, TenantName, limits};
+use testudo_runtime::{Drain, Readiness, Tasks};
+use testudo_trust::{KeyFileError, TlsError, WebCertificate, load_or_create_root_key};
+
+use crate::{
+    ProxyMetrics, ProxyParts,
+    link::{self, Link, LinkError, LinkOptions, ServerAddress, StateFolder, StateFolderError},
+    spool::{DEFAULT_MAX_BYTES, Spool, SpoolError, SpoolOptions},
+    state::ProxyState,
+};
+
+/// How often the public certificate is renewed; it lives a day.
+const WEB_CERTIFICATE_RENEWAL: Duration = Duration::from_secs(3600);
+
+/// What a proxy needs to become a member.
+pub struct MemberOptions {
+    /// Its state folder: identity, snapshot and spool, all sealed.
+    pub data: PathBuf,
+    /// The key it is sealed with; made if there is no such file.
+    pub state_key_file: PathBuf,
+    /// Needed until the first enrolment, and after an outage longer than a certificate's life.
+    pub join_token: Option<Redacted<String>>,
+    /// `host:port` of the control plane; the join token may carry it.
+    pub control_plane: Option<String>,
+    /// Who the proxy is meant to be, if it was told.
+    pub expected: Option<SpiffeId>,
+    /// Where other proxies reach it; `None` for a gateway.
+    pub inbound: Option<SocketAddr>,
+    /// Version of the binary.
+    pub version: &'static str,
+    /// Gates of this process.
+    pub readiness: Readiness,
+    /// Counters.
+    pub metrics: ProxyMetrics,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub entropy: Arc<dyn Entropy>,
+}
+
+/// Why a proxy is no member.
+#[derive(Debug, thiserror::Error)]
+pub enum MemberError {
+    /// The state key.
+    #[error(transparent)]
+    Key(#[from] KeyFileError),
+    /// The join token.
+    #[error("the join token is malformed")]
+    Token(#[from] InvalidJoinToken),
+    /// The state folder.
+    #[error("the state folder {} cannot be used", path.display())]
+    Folder {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: StateFolderError,
+    },
+    /// The link.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// The spool.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    /// The public certificate.
+    #[error("the public certificate cannot be used")]
+    Certificate(#[from] TlsError),
+}
+
+/// A member of the fleet.
+pub struct Member {
+    /// What a role is started with.
+    pub parts: ProxyParts,
+    link: Arc<Link>,
+    spool: Arc<Spool>,
+}
+
+impl Member {
+    /// Joins, or goes on where the last run ended.
+    ///
+    /// # Errors
+    /// See [`MemberError`].
+    pub async fn join(options: MemberOptions) -> Result<Self, MemberError> {
+        let (clock, entropy) = (Arc::clone(&options.clock), Arc::clone(&options.entropy));
+        let folder = Arc::new(open_folder(&options.data, &options.state_key_file, &entropy)?);
+        let token = options.join_token.as_ref().map(|text| JoinToken::parse(text.expose())).transpose()?;
+        let given = options.control_plane.as_deref().map(ServerAddress::parse).transpose()?;
+        let expected = options.expected.as_ref();
+        let membership =
+            link::join(Some(&*folder), token.as_ref(), given.as_ref(), expected, Arc::clone(&clock)).await?;
+        let server = match (given, token.and_then(|token| token.server)) {
+            (Some(server), _) => server,
+            (None, Some(server)) => ServerAddress::parse(&server)?,
+            (None, None) => return Err(LinkError::ServerNeeded.into()),
+        };
+        let state = ProxyState::new(Arc::clone(&clock));
+        let (spool, sink) = Spool::open(SpoolOptions {
+            folder: folder.spool(),
+            keyring: folder.keyring(),
+            identity: membership.identity.clone(),
+            tenant: TenantName::default_tenant(),
+            max_bytes: DEFAULT_MAX_BYTES,
+            ring: limits::EVENT_RING,
+            clock: Arc::clone(&clock),
+            entropy: Arc::clone(&entropy),
+        })?;
+        let link = Link::new(LinkOptions {
+            server,
+            identity: membership.identity.clone(),
+            state: Arc::clone(&state),
+            spool: Arc::clone(&spool),
+            folder: Some(folder),
+            inbound: options.inbound,
+            version: options.version,
+            readiness: options.readiness,
+            clock: Arc::clone(&clock),
+            entropy: Arc::clone(&entropy),
+        })?;
+        let parts = ProxyParts {
+            identity: membership.identity,
+            state,
+            events: sink,
+            clock,
+            entropy,
+            metrics: options.metrics,
+        };
+        Ok(Self { parts, link, spool })
+    }
+
+    /// Its identity.
+    pub fn id(&self) -> SpiffeId {
+        self.parts.identity.current().id().clone()
+    }
+
+    /// Keeps the link up until the process drains.
+    pub fn keep_up(&self, tasks: &Tasks, drain: &Drain) {
+        let name = format!("link of {}", self.id());
+        tasks.spawn(name, Arc::clone(&self.link).run(drain.watch()));
+    }
+
+    /// A public certificate of the fleet's own CA, renewed until the process drains.
+    ///
+    /// # Errors
+    /// The control plane is away or refuses.
+    pub async fn web_certificate(&self, tasks: &Tasks, drain: &Drain) -> Result<WebCertificate, MemberError> {
+        let certificate = issue(&self.link).await?;
+        let (link, renewed, mut watch) = (Arc::clone(&self.link), certificate.clone(), drain.watch());
+        tasks.spawn("public certificate", async move {
+            loop {
+                tokio::select! {
+                    () = watch.drained() => return,
+                    () = tokio::time::sleep(WEB_CERTIFICATE_RENEWAL) => {}
+                }
+                match issue(&link).await {
+                    Ok(next) => renewed.swap(&next),
+                    Err(error) => tracing::warn!(%error, "the public certificate was not renewed"),
+                }
+            }
+        });
+        Ok(certificate)
+    }
+
+    /// Writes and ships the last events; `false` if some stay on disk for the next run.
+    pub async fn finish(self, deadline: Duration) -> bool {
+        let spool = Arc::clone(&self.spool);
+        let closed = tokio::task::spawn_blocking(move || spool.close(deadline)).await;
+        closed.unwrap_or(false) && self.link.ship_rest(deadline).await
+    }
+}
+
+fn open_folder(
+    path: &Path,
+    key_file: &Path,
+    entropy: &Arc<dyn Entropy>,
+) -> Result<StateFolder, MemberError> {
+    let key = load_or_create_root_key(key_file, &**entropy)?;
+    StateFolder::open(path, &key, Arc::clone(entropy))
+        .map_err(|source| MemberError::Folder { path: path.to_owned(), source })
+}
+
+async fn issue(link: &Link) -> Result<WebCertificate, MemberError> {
+    let issued = link.web_identity().await?;
+    Ok(WebCertificate::issued(&issued.chain, &issued.key)?)
+}

@@ -1,0 +1,88 @@
+//! Programs that `testudo up` starts for the services' `run` tables, and stops again.
+
+use std::{net::SocketAddr, process::Stdio, time::Duration};
+
+use testudo_controlplane::ServiceName;
+use testudo_runtime::{
+    Drain, Tasks,
+    fleet::{Fleet, RunCommand},
+};
+use tokio::{net::TcpStream, process::Command};
+use tracing::{info, warn};
+
+use crate::failure::{Exit, Failure};
+
+/// How long a program may take until it listens: the example's are built first.
+const START_DEADLINE: Duration = Duration::from_secs(300);
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Programs to start.
+#[derive(Default)]
+pub struct Children {
+    children: Vec<(ServiceName, Command)>,
+}
+
+impl Children {
+    /// Adds the program of a service. Its outgoing calls go through the sidecar: `HTTP_PROXY`.
+    pub fn add(&mut self, name: &ServiceName, run: &RunCommand, outbound: SocketAddr) {
+        let mut command = Command::new(&run.program);
+        let proxy = format!("http://{outbound}");
+        command
+            .args(&run.arguments)
+            .env("HTTP_PROXY", &proxy)
+            .env("http_proxy", &proxy)
+            .envs(&run.environment)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .kill_on_drop(true);
+        if let Some(directory) = &run.directory {
+            command.current_dir(directory);
+        }
+        self.children.push((name.clone(), command));
+    }
+
+    /// Starts them one after the other and waits until each listens.
+    pub async fn start(self, tasks: &Tasks, drain: &Drain, fleet: &Fleet) -> Result<(), Failure> {
+        for (name, mut command) in self.children {
+            let program = command.as_std().get_program().to_string_lossy().into_owned();
+            let mut child = command.spawn().map_err(|error| {
+                Failure::new(Exit::Failed, format!("cannot start `{program}` for service {name}: {error}"))
+                    .help("correct `run` in the fleet file, or start it yourself and use --no-run")
+            })?;
+            let upstream = fleet.services.iter().find(|service| service.name == name).map(|service| service.upstream);
+            if let Some(upstream) = upstream {
+                tokio::select! {
+                    ended = child.wait() => {
+                        let how = ended.map_or_else(|error| error.to_string(), |status| status.to_string());
+                        let error = format!("the program of service {name} ended at its start: {how}");
+                        return Err(Failure::new(Exit::Failed, error));
+                    }
+                    listening = tokio::time::timeout(START_DEADLINE, listens(upstream)) => {
+                        listening.map_err(|_| {
+                            Failure::new(Exit::Failed, format!("service {name} does not listen on {upstream}"))
+                        })?;
+                    }
+                }
+            }
+            info!(service = %name, "its program runs");
+            let mut watch = drain.watch();
+            tasks.spawn(format!("program of {name}"), async move {
+                tokio::select! {
+                    () = watch.drained() => {
+                        if let Err(error) = child.kill().await {
+                            warn!(%error, "a program could not be stopped");
+                        }
+                    }
+                    ended = child.wait() => warn!(?ended, "a program ended by itself"),
+                }
+            });
+        }
+        Ok(())
+    }
+}
+
+async fn listens(address: SocketAddr) {
+    while TcpStream::connect(address).await.is_err() {
+        tokio::time::sleep(LOOK).await;
+    }
+}
