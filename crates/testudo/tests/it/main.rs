@@ -12,4 +12,5 @@
 
 mod bookshop;
 mod fleet;
+mod link;
 mod wire;
