@@ -90,8 +90,11 @@ pub(crate) const TESTUDO_DECISION: HeaderName = HeaderName::from_static("testudo
 /// reserved fields and aliases.
 pub(crate) fn sanitise_request(headers: &mut HeaderMap) {
     end_hop(headers);
-    let refused: Vec<HeaderName> =
-        headers.keys().filter(|name| is_refused(name.as_str())).cloned().collect();
+    let refused: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| is_refused(name.as_str()))
+        .cloned()
+        .collect();
     for name in refused {
         headers.remove(name);
     }
@@ -115,7 +118,11 @@ pub(crate) fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
 }
 
 /// Sets `name` to the comma-separated `values`; removes it if there are none.
-pub(crate) fn set_list<'a>(headers: &mut HeaderMap, name: HeaderName, values: impl Iterator<Item = &'a str>) {
+pub(crate) fn set_list<'a>(
+    headers: &mut HeaderMap,
+    name: HeaderName,
+    values: impl Iterator<Item = &'a str>,
+) {
     let list = values.collect::<Vec<_>>().join(",");
     if list.is_empty() {
         headers.remove(name);
@@ -149,7 +156,10 @@ fn is_refused(name: &str) -> bool {
 }
 
 fn is_reserved(name: &str) -> bool {
-    RESERVED.binary_search(&name).is_ok() || RESERVED_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+    RESERVED.binary_search(&name).is_ok()
+        || RESERVED_PREFIXES
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
 }
 
 #[cfg(test)]
@@ -159,7 +169,10 @@ mod tests {
     fn left_of(fields: &[(&str, &str)]) -> Vec<String> {
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
-            headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+            headers.append(
+                HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                value.parse().unwrap(),
+            );
         }
         sanitise_request(&mut headers);
         headers.keys().map(ToString::to_string).collect()
@@ -173,21 +186,60 @@ mod tests {
     #[test]
     fn identity_fields_from_outside_never_pass_however_spelled() {
         for spelling in [
-            "X-User-Id", "x_user_id", "X.User.Id", "X-USER-ID", "x-user_id", "x.user-id", "X_User.Id",
-            "x-user-roles", "X_USER_ROLES", "x-calling-service", "X_Calling_Service", "Txn-Token", "txn_token",
-            "Testudo-Decision", "testudo_anything", "X-Forwarded-For", "x_forwarded_for", "X-Forwarded-Prefix",
-            "x.forwarded.host", "Forwarded", "X-Real-IP", "True-Client-IP", "CF-Connecting-IP", "X-Client-IP",
-            "X-Cluster-Client-IP", "X-Original-URL", "X-Rewrite-URL", "X-HTTP-Method-Override", "Proxy",
-            "content_length", "transfer.encoding", "x_request_id", "x-original-forwarded-for",
+            "X-User-Id",
+            "x_user_id",
+            "X.User.Id",
+            "X-USER-ID",
+            "x-user_id",
+            "x.user-id",
+            "X_User.Id",
+            "x-user-roles",
+            "X_USER_ROLES",
+            "x-calling-service",
+            "X_Calling_Service",
+            "Txn-Token",
+            "txn_token",
+            "Testudo-Decision",
+            "testudo_anything",
+            "X-Forwarded-For",
+            "x_forwarded_for",
+            "X-Forwarded-Prefix",
+            "x.forwarded.host",
+            "Forwarded",
+            "X-Real-IP",
+            "True-Client-IP",
+            "CF-Connecting-IP",
+            "X-Client-IP",
+            "X-Cluster-Client-IP",
+            "X-Original-URL",
+            "X-Rewrite-URL",
+            "X-HTTP-Method-Override",
+            "Proxy",
+            "content_length",
+            "transfer.encoding",
+            "x_request_id",
+            "x-original-forwarded-for",
         ] {
-            assert_eq!(left_of(&[(spelling, "1"), (spelling, "2"), ("accept", "*/*")]), ["accept"], "{spelling}");
+            assert_eq!(
+                left_of(&[(spelling, "1"), (spelling, "2"), ("accept", "*/*")]),
+                ["accept"],
+                "{spelling}"
+            );
         }
     }
 
     #[test]
     fn ordinary_fields_pass() {
-        let fields = [("accept", "*/*"), ("cookie", "a=1"), ("x-user-agent", "grpc"), ("my_field.name", "1")];
-        assert_eq!(left_of(&fields), ["accept", "cookie", "x-user-agent", "my_field.name"]);
+        let fields = [
+            ("accept", "*/*"),
+            ("cookie", "a=1"),
+            ("x-user-agent", "grpc"),
+            ("my_field.name", "1"),
+        ];
+        assert_eq!(
+            left_of(&fields),
+            ["accept", "cookie", "x-user-agent", "my_field.name"]
+        );
     }
 
     #[test]

@@ -8,7 +8,9 @@ use std::{
     time::Duration,
 };
 
-use testudo_model::{Clock, Entropy, InvalidJoinToken, JoinToken, Redacted, SpiffeId, TenantName, limits};
+use testudo_model::{
+    Clock, Entropy, InvalidJoinToken, JoinToken, Redacted, SpiffeId, TenantName, limits,
+};
 use testudo_runtime::{Drain, Readiness, Tasks};
 use testudo_trust::{KeyFileError, TlsError, WebCertificate, load_or_create_root_key};
 
@@ -92,12 +94,30 @@ impl Member {
     /// See [`MemberError`].
     pub async fn join(options: MemberOptions) -> Result<Self, MemberError> {
         let (clock, entropy) = (Arc::clone(&options.clock), Arc::clone(&options.entropy));
-        let folder = Arc::new(open_folder(&options.data, &options.state_key_file, &entropy)?);
-        let token = options.join_token.as_ref().map(|text| JoinToken::parse(text.expose())).transpose()?;
-        let given = options.control_plane.as_deref().map(ServerAddress::parse).transpose()?;
+        let folder = Arc::new(open_folder(
+            &options.data,
+            &options.state_key_file,
+            &entropy,
+        )?);
+        let token = options
+            .join_token
+            .as_ref()
+            .map(|text| JoinToken::parse(text.expose()))
+            .transpose()?;
+        let given = options
+            .control_plane
+            .as_deref()
+            .map(ServerAddress::parse)
+            .transpose()?;
         let expected = options.expected.as_ref();
-        let membership =
-            link::join(Some(&*folder), token.as_ref(), given.as_ref(), expected, Arc::clone(&clock)).await?;
+        let membership = link::join(
+            Some(&*folder),
+            token.as_ref(),
+            given.as_ref(),
+            expected,
+            Arc::clone(&clock),
+        )
+        .await?;
         let server = match (given, token.and_then(|token| token.server)) {
             (Some(server), _) => server,
             (None, Some(server)) => ServerAddress::parse(&server)?,
@@ -152,9 +172,14 @@ impl Member {
     ///
     /// # Errors
     /// The control plane is away or refuses.
-    pub async fn web_certificate(&self, tasks: &Tasks, drain: &Drain) -> Result<WebCertificate, MemberError> {
+    pub async fn web_certificate(
+        &self,
+        tasks: &Tasks,
+        drain: &Drain,
+    ) -> Result<WebCertificate, MemberError> {
         let certificate = issue(&self.link).await?;
-        let (link, renewed, mut watch) = (Arc::clone(&self.link), certificate.clone(), drain.watch());
+        let (link, renewed, mut watch) =
+            (Arc::clone(&self.link), certificate.clone(), drain.watch());
         tasks.spawn("public certificate", async move {
             loop {
                 tokio::select! {
@@ -184,8 +209,10 @@ fn open_folder(
     entropy: &Arc<dyn Entropy>,
 ) -> Result<StateFolder, MemberError> {
     let key = load_or_create_root_key(key_file, &**entropy)?;
-    StateFolder::open(path, &key, Arc::clone(entropy))
-        .map_err(|source| MemberError::Folder { path: path.to_owned(), source })
+    StateFolder::open(path, &key, Arc::clone(entropy)).map_err(|source| MemberError::Folder {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 async fn issue(link: &Link) -> Result<WebCertificate, MemberError> {

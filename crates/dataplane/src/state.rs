@@ -15,11 +15,11 @@ use std::{
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use testudo_model::{
-    Clock, ServiceName, SpiffeId,
+    Clock, SpiffeId,
     event::Event,
     snapshot::{Endpoints, KNOWN_FEATURES, Revocation, Snapshot, SnapshotVersion, Subject},
 };
-use testudo_policy::PolicyEngine;
+use testudo_policy::{GATEWAY, PolicyEngine};
 use testudo_trust::JwkSet;
 use tokio::sync::watch;
 
@@ -28,9 +28,6 @@ use crate::{
     revocations::{RevocationSet, RevocationsFull},
     routes::{RouteConflict, RouteTable},
 };
-
-/// The Cedar name of the gateway as a calling service.
-pub const GATEWAY: &str = "gateway";
 
 /// Takes events off the request path.
 pub trait EventSink: Send + Sync + 'static {
@@ -51,7 +48,9 @@ pub struct SinkFull;
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
     /// It needs what this build cannot do.
-    #[error("the snapshot requires the feature `{feature}`, which this proxy cannot enforce: upgrade it")]
+    #[error(
+        "the snapshot requires the feature `{feature}`, which this proxy cannot enforce: upgrade it"
+    )]
     UnknownFeature {
         /// The first unknown feature.
         feature: String,
@@ -110,6 +109,7 @@ pub struct Enforced {
     subjects: HashMap<String, Subject>,
     gateway_ip: IpFilter,
     service_ip: Vec<IpFilter>,
+    service_labels: Vec<Arc<str>>,
     trusted_proxies: IpSet,
 }
 
@@ -119,8 +119,14 @@ impl Enforced {
     /// # Errors
     /// [`Refusal`] when any part of it could not be enforced exactly as meant.
     pub fn compile(snapshot: &Snapshot) -> Result<Self, Refusal> {
-        if let Some(feature) = snapshot.requires.iter().find(|f| !KNOWN_FEATURES.contains(&f.as_str())) {
-            return Err(Refusal::UnknownFeature { feature: feature.clone() });
+        if let Some(feature) = snapshot
+            .requires
+            .iter()
+            .find(|f| !KNOWN_FEATURES.contains(&f.as_str()))
+        {
+            return Err(Refusal::UnknownFeature {
+                feature: feature.clone(),
+            });
         }
         let snapshot = Arc::new(snapshot.clone());
         let policy = Arc::new(PolicyEngine::compile(&snapshot).map_err(Refusal::Policy)?);
@@ -130,9 +136,23 @@ impl Enforced {
             issuers_fingerprint: fingerprint_issuers(&snapshot),
             edges: snapshot.edges.iter().cloned().collect(),
             callers: compile_callers(&snapshot)?,
-            subjects: snapshot.directory.subjects.iter().map(|s| (s.id.clone(), s.clone())).collect(),
+            subjects: snapshot
+                .directory
+                .subjects
+                .iter()
+                .map(|s| (s.id.clone(), s.clone()))
+                .collect(),
             gateway_ip: IpFilter::new(&snapshot.gateway.ip),
-            service_ip: snapshot.services.iter().map(|s| IpFilter::new(&s.ip)).collect(),
+            service_ip: snapshot
+                .services
+                .iter()
+                .map(|s| IpFilter::new(&s.ip))
+                .collect(),
+            service_labels: snapshot
+                .services
+                .iter()
+                .map(|s| Arc::from(s.name.as_str()))
+                .collect(),
             trusted_proxies: IpSet::new(&snapshot.gateway.trusted_proxies),
             policy,
             routes,
@@ -200,6 +220,11 @@ impl Enforced {
         self.service_ip.get(index)
     }
 
+    /// The metrics label of the service at `index`.
+    pub(crate) fn service_label(&self, index: usize) -> Option<&Arc<str>> {
+        self.service_labels.get(index)
+    }
+
     /// Proxies whose forwarding headers are believed.
     pub fn trusted_proxies(&self) -> &IpSet {
         &self.trusted_proxies
@@ -208,7 +233,10 @@ impl Enforced {
     /// Index of a declared service.
     pub fn service_index(&self, name: &str) -> Option<usize> {
         // The snapshot promises the order; a caller that breaks it finds nothing and is refused.
-        self.snapshot.services.binary_search_by(|service| service.name.as_str().cmp(name)).ok()
+        self.snapshot
+            .services
+            .binary_search_by(|service| service.name.as_str().cmp(name))
+            .ok()
     }
 }
 
@@ -216,10 +244,14 @@ fn compile_issuers(snapshot: &Snapshot) -> Result<Vec<TrustedIssuer>, Refusal> {
     let mut issuers: Vec<TrustedIssuer> = Vec::with_capacity(snapshot.issuers.len());
     for declared in &snapshot.issuers {
         if issuers.iter().any(|known| known.issuer == declared.issuer) {
-            return Err(Refusal::Duplicate { identity: declared.issuer.clone() });
+            return Err(Refusal::Duplicate {
+                identity: declared.issuer.clone(),
+            });
         }
-        let keys = JwkSet::parse(&declared.jwks)
-            .map_err(|source| Refusal::Issuer { issuer: declared.issuer.clone(), source })?;
+        let keys = JwkSet::parse(&declared.jwks).map_err(|source| Refusal::Issuer {
+            issuer: declared.issuer.clone(),
+            source,
+        })?;
         issuers.push(TrustedIssuer {
             issuer: declared.issuer.clone(),
             audience: declared.audience.clone(),
@@ -246,10 +278,17 @@ fn compile_callers(snapshot: &Snapshot) -> Result<HashMap<SpiffeId, String>, Ref
     for service in &snapshot.services {
         // A service called like the gateway would be decided as the gateway.
         if service.name.as_str() == GATEWAY {
-            return Err(Refusal::Duplicate { identity: GATEWAY.to_owned() });
+            return Err(Refusal::Duplicate {
+                identity: GATEWAY.to_owned(),
+            });
         }
-        if callers.insert(service.spiffe_id.clone(), service.name.as_str().to_owned()).is_some() {
-            return Err(Refusal::Duplicate { identity: service.spiffe_id.to_string() });
+        if callers
+            .insert(service.spiffe_id.clone(), service.name.as_str().to_owned())
+            .is_some()
+        {
+            return Err(Refusal::Duplicate {
+                identity: service.spiffe_id.to_string(),
+            });
         }
     }
     Ok(callers)
@@ -287,7 +326,10 @@ impl ProxyState {
         if let Some(current) = self.enforced()
             && snapshot.version < current.version()
         {
-            return Err(Refusal::Older { offered: snapshot.version, current: current.version() });
+            return Err(Refusal::Older {
+                offered: snapshot.version,
+                current: current.version(),
+            });
         }
         let compiled = Arc::new(Enforced::compile(&snapshot)?);
         let version = compiled.version();
@@ -301,7 +343,11 @@ impl ProxyState {
     pub fn set_endpoints(&self, endpoints: Endpoints) {
         let endpoints = Arc::new(endpoints);
         self.endpoints.rcu(|current| {
-            if endpoints.version < current.version { Arc::clone(current) } else { Arc::clone(&endpoints) }
+            if endpoints.version < current.version {
+                Arc::clone(current)
+            } else {
+                Arc::clone(&endpoints)
+            }
         });
     }
 
@@ -335,7 +381,10 @@ impl ProxyState {
 
     /// Version of what is enforced.
     pub fn snapshot_version(&self) -> Option<SnapshotVersion> {
-        self.enforced.load().as_ref().map(|enforced| enforced.version())
+        self.enforced
+            .load()
+            .as_ref()
+            .map(|enforced| enforced.version())
     }
 
     /// Inbound addresses of the live sidecars of `service`, as now known.
@@ -354,12 +403,7 @@ impl ProxyState {
     }
 
     fn announce_change(&self) {
-        self.changed.send_modify(|generation| *generation = generation.wrapping_add(1));
+        self.changed
+            .send_modify(|generation| *generation = generation.wrapping_add(1));
     }
-}
-
-/// Name of a declared service, for labels and events; `None` for text that names none.
-pub(crate) fn declared<'a>(enforced: &'a Enforced, name: &str) -> Option<&'a ServiceName> {
-    let index = enforced.service_index(name)?;
-    enforced.snapshot().services.get(index).map(|service| &service.name)
 }

@@ -1,0 +1,243 @@
+//! Bodies on their way: counted, bounded in size and time, never collected.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::Sleep;
+
+use crate::{headers, inflight::Delivery, pool::Lease};
+
+/// Why a body ended before its end. The connection that carries it is then broken off, so that nobody takes
+/// the part for the whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BodyError {
+    /// Beyond the route's limit.
+    #[error("the body is larger than the route allows")]
+    TooLarge,
+    /// The other side broke off.
+    #[error("the body was broken off")]
+    Broken,
+    /// Not finished by the route's deadline.
+    #[error("the body did not arrive in time")]
+    TimedOut,
+}
+
+/// How reading a request body ended; shared with whoever waits for the answer.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct BodyOutcome(Arc<AtomicU8>);
+
+impl BodyOutcome {
+    /// What went wrong on the client's side, if anything did.
+    pub(crate) fn error(&self) -> Option<BodyError> {
+        match self.0.load(Ordering::Acquire) {
+            1 => Some(BodyError::TooLarge),
+            2 => Some(BodyError::Broken),
+            _ => None,
+        }
+    }
+
+    fn set(&self, error: BodyError) {
+        let code = if error == BodyError::TooLarge { 1 } else { 2 };
+        self.0.store(code, Ordering::Release);
+    }
+}
+
+/// A request body with a limit. Trailers are dropped: no operation of ours needs them, and a field that comes
+/// after the decision was not decided about.
+#[derive(Debug)]
+pub(crate) struct RequestBody {
+    inner: Incoming,
+    remaining: u64,
+    outcome: BodyOutcome,
+}
+
+impl RequestBody {
+    /// `inner`, up to `limit` bytes.
+    pub(crate) fn new(inner: Incoming, limit: u64) -> Self {
+        Self {
+            inner,
+            remaining: limit,
+            outcome: BodyOutcome::default(),
+        }
+    }
+
+    pub(crate) fn outcome(&self) -> BodyOutcome {
+        self.outcome.clone()
+    }
+
+    fn fail(&self, error: BodyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.outcome.set(error);
+        Poll::Ready(Some(Err(error)))
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match Pin::new(&mut self.inner).poll_frame(context) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Ready(Some(Err(_))) => self.fail(BodyError::Broken),
+            Poll::Ready(Some(Ok(frame))) => {
+                let Ok(data) = frame.into_data() else {
+                    return Poll::Ready(None);
+                };
+                match self
+                    .remaining
+                    .checked_sub(u64::try_from(data.len()).unwrap_or(u64::MAX))
+                {
+                    Some(remaining) => {
+                        self.remaining = remaining;
+                        Poll::Ready(Some(Ok(Frame::data(data))))
+                    }
+                    None => self.fail(BodyError::TooLarge),
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// The body of an answer: our own, or the upstream's with what must be kept until it has passed.
+pub(crate) enum AnswerBody {
+    /// Ours.
+    Full(Option<Bytes>),
+    /// The upstream's.
+    Relayed(Box<Relayed>),
+}
+
+/// An upstream's body on its way to the client.
+pub(crate) struct Relayed {
+    inner: Incoming,
+    deadline: Pin<Box<Sleep>>,
+    from_proxy: bool,
+    lease: Option<Lease>,
+    _delivery: Option<Delivery>,
+}
+
+impl AnswerBody {
+    /// No bytes.
+    pub(crate) const fn empty() -> Self {
+        Self::Full(None)
+    }
+
+    /// The upstream's body; `lease` is given back when it has passed whole, and dropped otherwise.
+    pub(crate) fn relay(
+        inner: Incoming,
+        deadline: Pin<Box<Sleep>>,
+        from_proxy: bool,
+        lease: Lease,
+        delivery: Option<Delivery>,
+    ) -> Self {
+        Self::Relayed(Box::new(Relayed {
+            inner,
+            deadline,
+            from_proxy,
+            lease: Some(lease),
+            _delivery: delivery,
+        }))
+    }
+}
+
+impl From<Vec<u8>> for AnswerBody {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::Full(Some(Bytes::from(bytes)))
+    }
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut *self {
+            Self::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Relayed(relayed) => relayed.poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Full(bytes) => bytes.is_none(),
+            Self::Relayed(relayed) => relayed.inner.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Full(bytes) => SizeHint::with_exact(
+                bytes
+                    .as_ref()
+                    .map_or(0, |b| u64::try_from(b.len()).unwrap_or(u64::MAX)),
+            ),
+            Self::Relayed(relayed) => relayed.inner.size_hint(),
+        }
+    }
+}
+
+impl Relayed {
+    fn poll_frame(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match Pin::new(&mut self.inner).poll_frame(context) {
+            Poll::Pending if self.deadline.as_mut().poll(context).is_ready() => {
+                Poll::Ready(Some(Err(BodyError::TimedOut)))
+            }
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(None) => {
+                self.finish();
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(BodyError::Broken))),
+            Poll::Ready(Some(Ok(mut frame))) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    headers::sanitise_response(trailers, self.from_proxy);
+                }
+                if self.inner.is_end_stream() {
+                    self.finish();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+        }
+    }
+
+    fn finish(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            lease.give_back();
+        }
+    }
+}
+
+impl Drop for Relayed {
+    fn drop(&mut self) {
+        // A body without bytes is never polled: HEAD, 204, 304.
+        if self.inner.is_end_stream() {
+            self.finish();
+        }
+    }
+}

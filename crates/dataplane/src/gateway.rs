@@ -1,0 +1,347 @@
+//! The edge: from outside into the fleet.
+//!
+//! [`GatewayWorker::handle`] is the life of a request, in order.
+
+use std::{convert::Infallible, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
+
+use http::{Request, Response, header};
+use hyper::{body::Incoming, service::service_fn};
+use rustls::ServerConfig;
+use testudo_model::{LimitKey, RateLimit, UserRequirement, limits};
+use testudo_policy::GATEWAY;
+use testudo_runtime::{Drain, DrainWatch};
+use testudo_trust::{WebCertificate, web_server_config};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+
+use crate::{
+    authorize::{Question, authorize},
+    body::AnswerBody,
+    exchange::Exchange,
+    forward::{self, Outgoing},
+    framing, headers,
+    limit::{Counted, Stage},
+    listener::{self, ConnectionSlots, Listeners, Running, StartError},
+    metrics::Role,
+    proxy::{Proxy, ProxyParts, Worker},
+    redirect::{self, Redirect},
+    rejection::Rejection,
+    routes::{NoRoute, RouteRef},
+    serve::{self, Activity, Protocol},
+    source,
+    state::Enforced,
+    token::{self, Login, Lookup, TokenError, TokenVerifier},
+    trace,
+    transaction::{Mint, OutsideCall},
+};
+
+const ROLE: Role = Role::Gateway;
+
+/// Signatures of unknown tokens checked for one address. A check costs five times what everything else does, so
+/// this bounds what a flood of forged tokens can take; a token that was good is not checked again.
+const UNKNOWN_TOKENS: RateLimit = RateLimit {
+    per: LimitKey::Ip,
+    requests: 200,
+    period_millis: 1_000,
+    burst: 400,
+};
+
+/// What a gateway is made of.
+pub struct GatewayOptions {
+    /// Where it listens.
+    pub listen: Listeners,
+    /// Its public certificate.
+    pub certificate: WebCertificate,
+    /// Whether TLS 1.2 is allowed beside 1.3.
+    pub allow_tls12: bool,
+    /// The plaintext listener that sends browsers to HTTPS, if there is to be one.
+    pub redirect: Option<Redirect>,
+    /// Identity, state, evidence.
+    pub parts: ProxyParts,
+    /// When to stop.
+    pub drain: Drain,
+    /// How long requests under way may take to finish when stopping.
+    pub drain_deadline: Duration,
+    /// Worker threads; `listen` must be bound for as many.
+    pub workers: NonZeroUsize,
+}
+
+/// The edge role.
+pub struct Gateway;
+
+impl Gateway {
+    /// Starts the worker threads. They end after the drain.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn start(options: GatewayOptions) -> Result<Running, StartError> {
+        let proxy = Proxy::new(options.parts);
+        let tls = web_server_config(
+            options.certificate,
+            options.allow_tls12,
+            &["h2", "http/1.1"],
+        );
+        let slots = ConnectionSlots::new();
+        let mut redirect = options.redirect;
+        let workers = options
+            .listen
+            .into_sockets()
+            .into_iter()
+            .take(options.workers.get())
+            .map(|socket| {
+                let worker = GatewayWorker::new(Arc::clone(&proxy), Arc::clone(&tls));
+                let (slots, drain) = (slots.clone(), options.drain.watch());
+                let (redirect, deadline) = (redirect.take(), options.drain_deadline);
+                async move { worker.run(socket, slots, redirect, drain, deadline).await }
+            })
+            .collect();
+        Running::start("gateway", workers)
+    }
+}
+
+struct GatewayWorker {
+    worker: Arc<Worker>,
+    tls: Arc<ServerConfig>,
+    tokens: TokenVerifier,
+    mint: Mint,
+}
+
+impl GatewayWorker {
+    fn new(proxy: Arc<Proxy>, tls: Arc<ServerConfig>) -> Arc<Self> {
+        let clock = Arc::clone(&proxy.clock);
+        let identity = proxy.identity.clone();
+        let worker = Arc::new(Worker::new(proxy));
+        let mint = Mint::new(identity, Arc::clone(&clock), Arc::clone(&worker.entropy));
+        Arc::new(Self {
+            worker,
+            tls,
+            tokens: TokenVerifier::new(clock),
+            mint,
+        })
+    }
+
+    async fn run(
+        self: Arc<Self>,
+        socket: std::net::TcpListener,
+        slots: ConnectionSlots,
+        redirect: Option<Redirect>,
+        drain: DrainWatch,
+        deadline: Duration,
+    ) {
+        tokio::spawn(Arc::clone(&self.worker).close_forbidden_connections(GATEWAY.to_owned()));
+        let redirecting = async {
+            if let Some(redirect) = redirect {
+                redirect::run(redirect, slots.clone(), drain.clone(), deadline).await;
+            }
+        };
+        let serving = listener::accept(
+            socket,
+            slots.clone(),
+            drain.clone(),
+            deadline,
+            |stream, peer, drain| Arc::clone(&self).connection(stream, peer, drain),
+        );
+        tokio::join!(redirecting, serving);
+    }
+
+    async fn connection(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, drain: DrainWatch) {
+        let metrics = &self.worker.proxy.metrics;
+        let _open = metrics.connection(ROLE);
+        let handshake = TlsAcceptor::from(Arc::clone(&self.tls)).accept(stream);
+        let Ok(Ok(stream)) = tokio::time::timeout(limits::HANDSHAKE_TIMEOUT, handshake).await
+        else {
+            return metrics.handshake_failed(ROLE);
+        };
+        let protocol = Protocol::from_alpn(stream.get_ref().1.alpn_protocol());
+        let activity = Activity::new();
+        let requests = Arc::clone(&activity);
+        let service = service_fn(move |request| {
+            let (gateway, active) = (Arc::clone(&self), requests.begin());
+            async move {
+                let exchange = Exchange::begin(&gateway.worker, ROLE, &request, peer.ip(), active);
+                Ok::<_, Infallible>(gateway.respond(exchange, request).await)
+            }
+        });
+        serve::connection(
+            stream,
+            protocol,
+            service,
+            activity,
+            drain,
+            std::future::pending(),
+        )
+        .await;
+    }
+
+    async fn respond(
+        &self,
+        mut exchange: Exchange,
+        request: Request<Incoming>,
+    ) -> Response<AnswerBody> {
+        let result = self.handle(&mut exchange, request).await;
+        exchange.end(&self.worker, result)
+    }
+
+    async fn handle(
+        &self,
+        exchange: &mut Exchange,
+        request: Request<Incoming>,
+    ) -> Result<Response<AnswerBody>, Rejection> {
+        let proxy = &self.worker.proxy;
+        let enforced = proxy.ready()?;
+        let (mut head, body) = request.into_parts();
+        let target = framing::admit(&head)?;
+
+        exchange.client =
+            source::client_address(exchange.client, &head.headers, enforced.trusted_proxies());
+        let client = exchange.client;
+        let arrived = Counted {
+            client,
+            user: None,
+            service: GATEWAY,
+        };
+        self.admit_source(&enforced, &arrived)?;
+
+        headers::sanitise_request(&mut head.headers);
+        let trace = trace::settle(&mut head.headers, &*self.worker.entropy);
+
+        let route = enforced
+            .routes()
+            .find_public(&target.authority, &head.method, &target.path)
+            .map_err(no_route)?;
+        exchange.reached(&enforced, route.service);
+        if !enforced
+            .service_ip(route.service)
+            .is_some_and(|filter| filter.allows(client))
+        {
+            return Err(Rejection::Source);
+        }
+        proxy.enforce_limits(ROLE, &enforced, route, Stage::Arrival, &arrived)?;
+
+        let login = self.authenticate(
+            &enforced,
+            route,
+            &head.headers,
+            target.query.as_deref(),
+            &arrived,
+        )?;
+        head.headers.remove(header::AUTHORIZATION);
+        let principal = login.as_ref().map(|login| &login.principal);
+        let known = Counted {
+            user: principal.map(|principal| principal.subject.as_str()),
+            ..arrived
+        };
+        self.gateway_limits(&enforced, Stage::Authenticated, &known)?;
+        proxy.enforce_limits(ROLE, &enforced, route, Stage::Authenticated, &known)?;
+
+        let call = OutsideCall {
+            client,
+            method: head.method.as_str().to_owned(),
+            path: target.path.as_str().to_owned(),
+        };
+        let opening = self.mint.begin(login.as_deref(), call);
+        let own = proxy.own_identity();
+        let caller = own.as_caller(GATEWAY);
+        self.worker
+            .may_connect(ROLE, &enforced, &caller, route.service, client)?;
+        let permit = authorize(
+            &self.worker,
+            &Question {
+                role: ROLE,
+                enforced: &enforced,
+                caller,
+                principal,
+                transaction: Some(opening.id()),
+                route,
+                method: &head.method,
+                path: target.path.as_str(),
+                source_ip: client,
+                trace: &trace,
+            },
+        )?;
+
+        let transaction = self
+            .mint
+            .token(opening, login.as_deref(), &enforced.snapshot().trust_domain)
+            .map_err(Rejection::NotReady)?;
+        let outgoing = Outgoing {
+            method: head.method,
+            target,
+            headers: head.headers,
+            body,
+        };
+        forward::to_proxy(&self.worker, permit, outgoing, Some(&transaction)).await
+    }
+
+    fn admit_source(&self, enforced: &Enforced, arrived: &Counted<'_>) -> Result<(), Rejection> {
+        if !enforced.gateway_ip().allows(arrived.client) {
+            return Err(Rejection::Source);
+        }
+        self.gateway_limits(enforced, Stage::Arrival, arrived)
+    }
+
+    fn gateway_limits(
+        &self,
+        enforced: &Enforced,
+        stage: Stage,
+        counted: &Counted<'_>,
+    ) -> Result<(), Rejection> {
+        let proxy = &self.worker.proxy;
+        let limits = &enforced.snapshot().gateway.limits;
+        proxy
+            .limiter
+            .enforce(limits, (GATEWAY, ""), stage, counted)
+            .map_err(|limited| {
+                proxy.metrics.limited(ROLE, limited.key());
+                Rejection::Limited(limited)
+            })
+    }
+
+    /// The login behind the request; `None` for an anonymous one, about which the policies decide.
+    fn authenticate(
+        &self,
+        enforced: &Enforced,
+        route: RouteRef,
+        fields: &http::HeaderMap,
+        query: Option<&str>,
+        arrived: &Counted<'_>,
+    ) -> Result<Option<Arc<Login>>, Rejection> {
+        let proxy = &self.worker.proxy;
+        let token = match token::bearer(fields, query) {
+            Ok(Some(token)) => token,
+            Ok(None) => return Ok(None),
+            // A route without users has no use for credentials of another scheme; they end here.
+            Err(TokenError::Scheme) if !wants_user(enforced, route) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let lookup = self.tokens.lookup(token, enforced);
+        proxy.metrics.cache("token", lookup == Lookup::Hit);
+        if lookup == Lookup::Miss {
+            proxy
+                .limiter
+                .enforce(&[UNKNOWN_TOKENS], "unknown-tokens", Stage::Arrival, arrived)
+                .map_err(Rejection::Limited)?;
+        }
+        Ok(Some(self.tokens.verify(
+            token,
+            None,
+            enforced,
+            &proxy.state,
+        )?))
+    }
+}
+
+fn wants_user(enforced: &Enforced, route: RouteRef) -> bool {
+    let service = enforced.snapshot().services.get(route.service);
+    service
+        .and_then(|service| service.routes.get(route.route))
+        .is_none_or(|route| route.user != UserRequirement::None)
+}
+
+/// A route that does not match, as a refusal.
+pub(crate) fn no_route(error: NoRoute) -> Rejection {
+    match error {
+        NoRoute::Path => Rejection::NoRoute,
+        NoRoute::Method(allowed) => Rejection::Method(allowed),
+    }
+}

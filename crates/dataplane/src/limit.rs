@@ -1,0 +1,389 @@
+//! Rate limits by the generic cell rate algorithm (GCRA): one 64-bit number for each caller and limit.
+//!
+//! The number is the *theoretical arrival time*: when the caller would have used up what it was given. A
+//! request moves it one emission interval further and is refused if that is more than the burst ahead of now.
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, Hash, RandomState},
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use testudo_model::{Clock, LimitKey, RateLimit, limits::MAX_LIMIT_CELLS};
+
+use crate::iplist::limited_network;
+
+const SHARDS: usize = 64;
+/// Cells a full shard looks at for each new key, so that no request pays for a whole sweep twice.
+const SWEEP_INTERVAL: u32 = 256;
+
+/// The cells of one proxy, shared by its workers.
+pub(crate) struct Limiter {
+    clock: Arc<dyn Clock>,
+    hasher: RandomState,
+    shards: Vec<Mutex<Shard>>,
+    cells_per_shard: usize,
+}
+
+/// What a limit says about one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    /// Whether the request fits.
+    pub(crate) allowed: bool,
+    /// Requests that would fit right now.
+    pub(crate) remaining: u64,
+    /// Nanoseconds until the next request fits; 0 if it does.
+    pub(crate) retry_after_nanos: u64,
+}
+
+/// A limit that refused, with what the caller is told (RFC 6585 section 4, draft-ietf-httpapi-ratelimit-headers).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Limited {
+    limit: RateLimit,
+    verdict: Verdict,
+}
+
+impl Limited {
+    pub(crate) fn new(limit: &RateLimit, verdict: Verdict) -> Self {
+        Self {
+            limit: limit.clone(),
+            verdict,
+        }
+    }
+
+    /// What was counted.
+    pub(crate) fn key(&self) -> &'static str {
+        key_name(self.limit.per)
+    }
+
+    /// `Retry-After` in whole seconds, at least 1.
+    pub(crate) fn retry_after_seconds(&self) -> u64 {
+        self.verdict
+            .retry_after_nanos
+            .div_ceil(1_000_000_000)
+            .max(1)
+    }
+
+    /// The `RateLimit` field.
+    pub(crate) fn state_field(&self) -> String {
+        format!(
+            "\"{}\";r={};t={}",
+            self.key(),
+            self.verdict.remaining,
+            self.retry_after_seconds()
+        )
+    }
+
+    /// The `RateLimit-Policy` field.
+    pub(crate) fn policy_field(&self) -> String {
+        let window_seconds = self.limit.period_millis.div_ceil(1000).max(1);
+        format!(
+            "\"{}\";q={};w={window_seconds}",
+            self.key(),
+            self.limit.requests
+        )
+    }
+}
+
+const fn key_name(key: LimitKey) -> &'static str {
+    match key {
+        LimitKey::Ip => "ip",
+        LimitKey::User => "user",
+        LimitKey::Service => "service",
+        LimitKey::Route => "route",
+    }
+}
+
+/// Who is counted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Counted<'a> {
+    /// The client's address.
+    pub(crate) client: IpAddr,
+    /// `sub`, once authenticated.
+    pub(crate) user: Option<&'a str>,
+    /// The calling service.
+    pub(crate) service: &'a str,
+}
+
+/// When a limit is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Before a signature is checked: limits by address. They bound what an unknown caller can make us do.
+    Arrival,
+    /// After: all others, so that nobody uses up an allowance in another's name.
+    Authenticated,
+}
+
+impl Stage {
+    const fn covers(self, key: LimitKey) -> bool {
+        matches!(key, LimitKey::Ip) == matches!(self, Self::Arrival)
+    }
+}
+
+#[derive(Default)]
+struct Shard {
+    cells: HashMap<u64, u64>,
+    refused_since_sweep: u32,
+}
+
+impl Limiter {
+    /// No cells yet; at most [`MAX_LIMIT_CELLS`] ever.
+    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
+        Self::with_capacity(clock, MAX_LIMIT_CELLS)
+    }
+
+    fn with_capacity(clock: Arc<dyn Clock>, cells: usize) -> Self {
+        Self {
+            clock,
+            hasher: RandomState::new(),
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            cells_per_shard: (cells / SHARDS).max(1),
+        }
+    }
+
+    /// Counts one request against those of `limits` that belong to `stage`.
+    ///
+    /// # Errors
+    /// The first limit that is used up.
+    pub(crate) fn enforce(
+        &self,
+        limits: &[RateLimit],
+        scope: impl Hash + Copy,
+        stage: Stage,
+        counted: &Counted<'_>,
+    ) -> Result<(), Limited> {
+        for (number, limit) in limits
+            .iter()
+            .enumerate()
+            .filter(|(_, limit)| stage.covers(limit.per))
+        {
+            let verdict = match (limit.per, counted.user) {
+                (LimitKey::User, Some(user)) => self.check(limit, (scope, number), user),
+                // Callers without a user are counted by address: being nobody is no way around a limit.
+                (LimitKey::Ip, _) | (LimitKey::User, None) => {
+                    self.check(limit, (scope, number), limited_network(counted.client))
+                }
+                (LimitKey::Service, _) => self.check(limit, (scope, number), counted.service),
+                (LimitKey::Route, _) => self.check(limit, (scope, number), ()),
+            };
+            if !verdict.allowed {
+                return Err(Limited::new(limit, verdict));
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts one request of `caller` against `limit`, which is named by `scope`.
+    pub(crate) fn check(&self, limit: &RateLimit, scope: impl Hash, caller: impl Hash) -> Verdict {
+        let scope = self.hasher.hash_one((scope, limit.per));
+        let cell = self.hasher.hash_one((scope, caller));
+        let now = self.clock.monotonic_nanos();
+        let index = usize::try_from(cell >> 32).unwrap_or(0) % SHARDS;
+        let Some(shard) = self.shards.get(index) else {
+            return Verdict {
+                allowed: false,
+                remaining: 0,
+                retry_after_nanos: 0,
+            };
+        };
+        let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+        // Callers that no longer fit are counted together: a flood of keys buys nobody a fresh allowance.
+        let cell = if shard.has_room_for(cell, now, self.cells_per_shard) {
+            cell
+        } else {
+            scope
+        };
+        arrive(shard.cells.entry(cell).or_insert(0), now, limit)
+    }
+}
+
+impl Shard {
+    fn has_room_for(&mut self, cell: u64, now: u64, capacity: usize) -> bool {
+        if self.cells.contains_key(&cell) || self.cells.len() < capacity {
+            return true;
+        }
+        if self.refused_since_sweep == 0 {
+            // A cell whose time has come is as good as none.
+            self.cells.retain(|_, arrival| now < *arrival);
+        }
+        self.refused_since_sweep = (self.refused_since_sweep + 1) % SWEEP_INTERVAL;
+        self.cells.len() < capacity
+    }
+}
+
+fn arrive(theoretical_arrival: &mut u64, now: u64, limit: &RateLimit) -> Verdict {
+    let period_nanos = limit.period_millis.max(1).saturating_mul(1_000_000);
+    let interval = (period_nanos / u64::from(limit.requests.max(1))).max(1);
+    let tolerance = interval.saturating_mul(u64::from(limit.burst.max(1)));
+    let next = (*theoretical_arrival).max(now).saturating_add(interval);
+    let ahead = next - now;
+    if ahead > tolerance {
+        return Verdict {
+            allowed: false,
+            remaining: 0,
+            retry_after_nanos: ahead - tolerance,
+        };
+    }
+    *theoretical_arrival = next;
+    Verdict {
+        allowed: true,
+        remaining: (tolerance - ahead) / interval,
+        retry_after_nanos: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+    use testudo_testkit::FakeClock;
+
+    use super::*;
+
+    fn limit(requests: u32, period_millis: u64, burst: u32) -> RateLimit {
+        RateLimit {
+            per: LimitKey::Ip,
+            requests,
+            period_millis,
+            burst,
+        }
+    }
+
+    #[test]
+    fn a_burst_fits_and_the_next_request_waits_one_interval() {
+        let clock = FakeClock::today();
+        let limiter = Limiter::new(clock.clone());
+        let ten_a_second = limit(10, 1000, 3);
+        let check = || limiter.check(&ten_a_second, "route", "203.0.113.9");
+        assert_eq!(
+            [check().remaining, check().remaining, check().remaining],
+            [2, 1, 0]
+        );
+        let refused = check();
+        assert!(!refused.allowed);
+        assert_eq!(refused.retry_after_nanos, 100_000_000);
+        clock.advance(Duration::from_millis(100));
+        assert!(check().allowed);
+        assert!(!check().allowed);
+        assert!(
+            limiter
+                .check(&ten_a_second, "route", "203.0.113.10")
+                .allowed,
+            "another caller"
+        );
+        assert!(
+            limiter.check(&ten_a_second, "other", "203.0.113.9").allowed,
+            "another limit"
+        );
+    }
+
+    #[test]
+    fn a_refused_caller_is_told_when_to_come_back() {
+        let limiter = Limiter::new(FakeClock::today());
+        let one_a_minute = limit(1, 60_000, 1);
+        assert!(limiter.check(&one_a_minute, "route", 1).allowed);
+        let limited = Limited::new(&one_a_minute, limiter.check(&one_a_minute, "route", 1));
+        assert_eq!(limited.retry_after_seconds(), 60);
+        assert_eq!(limited.state_field(), "\"ip\";r=0;t=60");
+        assert_eq!(limited.policy_field(), "\"ip\";q=1;w=60");
+    }
+
+    #[test]
+    fn a_flood_of_keys_neither_grows_the_table_nor_frees_the_flooder() {
+        let clock = FakeClock::today();
+        let limiter = Limiter::with_capacity(clock.clone(), SHARDS * 10);
+        let one_a_minute = limit(1, 60_000, 1);
+        assert!(limiter.check(&one_a_minute, "route", "hot").allowed);
+        let allowed = (0..100_000)
+            .filter(|n: &u32| limiter.check(&one_a_minute, "route", n).allowed)
+            .count();
+        assert!(allowed <= SHARDS * 11, "{allowed}");
+        let cells: usize = limiter
+            .shards
+            .iter()
+            .map(|shard| shard.lock().unwrap().cells.len())
+            .sum();
+        assert!(cells <= SHARDS * 11, "{cells}");
+        assert!(
+            !limiter.check(&one_a_minute, "route", "hot").allowed,
+            "the hot key was kept"
+        );
+        clock.advance(Duration::from_secs(61));
+        assert!(
+            limiter.check(&one_a_minute, "route", "new").allowed,
+            "expired cells make room"
+        );
+    }
+
+    #[test]
+    fn limits_by_address_come_before_authentication_and_the_others_after() {
+        let limiter = Limiter::new(FakeClock::today());
+        let once = |per| RateLimit {
+            per,
+            requests: 1,
+            period_millis: 60_000,
+            burst: 1,
+        };
+        let limits = [once(LimitKey::User), once(LimitKey::Ip)];
+        let counted = |client: &str, user| Counted {
+            client: client.parse().unwrap(),
+            user,
+            service: "gateway",
+        };
+        let enforce = |stage, counted: Counted<'_>| {
+            limiter
+                .enforce(&limits, "orders", stage, &counted)
+                .map_err(|l| l.key())
+        };
+        let alice = counted("2001:db8::1", Some("usr_alice"));
+        assert_eq!(enforce(Stage::Arrival, alice), Ok(()));
+        assert_eq!(
+            enforce(Stage::Arrival, counted("2001:db8::2", None)),
+            Err("ip"),
+            "the same /64"
+        );
+        assert_eq!(enforce(Stage::Authenticated, alice), Ok(()));
+        assert_eq!(
+            enforce(
+                Stage::Authenticated,
+                counted("192.0.2.1", Some("usr_alice"))
+            ),
+            Err("user")
+        );
+        assert_eq!(
+            enforce(Stage::Authenticated, counted("192.0.2.1", Some("usr_bob"))),
+            Ok(())
+        );
+        assert_eq!(
+            enforce(Stage::Authenticated, counted("192.0.2.1", None)),
+            Ok(())
+        );
+        assert_eq!(
+            enforce(Stage::Authenticated, counted("192.0.2.1", None)),
+            Err("user")
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn never_more_than_rate_and_burst_pass(
+            requests in 1u32..50, period in 1u64..5000, burst in 1u32..20,
+            gaps in prop::collection::vec(0u64..200, 1..300),
+        ) {
+            let clock = FakeClock::today();
+            let limiter = Limiter::new(clock.clone());
+            let limit = limit(requests, period, burst);
+            let mut passed = 0_u64;
+            let mut elapsed = 0_u64;
+            for gap in gaps {
+                clock.advance(Duration::from_millis(gap));
+                elapsed += gap;
+                passed += u64::from(limiter.check(&limit, "route", 0).allowed);
+            }
+            // Rounding the interval down to whole nanoseconds gives at most one more.
+            prop_assert!(passed <= elapsed * u64::from(requests) / period + u64::from(burst) + 1);
+        }
+    }
+}

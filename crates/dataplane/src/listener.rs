@@ -1,0 +1,256 @@
+//! Listening sockets, worker threads and their end.
+//!
+//! Each worker has a current-thread runtime and a socket of its own on the same address (`SO_REUSEPORT`): the
+//! kernel spreads connections, and nothing on the request path is shared between cores without need.
+
+use std::{
+    future::Future,
+    io,
+    net::{SocketAddr, TcpListener},
+    num::NonZeroUsize,
+    sync::Arc,
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use socket2::{Domain, Protocol, Socket, Type};
+use testudo_model::limits;
+use testudo_runtime::DrainWatch;
+use tokio::{
+    net::TcpStream,
+    sync::Semaphore,
+    task::{JoinError, JoinSet},
+};
+
+/// Connections the kernel completes before we accept them.
+const BACKLOG: i32 = 4096;
+/// Pause after a failed accept: out of descriptors, most likely.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Why a role did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A worker thread or its runtime could not be made.
+    #[error("cannot start worker thread `{name}`")]
+    Thread {
+        /// The thread.
+        name: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The trust material cannot be used.
+    #[error("cannot use the TLS configuration")]
+    Tls(#[source] testudo_trust::TlsError),
+}
+
+/// Sockets on one address, one for each worker.
+#[derive(Debug)]
+pub struct Listeners {
+    address: SocketAddr,
+    sockets: Vec<TcpListener>,
+}
+
+impl Listeners {
+    /// Binds `address` for `workers`; port 0 means a free one.
+    ///
+    /// # Errors
+    /// [`StartError::Bind`].
+    pub fn bind(address: SocketAddr, workers: NonZeroUsize) -> Result<Self, StartError> {
+        let failed = |source| StartError::Bind { address, source };
+        let first = bind_one(address).map_err(failed)?;
+        let bound = first.local_addr().map_err(failed)?;
+        let others = (1..workers.get()).map(|_| bind_one(bound));
+        let sockets = std::iter::once(Ok(first))
+            .chain(others)
+            .collect::<io::Result<_>>()
+            .map_err(failed)?;
+        Ok(Self {
+            address: bound,
+            sockets,
+        })
+    }
+
+    /// Takes over a socket that somebody else bound; the workers share it.
+    ///
+    /// # Errors
+    /// [`StartError::Bind`].
+    pub fn adopt(socket: TcpListener, workers: NonZeroUsize) -> Result<Self, StartError> {
+        let address = socket.local_addr().map_err(|source| StartError::Bind {
+            address: SocketAddr::from(([0, 0, 0, 0], 0)),
+            source,
+        })?;
+        let failed = |source| StartError::Bind { address, source };
+        socket.set_nonblocking(true).map_err(failed)?;
+        let clones = (1..workers.get()).map(|_| socket.try_clone());
+        let mut sockets = clones.collect::<io::Result<Vec<_>>>().map_err(failed)?;
+        sockets.push(socket);
+        Ok(Self { address, sockets })
+    }
+
+    /// Where they listen.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// One socket for each worker.
+    pub(crate) fn into_sockets(self) -> Vec<TcpListener> {
+        self.sockets
+    }
+}
+
+fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// The worker threads of a running role.
+#[derive(Debug)]
+pub struct Running {
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Running {
+    /// Starts one thread with a current-thread runtime for each of `workers`.
+    pub(crate) fn start<F>(name: &str, workers: Vec<F>) -> Result<Self, StartError>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let mut threads = Vec::with_capacity(workers.len());
+        for (number, worker) in workers.into_iter().enumerate() {
+            let name = format!("{name}-{number}");
+            let failed = |source| StartError::Thread {
+                name: name.clone(),
+                source,
+            };
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(failed)?;
+            let thread = std::thread::Builder::new()
+                .name(name.clone())
+                .spawn(move || runtime.block_on(worker))
+                .map_err(failed)?;
+            threads.push(thread);
+        }
+        Ok(Self { threads })
+    }
+
+    /// Whether a worker has ended although nobody asked it to.
+    pub fn has_ended(&self) -> bool {
+        self.threads.iter().any(JoinHandle::is_finished)
+    }
+
+    /// Waits until all workers have ended, which they do after the drain. Blocks.
+    ///
+    /// # Errors
+    /// The number of workers that panicked.
+    pub fn join(self) -> Result<(), usize> {
+        let panicked = self
+            .threads
+            .into_iter()
+            .map(JoinHandle::join)
+            .filter(Result::is_err)
+            .count();
+        if panicked == 0 { Ok(()) } else { Err(panicked) }
+    }
+}
+
+/// Connections one proxy holds at most; further ones wait in the kernel's queue.
+#[derive(Debug, Clone)]
+pub(crate) struct ConnectionSlots(Arc<Semaphore>);
+
+impl ConnectionSlots {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(Semaphore::new(limits::MAX_CONNECTIONS)))
+    }
+}
+
+/// Accepts connections until the drain starts, serves each in a task of its own, then waits for those that are
+/// open, at most until `deadline`.
+pub(crate) async fn accept<F>(
+    socket: TcpListener,
+    slots: ConnectionSlots,
+    mut drain: DrainWatch,
+    deadline: Duration,
+    serve: impl Fn(TcpStream, SocketAddr, DrainWatch) -> F,
+) where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let listener = match tokio::net::TcpListener::from_std(socket) {
+        Ok(listener) => listener,
+        Err(error) => return tracing::error!(%error, "a listening socket cannot be used"),
+    };
+    let mut connections = JoinSet::new();
+    loop {
+        let next = async {
+            let slot = Arc::clone(&slots.0).acquire_owned().await;
+            (slot, listener.accept().await)
+        };
+        let (slot, accepted) = tokio::select! {
+            () = drain.drained() => break,
+            Some(ended) = connections.join_next() => {
+                report(&ended);
+                continue;
+            }
+            next = next => next,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                drop(stream.set_nodelay(true));
+                let serving = serve(stream, peer, drain.clone());
+                connections.spawn(async move {
+                    serving.await;
+                    drop(slot);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "accepting a connection failed");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    finish(connections, deadline).await;
+}
+
+async fn finish(mut connections: JoinSet<()>, deadline: Duration) {
+    let all = async {
+        while let Some(ended) = connections.join_next().await {
+            report(&ended);
+        }
+    };
+    if tokio::time::timeout(deadline, all).await.is_err() {
+        tracing::warn!(
+            connections = connections.len(),
+            "connections were cut at the drain deadline"
+        );
+    }
+}
+
+/// A panic ends one connection. That it happened at all is a bug worth waking somebody for.
+fn report(ended: &Result<(), JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        tracing::error!(%error, "serving a connection panicked");
+    }
+}

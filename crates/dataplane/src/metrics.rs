@@ -1,0 +1,209 @@
+//! What a proxy counts. Labels are few: declared services, fixed codes; nothing a client can choose.
+
+use std::{sync::Arc, time::Duration};
+
+use http::StatusCode;
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+};
+use testudo_runtime::Metrics;
+
+/// Upper bounds in seconds. The first is below the cost of a denial, the last above the default deadline.
+const DURATION_BUCKETS: [f64; 12] = [
+    0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0, 30.0,
+];
+
+/// Where in the path of a call a proxy stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Role {
+    /// From outside into the fleet.
+    Gateway,
+    /// Into the local service.
+    Inbound,
+    /// From the local service to another one.
+    Outbound,
+}
+
+impl Role {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Gateway => "gateway",
+            Self::Inbound => "inbound",
+            Self::Outbound => "outbound",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    role: &'static str,
+    service: Arc<str>,
+    status: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ServiceLabels {
+    role: &'static str,
+    service: Arc<str>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RoleLabels {
+    role: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LimitLabels {
+    role: &'static str,
+    per: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CacheLabels {
+    cache: &'static str,
+    result: &'static str,
+}
+
+type Durations = Family<ServiceLabels, Histogram, fn() -> Histogram>;
+
+/// The metrics of all proxies of one process. Register once, clone for each proxy.
+#[derive(Debug, Clone)]
+pub struct ProxyMetrics {
+    requests: Family<RequestLabels, Counter>,
+    durations: Durations,
+    connections: Family<RoleLabels, Gauge>,
+    handshake_failures: Family<RoleLabels, Counter>,
+    limited: Family<LimitLabels, Counter>,
+    caches: Family<CacheLabels, Counter>,
+    events_refused: Counter,
+}
+
+impl ProxyMetrics {
+    /// Adds the families to the metrics of the process.
+    pub fn register(metrics: &Metrics) -> Self {
+        let durations: Durations =
+            Family::new_with_constructor(|| Histogram::new(DURATION_BUCKETS));
+        Self {
+            requests: metrics.register(
+                "requests",
+                "Requests answered, by decision reason",
+                Family::default(),
+            ),
+            durations: metrics.register(
+                "request_duration_seconds",
+                "Time from a request's head to its answer's head",
+                durations,
+            ),
+            connections: metrics.register(
+                "connections",
+                "Open downstream connections",
+                Family::default(),
+            ),
+            handshake_failures: metrics.register(
+                "tls_handshake_failures",
+                "TLS handshakes that did not complete",
+                Family::default(),
+            ),
+            limited: metrics.register(
+                "limit_rejections",
+                "Requests over a rate limit",
+                Family::default(),
+            ),
+            caches: metrics.register(
+                "cache_lookups",
+                "Lookups of remembered results",
+                Family::default(),
+            ),
+            events_refused: metrics.register(
+                "events_refused",
+                "Decisions that could not be recorded and were therefore refused",
+                Counter::default(),
+            ),
+        }
+    }
+
+    pub(crate) fn request(
+        &self,
+        role: Role,
+        service: &Arc<str>,
+        status: StatusCode,
+        reason: &'static str,
+        took: Duration,
+    ) {
+        let labels = RequestLabels {
+            role: role.as_str(),
+            service: Arc::clone(service),
+            status: class(status),
+            reason,
+        };
+        self.requests.get_or_create(&labels).inc();
+        let labels = ServiceLabels {
+            role: role.as_str(),
+            service: Arc::clone(service),
+        };
+        self.durations
+            .get_or_create(&labels)
+            .observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn connection(&self, role: Role) -> OpenConnection {
+        let gauge = self
+            .connections
+            .get_or_create(&RoleLabels {
+                role: role.as_str(),
+            })
+            .clone();
+        gauge.inc();
+        OpenConnection(gauge)
+    }
+
+    pub(crate) fn handshake_failed(&self, role: Role) {
+        self.handshake_failures
+            .get_or_create(&RoleLabels {
+                role: role.as_str(),
+            })
+            .inc();
+    }
+
+    pub(crate) fn limited(&self, role: Role, per: &'static str) {
+        self.limited
+            .get_or_create(&LimitLabels {
+                role: role.as_str(),
+                per,
+            })
+            .inc();
+    }
+
+    pub(crate) fn cache(&self, cache: &'static str, hit: bool) {
+        let result = if hit { "hit" } else { "miss" };
+        self.caches
+            .get_or_create(&CacheLabels { cache, result })
+            .inc();
+    }
+
+    pub(crate) fn event_refused(&self) {
+        self.events_refused.inc();
+    }
+}
+
+/// Counts a connection as open while it lives.
+#[derive(Debug)]
+pub(crate) struct OpenConnection(Gauge);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+const fn class(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        100..=199 => "1xx",
+        200..=299 => "2xx",
+        300..=399 => "3xx",
+        400..=499 => "4xx",
+        _ => "5xx",
+    }
+}

@@ -1,0 +1,213 @@
+//! HTTP/1.1 keep-alive to the local service: one request at a time on each connection.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use http::Request;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use testudo_model::{Clock, limits};
+use tokio::net::TcpStream;
+
+use super::{Answer, CONNECT_TIMEOUT, Lease, SendFailure, Unsent, failure};
+use crate::{body::RequestBody, rejection::UpstreamError};
+
+/// Connections of one worker to one service, idle and busy.
+const MAX_OPEN: usize = 4_096;
+/// Idle connections kept.
+const MAX_IDLE: usize = 256;
+/// Idle time after which a connection is not used again. Shorter than what common servers allow (Node.js: 5 s),
+/// so that a request rarely meets a connection that is being closed.
+const IDLE_NANOS: u64 = Duration::from_secs(4).as_nanos() as u64;
+/// A connection that was closed while idle is noticed when it is used; so many in a row are not chance.
+const ATTEMPTS: usize = 3;
+
+type Sender = http1::SendRequest<RequestBody>;
+
+/// The connections of one worker to local services.
+pub(crate) struct LocalPool {
+    clock: Arc<dyn Clock>,
+    services: Mutex<HashMap<SocketAddr, Arc<Service>>>,
+}
+
+struct Service {
+    address: SocketAddr,
+    open: AtomicUsize,
+    idle: Mutex<Vec<Idle>>,
+}
+
+struct Idle {
+    connection: LocalConnection,
+    since_nanos: u64,
+}
+
+struct LocalConnection {
+    sender: Sender,
+    service: Arc<Service>,
+}
+
+/// A connection that carries an answer. Dropped before the answer is complete, it is closed.
+pub(crate) struct LocalLease {
+    connection: LocalConnection,
+    clock: Arc<dyn Clock>,
+}
+
+impl LocalPool {
+    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
+        Self {
+            clock,
+            services: Mutex::default(),
+        }
+    }
+
+    /// Sends `request` to the service at `address`.
+    ///
+    /// # Errors
+    /// [`UpstreamError`].
+    pub(crate) async fn send(
+        &self,
+        address: SocketAddr,
+        request: Request<RequestBody>,
+    ) -> Result<Answer, UpstreamError> {
+        let service = self.service(address);
+        let mut request = request;
+        for _ in 0..ATTEMPTS {
+            let connection = match self.idle_connection(&service).await {
+                Some(connection) => connection,
+                None => service.open().await?,
+            };
+            match send_on(connection, request).await {
+                Ok((response, connection)) => {
+                    let lease = LocalLease {
+                        connection,
+                        clock: Arc::clone(&self.clock),
+                    };
+                    return Ok((response, Lease::Local(lease)));
+                }
+                Err(SendFailure::Sent(error)) => return Err(error),
+                Err(SendFailure::Unsent(unsent)) => request = *unsent.request,
+            }
+        }
+        Err(UpstreamError::Broken)
+    }
+
+    fn service(&self, address: SocketAddr) -> Arc<Service> {
+        let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
+        let service = services.entry(address).or_insert_with(|| {
+            Arc::new(Service {
+                address,
+                open: AtomicUsize::new(0),
+                idle: Mutex::default(),
+            })
+        });
+        Arc::clone(service)
+    }
+
+    async fn idle_connection(&self, service: &Service) -> Option<LocalConnection> {
+        loop {
+            let now = self.clock.monotonic_nanos();
+            // The most recently used: the others get old and are let go.
+            let idle = service.lock().pop()?;
+            if now.saturating_sub(idle.since_nanos) > IDLE_NANOS {
+                service.lock().clear();
+                return None;
+            }
+            let mut connection = idle.connection;
+            if connection.sender.ready().await.is_ok() {
+                return Some(connection);
+            }
+        }
+    }
+}
+
+async fn send_on(
+    mut connection: LocalConnection,
+    request: Request<RequestBody>,
+) -> Result<(http::Response<hyper::body::Incoming>, LocalConnection), SendFailure> {
+    let outcome = request.body().outcome();
+    match connection.sender.try_send_request(request).await {
+        Ok(response) => Ok((response, connection)),
+        Err(mut error) => Err(match error.take_message() {
+            Some(request) => SendFailure::Unsent(Unsent {
+                request: Box::new(request),
+                error: UpstreamError::Broken,
+            }),
+            None => SendFailure::Sent(failure(&outcome)),
+        }),
+    }
+}
+
+impl Service {
+    async fn open(self: &Arc<Self>) -> Result<LocalConnection, UpstreamError> {
+        if self.open.fetch_add(1, Ordering::AcqRel) >= MAX_OPEN {
+            self.open.fetch_sub(1, Ordering::AcqRel);
+            return Err(UpstreamError::Overloaded);
+        }
+        match self.connect().await {
+            Ok(sender) => Ok(LocalConnection {
+                sender,
+                service: Arc::clone(self),
+            }),
+            Err(error) => {
+                self.open.fetch_sub(1, Ordering::AcqRel);
+                Err(error)
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<Sender, UpstreamError> {
+        let socket = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(self.address))
+            .await
+            .map_err(|_| UpstreamError::Unreachable)?
+            .map_err(|_| UpstreamError::Unreachable)?;
+        socket
+            .set_nodelay(true)
+            .map_err(|_| UpstreamError::Unreachable)?;
+        let (sender, connection) = http1::Builder::new()
+            .max_headers(limits::MAX_HEADER_FIELDS)
+            .max_buf_size(limits::MAX_HEADER_BYTES + limits::MAX_PATH_BYTES)
+            .handshake(TokioIo::new(socket))
+            .await
+            .map_err(|_| UpstreamError::Unreachable)?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "connection to the local service ended");
+            }
+        });
+        Ok(sender)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Idle>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl LocalLease {
+    /// Makes the connection available again.
+    pub(crate) fn give_back(self) {
+        let service = Arc::clone(&self.connection.service);
+        let idle = Idle {
+            connection: self.connection,
+            since_nanos: self.clock.monotonic_nanos(),
+        };
+        let mut connections = service.lock();
+        if connections.len() < MAX_IDLE && !idle.connection.sender.is_closed() {
+            connections.push(idle);
+        } else {
+            drop(connections);
+        }
+    }
+}
+
+impl Drop for LocalConnection {
+    fn drop(&mut self) {
+        self.service.open.fetch_sub(1, Ordering::AcqRel);
+    }
+}

@@ -1,0 +1,173 @@
+//! Evidence: one event for each decision, and a sample of what is refused before any.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use testudo_model::{
+    DecisionId, EventId, LimitKey, RateLimit, ServiceName, SpiffeId, TenantName, TransactionId,
+    event::{Actor, DecisionRecord, Detail, Event, EventClass, Outcome},
+};
+use testudo_policy::Decision;
+
+use crate::{
+    metrics::Role,
+    principal::Principal,
+    proxy::{Proxy, Worker},
+    rejection::{NotReady, Rejection},
+    state::Enforced,
+};
+
+/// Refusals of one kind recorded a second. Whoever floods a proxy with bad requests must not fill the spool,
+/// because a full spool stops everybody.
+const RECORDED_REFUSALS: RateLimit = RateLimit {
+    per: LimitKey::Route,
+    requests: 20,
+    period_millis: 1_000,
+    burst: 100,
+};
+
+/// What was decided about, as far as an event tells.
+#[derive(Clone, Copy)]
+pub(crate) struct Subject<'a> {
+    pub(crate) role: Role,
+    pub(crate) enforced: &'a Enforced,
+    pub(crate) workload: Option<&'a SpiffeId>,
+    pub(crate) principal: Option<&'a Principal>,
+    pub(crate) transaction: Option<&'a TransactionId>,
+    pub(crate) service: &'a ServiceName,
+    pub(crate) operation: Option<&'a str>,
+    pub(crate) method: &'a str,
+    pub(crate) path: &'a str,
+    pub(crate) source_ip: IpAddr,
+    pub(crate) trace: Option<&'a str>,
+}
+
+/// Records `decision`. Only then is there a decision.
+///
+/// # Errors
+/// [`NotReady::SpoolFull`].
+pub(crate) fn decision(
+    worker: &Worker,
+    about: &Subject<'_>,
+    decision: &Decision,
+) -> Result<DecisionId, NotReady> {
+    let proxy = &worker.proxy;
+    let id = DecisionId::generate(&*proxy.clock, &*worker.entropy);
+    let record = DecisionRecord {
+        id: id.clone(),
+        snapshot: about.enforced.version().0,
+        service: about.service.clone(),
+        operation: about.operation.map(str::to_owned),
+        method: about.method.to_owned(),
+        path: about.path.to_owned(),
+        reason: decision.reason.as_str().to_owned(),
+        legs: decision.legs.clone(),
+        status: if decision.allowed {
+            0
+        } else {
+            denied_status(decision)
+        },
+    };
+    let mut event = event(
+        worker,
+        about.enforced.snapshot().tenant.clone(),
+        EventClass::AuthorizeSession,
+    );
+    event.activity = format!("decision.{}", about.role.as_str());
+    event.outcome = if decision.allowed {
+        Outcome::Success
+    } else {
+        Outcome::Denied
+    };
+    event.actor = actor(about.workload, about.principal);
+    event.target = Some(match about.operation {
+        Some(operation) => format!("{}:{operation}", about.service),
+        None => about.service.to_string(),
+    });
+    event.source_ip = Some(about.source_ip);
+    event.trace_id = about.trace.map(str::to_owned);
+    event.transaction = about.transaction.cloned();
+    event.decision = Some(record);
+    proxy.events.record(event).map_err(|_| {
+        proxy.metrics.event_refused();
+        NotReady::SpoolFull
+    })?;
+    Ok(id)
+}
+
+/// Records a sample of the requests refused without a decision.
+pub(crate) fn refusal(
+    worker: &Worker,
+    role: Role,
+    rejection: &Rejection,
+    source_ip: IpAddr,
+    method: &str,
+    path: &str,
+) {
+    let proxy: &Proxy = &worker.proxy;
+    let code = rejection.code();
+    // Denials are recorded as decisions, whole.
+    if rejection.decision().is_some()
+        || !proxy
+            .limiter
+            .check(&RECORDED_REFUSALS, "recorded-refusals", code)
+            .allowed
+    {
+        return;
+    }
+    let tenant = match proxy.state.enforced() {
+        Some(enforced) => enforced.snapshot().tenant.clone(),
+        None => TenantName::default_tenant(),
+    };
+    let mut event = event(worker, tenant, EventClass::HttpActivity);
+    event.activity = format!("request.refuse.{}", role.as_str());
+    event.outcome = Outcome::Denied;
+    event.source_ip = Some(source_ip);
+    event.details = BTreeMap::from([
+        ("code".to_owned(), Detail::from(code)),
+        ("method".to_owned(), Detail::from(method)),
+        ("path".to_owned(), Detail::from(path)),
+        (
+            "status".to_owned(),
+            Detail::from(u64::from(rejection.status().as_u16())),
+        ),
+    ]);
+    if proxy.events.record(event).is_err() {
+        proxy.metrics.event_refused();
+    }
+}
+
+fn event(worker: &Worker, tenant: TenantName, class: EventClass) -> Event {
+    let clock = &*worker.proxy.clock;
+    Event {
+        id: EventId::generate(clock, &*worker.entropy),
+        time: clock.now(),
+        tenant,
+        class,
+        activity: String::new(),
+        outcome: Outcome::Failure,
+        actor: Actor::default(),
+        target: None,
+        reporter: worker.proxy.identity.current().id().clone(),
+        source_ip: None,
+        trace_id: None,
+        transaction: None,
+        decision: None,
+        details: BTreeMap::new(),
+    }
+}
+
+fn actor(workload: Option<&SpiffeId>, principal: Option<&Principal>) -> Actor {
+    Actor {
+        subject: principal.map(|principal| principal.subject.clone()),
+        workload: workload.cloned(),
+        client: principal.map(|principal| principal.context.client_id.clone()),
+        session: principal.and_then(|principal| principal.context.session.clone()),
+    }
+}
+
+const fn denied_status(decision: &Decision) -> u16 {
+    match decision.reason {
+        testudo_policy::ReasonCode::UserRequired => 401,
+        _ => 403,
+    }
+}

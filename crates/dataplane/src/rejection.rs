@@ -1,0 +1,246 @@
+//! Every way in which the request path says no, with its code, its status and what the caller is told.
+
+use http::StatusCode;
+use testudo_model::{DecisionId, PathError, Problem};
+use testudo_policy::ReasonCode;
+
+use crate::{
+    framing::FramingError, limit::Limited, token::TokenError, transaction::TransactionError,
+};
+
+/// Why a request is not forwarded, or why its answer could not be had.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Rejection {
+    /// The message could be read in two ways, or goes beyond a limit.
+    #[error("the request is refused by the framing gate")]
+    Framing(#[from] FramingError),
+    /// The path has no canonical form.
+    #[error("the path is refused")]
+    Path(#[from] PathError),
+    /// The client's address may not connect.
+    #[error("the source address is not allowed")]
+    Source,
+    /// A limit is used up.
+    #[error("a rate limit is used up")]
+    Limited(Limited),
+    /// No operation has this path.
+    #[error("no route matches")]
+    NoRoute,
+    /// An operation has this path, with other methods.
+    #[error("no route matches the method")]
+    Method(Vec<String>),
+    /// No or no good access token.
+    #[error("the access token is refused")]
+    Token(#[from] TokenError),
+    /// No good transaction token.
+    #[error("the transaction token is refused")]
+    Transaction(#[from] TransactionError),
+    /// The calling workload is unknown, revoked or its certificate has ended.
+    #[error("the calling workload is refused: {0}")]
+    Peer(&'static str),
+    /// The policies say no.
+    #[error("denied: {reason}")]
+    Denied {
+        /// Why.
+        reason: ReasonCode,
+        /// The recorded decision.
+        decision: DecisionId,
+    },
+    /// The proxy cannot decide or prove: it fails closed.
+    #[error("not ready: {0}")]
+    NotReady(NotReady),
+    /// The called service could not answer.
+    #[error("the upstream failed")]
+    Upstream(#[from] UpstreamError),
+}
+
+/// What a proxy lacks to decide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NotReady {
+    /// No snapshot yet.
+    #[error("no snapshot has arrived")]
+    NoSnapshot,
+    /// Its own certificate has ended.
+    #[error("the proxy's certificate has expired")]
+    IdentityExpired,
+    /// Decisions cannot be recorded.
+    #[error("the event spool is full")]
+    SpoolFull,
+    /// The service it stands for is not in the snapshot.
+    #[error("the service of this sidecar is not declared")]
+    UndeclaredService,
+    /// A token could not be signed.
+    #[error("the transaction token could not be signed")]
+    Signing,
+}
+
+/// Why the called service could not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum UpstreamError {
+    /// Nobody offers the service.
+    #[error("no sidecar of the service is known")]
+    NoEndpoint,
+    /// No connection could be made.
+    #[error("no connection could be made")]
+    Unreachable,
+    /// As many requests are open as may be.
+    #[error("too many requests are open")]
+    Overloaded,
+    /// The connection broke before an answer.
+    #[error("the connection broke")]
+    Broken,
+    /// No answer in time.
+    #[error("no answer in time")]
+    TimedOut,
+    /// The client sent a body beyond the route's limit.
+    #[error("the request body is too large")]
+    BodyTooLarge,
+    /// The client's body ended early.
+    #[error("the request body was not received")]
+    BodyUnreadable,
+}
+
+impl Rejection {
+    /// HTTP status.
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
+            Self::Framing(error) => error.status(),
+            Self::Path(PathError::TooLong) => StatusCode::URI_TOO_LONG,
+            Self::Path(_) => StatusCode::BAD_REQUEST,
+            Self::Limited(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Token(error) => error.status(),
+            Self::Transaction(_)
+            | Self::Denied {
+                reason: ReasonCode::UserRequired,
+                ..
+            } => StatusCode::UNAUTHORIZED,
+            Self::Source | Self::Peer(_) | Self::Denied { .. } => StatusCode::FORBIDDEN,
+            Self::NotReady(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Upstream(error) => error.status(),
+        }
+    }
+
+    /// Stable code; also the `reason` label of the metrics.
+    pub(crate) fn code(&self) -> &'static str {
+        match self {
+            Self::Framing(error) => error.code(),
+            Self::Path(_) => "request.path",
+            Self::Source => "source.denied",
+            Self::Limited(_) => "limit.exceeded",
+            Self::NoRoute => "route.not_found",
+            Self::Method(_) => "route.method_not_allowed",
+            Self::Token(error) => error.code(),
+            Self::Transaction(_) => "token.transaction",
+            Self::Peer(_) => "peer.refused",
+            Self::Denied { reason, .. } => reason.as_str(),
+            Self::NotReady(NotReady::NoSnapshot) => "proxy.no_snapshot",
+            Self::NotReady(NotReady::IdentityExpired) => "proxy.identity_expired",
+            Self::NotReady(NotReady::SpoolFull) => "proxy.spool_full",
+            Self::NotReady(NotReady::UndeclaredService) => "proxy.undeclared_service",
+            Self::NotReady(NotReady::Signing) => "proxy.signing",
+            Self::Upstream(error) => error.code(),
+        }
+    }
+
+    /// The decision, if one was made.
+    pub(crate) const fn decision(&self) -> Option<&DecisionId> {
+        match self {
+            Self::Denied { decision, .. } => Some(decision),
+            _ => None,
+        }
+    }
+
+    /// Whether the connection must not carry another request: who framed one badly frames the next badly.
+    pub(crate) const fn closes_connection(&self) -> bool {
+        matches!(
+            self,
+            Self::Framing(_) | Self::Upstream(UpstreamError::BodyTooLarge)
+        )
+    }
+
+    /// The answer's body. It never repeats what only the inside may know: which policy denied is found with
+    /// the decision id.
+    pub(crate) fn problem(&self) -> Problem {
+        let problem = Problem::new(self.status().as_u16(), self.code(), self.title());
+        let problem = match self.decision() {
+            Some(decision) => problem.with_decision(decision.clone()),
+            None => problem,
+        };
+        match self.detail() {
+            Some(detail) => problem.with_detail(detail),
+            None => problem,
+        }
+    }
+
+    const fn title(&self) -> &'static str {
+        match self {
+            Self::Framing(_) => "The request is malformed or ambiguous",
+            Self::Path(_) => "The path is malformed or ambiguous",
+            Self::Source => "This address may not connect",
+            Self::Limited(_) => "Too many requests",
+            Self::NoRoute => "There is nothing here",
+            Self::Method(_) => "Not with this method",
+            Self::Token(_) | Self::Transaction(_) => "Authentication failed",
+            Self::Peer(_) => "The calling workload is refused",
+            Self::Denied {
+                reason: ReasonCode::UserRequired,
+                ..
+            } => "A login is required",
+            Self::Denied { .. } => "Not allowed",
+            Self::NotReady(_) => "Not ready",
+            Self::Upstream(UpstreamError::BodyTooLarge) => "The body is too large",
+            Self::Upstream(_) => "The service did not answer",
+        }
+    }
+
+    fn detail(&self) -> Option<String> {
+        match self {
+            Self::Framing(error) => Some(error.to_string()),
+            Self::Path(error) => Some(error.to_string()),
+            Self::Token(error) => Some(error.to_string()),
+            Self::Limited(limited) => Some(format!(
+                "limit per {}; try again in {} s",
+                limited.key(),
+                limited.retry_after_seconds()
+            )),
+            Self::Denied { decision, .. } => Some(format!(
+                "`testudo policy explain {decision}` tells which rule and why"
+            )),
+            Self::Upstream(error) => Some(error.to_string()),
+            Self::NotReady(why) => Some(why.to_string()),
+            Self::Source
+            | Self::NoRoute
+            | Self::Method(_)
+            | Self::Transaction(_)
+            | Self::Peer(_) => None,
+        }
+    }
+}
+
+impl UpstreamError {
+    const fn status(self) -> StatusCode {
+        match self {
+            Self::NoEndpoint | Self::Unreachable | Self::Overloaded => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::Broken => StatusCode::BAD_GATEWAY,
+            Self::TimedOut => StatusCode::GATEWAY_TIMEOUT,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyUnreadable => StatusCode::BAD_REQUEST,
+        }
+    }
+
+    const fn code(self) -> &'static str {
+        match self {
+            Self::NoEndpoint => "upstream.no_endpoint",
+            Self::Unreachable => "upstream.unreachable",
+            Self::Overloaded => "upstream.overloaded",
+            Self::Broken => "upstream.broken",
+            Self::TimedOut => "upstream.timed_out",
+            Self::BodyTooLarge => "request.body_too_large",
+            Self::BodyUnreadable => "request.body_unreadable",
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! How a refusal looks on the wire: RFC 9457 problem details and the fields that go with the status.
+
+use http::{HeaderValue, Response, Version, header};
+use testudo_model::Problem;
+
+use crate::{
+    body::AnswerBody,
+    headers::{self, TESTUDO_DECISION},
+    rejection::Rejection,
+    token::TokenError,
+};
+
+/// The answer to a refused request.
+pub(crate) fn refuse(rejection: &Rejection, version: Version) -> Response<AnswerBody> {
+    let problem = rejection.problem();
+    // A problem has strings and numbers only; should writing one fail, the status still says enough.
+    let body = serde_json::to_vec(&problem).unwrap_or_default();
+    let mut response = Response::new(AnswerBody::from(body));
+    *response.status_mut() = rejection.status();
+    let fields = response.headers_mut();
+    fields.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static(Problem::MEDIA_TYPE),
+    );
+    fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Some(decision) = rejection.decision() {
+        headers::set(fields, TESTUDO_DECISION, decision.as_str());
+    }
+    if rejection.closes_connection() && version != Version::HTTP_2 {
+        fields.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    match rejection {
+        Rejection::Limited(limited) => {
+            headers::set(
+                fields,
+                header::RETRY_AFTER,
+                &limited.retry_after_seconds().to_string(),
+            );
+            headers::set(
+                fields,
+                header::HeaderName::from_static("ratelimit"),
+                &limited.state_field(),
+            );
+            headers::set(
+                fields,
+                header::HeaderName::from_static("ratelimit-policy"),
+                &limited.policy_field(),
+            );
+        }
+        Rejection::Method(allowed) => {
+            headers::set_list(fields, header::ALLOW, allowed.iter().map(String::as_str))
+        }
+        Rejection::NotReady(_) => headers::set(fields, header::RETRY_AFTER, "1"),
+        _ => {}
+    }
+    if let Some(challenge) = challenge(rejection) {
+        fields.insert(
+            header::WWW_AUTHENTICATE,
+            HeaderValue::from_static(challenge),
+        );
+    }
+    response
+}
+
+/// RFC 6750 section 3: a 401 names the scheme, and an error only if a token was sent.
+fn challenge(rejection: &Rejection) -> Option<&'static str> {
+    match rejection {
+        Rejection::Token(TokenError::Several | TokenError::InQuery) => None,
+        Rejection::Token(_) => Some("Bearer error=\"invalid_token\""),
+        _ if rejection.status() == http::StatusCode::UNAUTHORIZED => Some("Bearer"),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+
+    use super::*;
+    use crate::{framing::FramingError, rejection::NotReady};
+
+    #[test]
+    fn a_malformed_request_ends_its_connection() {
+        let rejection = Rejection::Framing(FramingError::Length);
+        let answer = refuse(&rejection, Version::HTTP_11);
+        assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
+        assert_eq!(answer.headers()[header::CONNECTION], "close");
+        assert!(
+            !refuse(&rejection, Version::HTTP_2)
+                .headers()
+                .contains_key(header::CONNECTION)
+        );
+    }
+
+    #[test]
+    fn a_refused_token_is_challenged_without_a_word_about_keys() {
+        let answer = refuse(&Rejection::Token(TokenError::Untrusted), Version::HTTP_2);
+        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+        assert_eq!(
+            answer.headers()[header::WWW_AUTHENTICATE],
+            "Bearer error=\"invalid_token\""
+        );
+    }
+
+    #[test]
+    fn a_proxy_that_cannot_decide_says_so_and_when_to_come_back() {
+        let answer = refuse(&Rejection::NotReady(NotReady::NoSnapshot), Version::HTTP_2);
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(answer.headers()[header::RETRY_AFTER], "1");
+        assert_eq!(
+            answer.headers()[header::CONTENT_TYPE],
+            "application/problem+json"
+        );
+    }
+}

@@ -1,0 +1,252 @@
+//! Serving one downstream connection: hyper with every limit set, an end for idle ones, and a way to close
+//! those that policy forbids.
+
+use std::{
+    convert::Infallible,
+    fmt::Debug,
+    future::Future,
+    pin::{Pin, pin},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use http::{Request, Response};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::Service,
+};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use testudo_model::limits;
+use testudo_runtime::DrainWatch;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::Instant,
+};
+
+use crate::{body::AnswerBody, stall::StallGuard};
+
+/// Resets that a client may have outstanding (CVE-2023-44487, CVE-2025-8671).
+const MAX_PENDING_RESETS: usize = 20;
+/// A client that answers no ping for this long is gone.
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// Flow control, as towards other proxies.
+const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+/// What hyper may buffer of one HTTP/1.1 message head, and of a body.
+const HTTP1_BUFFER_BYTES: usize = 64 * 1024;
+
+/// What the connection speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+    /// Plaintext: HTTP/2 if it begins with the preface (prior knowledge), else HTTP/1.1.
+    Detect,
+}
+
+impl Protocol {
+    /// What ALPN agreed on.
+    pub(crate) fn from_alpn(protocol: Option<&[u8]>) -> Self {
+        if protocol == Some(b"h2") {
+            Self::Http2
+        } else {
+            Self::Http1
+        }
+    }
+}
+
+/// Requests on one connection, for its idle limit.
+#[derive(Debug)]
+pub(crate) struct Activity {
+    open: AtomicUsize,
+    /// When the last request ended; `None` before the first began.
+    last: Mutex<Option<Instant>>,
+}
+
+/// A request under way; ends when dropped.
+pub(crate) struct Active(Arc<Activity>);
+
+impl Activity {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            open: AtomicUsize::new(0),
+            last: Mutex::default(),
+        })
+    }
+
+    /// Notes that a request has begun.
+    pub(crate) fn begin(self: &Arc<Self>) -> Active {
+        self.open.fetch_add(1, Ordering::AcqRel);
+        self.touch();
+        Active(Arc::clone(self))
+    }
+
+    fn touch(&self) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Resolves when the connection has brought no request for too long.
+    async fn idle(&self, opened: Instant) {
+        loop {
+            let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
+            let until = match last {
+                None => opened + limits::HEADER_READ_TIMEOUT,
+                Some(last) => last + limits::IDLE_TIMEOUT,
+            };
+            if self.open.load(Ordering::Acquire) > 0 {
+                tokio::time::sleep(limits::IDLE_TIMEOUT).await;
+            } else if until <= Instant::now() {
+                return;
+            } else {
+                tokio::time::sleep_until(until).await;
+            }
+        }
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.touch();
+        self.0.open.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Serves `stream` until it ends, is idle too long, is forbidden, or the process drains. On drain requests
+/// under way are finished (HTTP/2: GOAWAY).
+pub(crate) async fn connection<I, S>(
+    stream: I,
+    protocol: Protocol,
+    service: S,
+    activity: Arc<Activity>,
+    drain: DrainWatch,
+    forbidden: impl Future<Output = ()>,
+) where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<AnswerBody>, Error = Infallible>
+        + Send
+        + 'static,
+    S::Future: Send + 'static,
+{
+    let io = TokioIo::new(StallGuard::new(stream));
+    let end = End {
+        activity,
+        drain,
+        forbidden,
+    };
+    match protocol {
+        Protocol::Http1 => {
+            let served = http1_settings().serve_connection(io, service);
+            drive(served, http1::Connection::graceful_shutdown, end).await;
+        }
+        Protocol::Http2 => {
+            let served = http2_settings().serve_connection(io, service);
+            drive(served, http2::Connection::graceful_shutdown, end).await;
+        }
+        Protocol::Detect => {
+            let settings = detecting_settings();
+            let served = settings.serve_connection(io, service);
+            drive(served, auto::Connection::graceful_shutdown, end).await;
+        }
+    }
+}
+
+/// What ends a connection from our side.
+struct End<F> {
+    activity: Arc<Activity>,
+    drain: DrainWatch,
+    forbidden: F,
+}
+
+async fn drive<C, E: Debug>(
+    connection: C,
+    say_goodbye: impl Fn(Pin<&mut C>),
+    end: End<impl Future<Output = ()>>,
+) where
+    C: Future<Output = Result<(), E>>,
+{
+    let End {
+        activity,
+        mut drain,
+        forbidden,
+    } = end;
+    let mut connection = pin!(connection);
+    let mut forbidden = pin!(forbidden);
+    let opened = Instant::now();
+    tokio::select! {
+        ended = &mut connection => return log(ended),
+        // Dropped with everything that runs on it.
+        () = &mut forbidden => return,
+        () = drain.drained() => {}
+        () = activity.idle(opened) => {}
+    }
+    say_goodbye(connection.as_mut());
+    tokio::select! {
+        ended = &mut connection => log(ended),
+        () = &mut forbidden => {}
+        // Whoever was idle and says nothing after the goodbye is gone.
+        () = async { tokio::time::sleep(PING_TIMEOUT).await; activity.idle(opened).await } => {}
+    }
+}
+
+fn log<E: Debug>(ended: Result<(), E>) {
+    if let Err(error) = ended {
+        tracing::debug!(?error, "connection ended");
+    }
+}
+
+fn http1_settings() -> http1::Builder {
+    let mut settings = http1::Builder::new();
+    settings
+        .timer(TokioTimer::new())
+        // hyper counts from the end of the previous answer, so this is the idle limit as well.
+        .header_read_timeout(limits::IDLE_TIMEOUT)
+        .max_headers(limits::MAX_HEADER_FIELDS)
+        .max_buf_size(HTTP1_BUFFER_BYTES)
+        .half_close(false);
+    settings
+}
+
+fn http2_settings() -> http2::Builder<TokioExecutor> {
+    let mut settings = http2::Builder::new(TokioExecutor::new());
+    settings
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits::MAX_HTTP2_STREAMS)
+        .max_header_list_size(u32::try_from(limits::MAX_HEADER_BYTES).unwrap_or(u32::MAX))
+        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+        .max_local_error_reset_streams(MAX_PENDING_RESETS)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .keep_alive_interval(limits::IDLE_TIMEOUT)
+        .keep_alive_timeout(PING_TIMEOUT);
+    settings
+}
+
+fn detecting_settings() -> auto::Builder<TokioExecutor> {
+    let mut settings = auto::Builder::new(TokioExecutor::new());
+    settings
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits::IDLE_TIMEOUT)
+        .max_headers(limits::MAX_HEADER_FIELDS)
+        .max_buf_size(HTTP1_BUFFER_BYTES)
+        .half_close(false);
+    settings
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits::MAX_HTTP2_STREAMS)
+        .max_header_list_size(u32::try_from(limits::MAX_HEADER_BYTES).unwrap_or(u32::MAX))
+        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+        .max_local_error_reset_streams(MAX_PENDING_RESETS)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+    settings
+}

@@ -1,0 +1,158 @@
+//! Calls of the local service to others: `http://<service>/<path>`, by `HTTP_PROXY` or by `Host`.
+
+use std::{convert::Infallible, net::SocketAddr, sync::Arc};
+
+use http::{HeaderMap, HeaderValue, Request, Response, Version, header, request::Parts};
+use hyper::{body::Incoming, service::service_fn};
+use testudo_runtime::DrainWatch;
+use tokio::net::TcpStream;
+
+use super::SidecarWorker;
+use crate::{
+    authorize::{Question, authorize},
+    body::AnswerBody,
+    exchange::Exchange,
+    forward::{self, Outgoing},
+    framing,
+    gateway::no_route,
+    headers::{self, TXN_TOKEN},
+    metrics::Role,
+    rejection::Rejection,
+    routes::normalise_host,
+    serve::{self, Activity, Protocol},
+    trace,
+    transaction::Transaction,
+};
+
+const ROLE: Role = Role::Outbound;
+
+impl SidecarWorker {
+    pub(super) async fn outbound_connection(
+        self: Arc<Self>,
+        stream: TcpStream,
+        peer: SocketAddr,
+        drain: DrainWatch,
+    ) {
+        // Whoever can speak here speaks as the service. That is the service's own host and nobody else.
+        if !peer.ip().to_canonical().is_loopback() {
+            tracing::warn!(%peer, service = %self.service, "outbound connection from elsewhere refused");
+            return;
+        }
+        let _open = self.worker.proxy.metrics.connection(ROLE);
+        let activity = Activity::new();
+        let requests = Arc::clone(&activity);
+        let service = service_fn(move |request| {
+            let (sidecar, active) = (Arc::clone(&self), requests.begin());
+            async move {
+                let exchange = Exchange::begin(&sidecar.worker, ROLE, &request, peer.ip(), active);
+                Ok::<_, Infallible>(sidecar.respond_outbound(exchange, request).await)
+            }
+        });
+        serve::connection(
+            stream,
+            Protocol::Detect,
+            service,
+            activity,
+            drain,
+            std::future::pending(),
+        )
+        .await;
+    }
+
+    async fn respond_outbound(
+        &self,
+        mut exchange: Exchange,
+        request: Request<Incoming>,
+    ) -> Response<AnswerBody> {
+        let result = self.handle_outbound(&mut exchange, request).await;
+        exchange.end(&self.worker, result)
+    }
+
+    async fn handle_outbound(
+        &self,
+        exchange: &mut Exchange,
+        request: Request<Incoming>,
+    ) -> Result<Response<AnswerBody>, Rejection> {
+        let proxy = &self.worker.proxy;
+        let enforced = proxy.ready()?;
+        self.own_index(&enforced)?;
+        let (mut head, body) = request.into_parts();
+        believe_target(&mut head);
+        let target = framing::admit(&head)?;
+        let called = normalise_host(&target.authority)
+            .and_then(|name| enforced.service_index(&name))
+            .ok_or(Rejection::NoRoute)?;
+        exchange.reached(&enforced, called);
+
+        let forwarded = forwarded_token(&head.headers);
+        headers::sanitise_request(&mut head.headers);
+        let trace = trace::settle(&mut head.headers, &*self.worker.entropy);
+        let transaction = self.transaction_behind(forwarded.as_deref(), &trace);
+        if let Some(transaction) = &transaction {
+            exchange.client = transaction.claims.rctx.req_ip.to_canonical();
+        }
+
+        let route = enforced
+            .routes()
+            .find_in(called, &head.method, &target.path)
+            .map_err(no_route)?;
+        let own = proxy.own_identity();
+        let caller = own.as_caller(self.service.as_str());
+        self.worker
+            .may_connect(ROLE, &enforced, &caller, called, exchange.client)?;
+        let permit = authorize(
+            &self.worker,
+            &Question {
+                role: ROLE,
+                enforced: &enforced,
+                caller,
+                principal: transaction
+                    .as_ref()
+                    .and_then(|transaction| transaction.principal.as_ref()),
+                transaction: transaction
+                    .as_ref()
+                    .map(|transaction| &transaction.claims.txn),
+                route,
+                method: &head.method,
+                path: target.path.as_str(),
+                source_ip: exchange.client,
+                trace: &trace,
+            },
+        )?;
+        let outgoing = Outgoing {
+            method: head.method,
+            target,
+            headers: head.headers,
+            body,
+        };
+        forward::to_proxy(&self.worker, permit, outgoing, transaction.as_deref()).await
+    }
+
+    /// On whose behalf the service calls: the token it forwards, if this sidecar delivered it, else the request
+    /// that is open under the same trace. Anything else is a call of the service for itself.
+    fn transaction_behind(&self, forwarded: Option<&str>, trace: &str) -> Option<Arc<Transaction>> {
+        forwarded
+            .and_then(|token| self.delivered.by_token(token))
+            .or_else(|| self.delivered.by_trace(trace))
+    }
+}
+
+/// A forward proxy goes by the absolute target and ignores `Host` (RFC 9112 section 3.2.2): some clients put the
+/// proxy's own address there.
+fn believe_target(head: &mut Parts) {
+    let target = head
+        .uri
+        .authority()
+        .map(|authority| HeaderValue::from_str(authority.as_str()));
+    if head.version < Version::HTTP_2
+        && let Some(Ok(host)) = target
+    {
+        head.headers.insert(header::HOST, host);
+    }
+}
+
+fn forwarded_token(fields: &HeaderMap) -> Option<String> {
+    let mut tokens = fields.get_all(TXN_TOKEN).iter();
+    let token = tokens.next()?.to_str().ok()?.to_owned();
+    tokens.next().is_none().then_some(token)
+}

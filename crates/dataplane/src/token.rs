@@ -1,0 +1,351 @@
+//! The outside access token: found in one place only, verified once, remembered until something it depends on
+//! changes.
+
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
+
+use http::{HeaderMap, StatusCode, header};
+use serde::Deserialize;
+use testudo_model::{ACCESS_TOKEN_TYPE, AccessTokenClaims, Clock, Timestamp, limits};
+use testudo_trust::{JoseError, check_times, verify_jwt};
+
+use crate::{
+    cache::Generations,
+    principal::Principal,
+    state::{Enforced, ProxyState},
+};
+
+/// Why a token is refused. The text is public; it does not say which keys exist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum TokenError {
+    /// RFC 9110 section 11.6.2: one field. Two parsers would choose different ones.
+    #[error("there must be exactly one `Authorization` field")]
+    Several,
+    /// RFC 9700 section 4.3.2: queries end up in logs and histories.
+    #[error("an access token in the query is never accepted; send `Authorization: Bearer`")]
+    InQuery,
+    /// Not `Bearer <token>`.
+    #[error("`Authorization` must be `Bearer` and one token")]
+    Scheme,
+    /// Longer than [`limits::MAX_TOKEN_BYTES`].
+    #[error("the token is longer than {} bytes", limits::MAX_TOKEN_BYTES)]
+    TooLong,
+    /// Not signed by a trusted issuer, or not a token at all.
+    #[error("no trusted issuer signed this token")]
+    Untrusted,
+    /// Signed for somebody else.
+    #[error("the token is for another audience")]
+    Audience,
+    /// Before or after its time.
+    #[error("the token is expired or not yet valid")]
+    Time,
+    /// Taken back.
+    #[error("the token is revoked")]
+    Revoked,
+    /// Bound to a key the caller did not prove to hold (RFC 8705 section 3).
+    #[error("the token is bound to a certificate that this connection does not use")]
+    Unbound,
+}
+
+impl TokenError {
+    pub(crate) const fn status(self) -> StatusCode {
+        match self {
+            Self::Several | Self::InQuery => StatusCode::BAD_REQUEST,
+            _ => StatusCode::UNAUTHORIZED,
+        }
+    }
+
+    pub(crate) const fn code(self) -> &'static str {
+        match self {
+            Self::Several | Self::InQuery | Self::Scheme => "token.misplaced",
+            Self::TooLong | Self::Untrusted => "token.untrusted",
+            Self::Audience => "token.audience",
+            Self::Time => "token.expired",
+            Self::Revoked => "token.revoked",
+            Self::Unbound => "token.unbound",
+        }
+    }
+}
+
+/// A verified access token.
+#[derive(Debug)]
+pub(crate) struct Login {
+    /// Distinguishes verified tokens of this worker: a short key for what is made from one.
+    pub(crate) serial: u64,
+    /// Who.
+    pub(crate) principal: Principal,
+    /// End of the token.
+    pub(crate) expires: Timestamp,
+}
+
+/// The bearer token of a request, `None` if it brings no credentials at all.
+///
+/// # Errors
+/// [`TokenError`] when there is anything but exactly one well-formed bearer token.
+pub(crate) fn bearer<'a>(
+    headers: &'a HeaderMap,
+    query: Option<&str>,
+) -> Result<Option<&'a str>, TokenError> {
+    if query.is_some_and(has_token_parameter) {
+        return Err(TokenError::InQuery);
+    }
+    let mut fields = headers.get_all(header::AUTHORIZATION).iter();
+    let Some(field) = fields.next() else {
+        return Ok(None);
+    };
+    if fields.next().is_some() {
+        return Err(TokenError::Several);
+    }
+    let (scheme, token) = field
+        .to_str()
+        .ok()
+        .and_then(|value| value.split_once(' '))
+        .ok_or(TokenError::Scheme)?;
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-_.~+/=".contains(&b);
+    if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() || !token.bytes().all(allowed) {
+        return Err(TokenError::Scheme);
+    }
+    if token.len() > limits::MAX_TOKEN_BYTES {
+        return Err(TokenError::TooLong);
+    }
+    Ok(Some(token))
+}
+
+/// RFC 6750 section 2.3: `access_token` as a query parameter, however its name is escaped.
+fn has_token_parameter(query: &str) -> bool {
+    query.split('&').any(|parameter| {
+        let name = parameter
+            .split_once('=')
+            .map_or(parameter, |(name, _)| name);
+        percent_encoding::percent_decode_str(name).eq(b"access_token".iter().copied())
+    })
+}
+
+/// Verified tokens of one worker.
+pub(crate) struct TokenVerifier {
+    clock: Arc<dyn Clock>,
+    verified: Mutex<Generations<Box<str>, Verified>>,
+    next_serial: AtomicU64,
+}
+
+#[derive(Clone)]
+struct Verified {
+    login: Arc<Login>,
+    issuers: [u8; 32],
+    /// Revocation sequence it was checked against, `None` if it was not yet.
+    revocations: Option<u64>,
+    /// `x5t#S256` the token is bound to.
+    certificate: Option<Arc<str>>,
+}
+
+/// How a token came to be known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lookup {
+    /// Remembered.
+    Hit,
+    /// Not remembered: a signature has to be checked.
+    Miss,
+}
+
+impl TokenVerifier {
+    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
+        Self {
+            clock,
+            verified: Mutex::new(Generations::new(limits::MAX_CACHED_TOKENS)),
+            next_serial: AtomicU64::new(1),
+        }
+    }
+
+    /// Whether `token` is remembered, so that the caller can limit how many signatures it has checked.
+    pub(crate) fn lookup(&self, token: &str, enforced: &Enforced) -> Lookup {
+        let known = self
+            .remembered(token)
+            .is_some_and(|known| known.issuers == *enforced.issuers_fingerprint());
+        if known { Lookup::Hit } else { Lookup::Miss }
+    }
+
+    /// Verifies `token`; `certificate` is the thumbprint of the client certificate, if there is one.
+    ///
+    /// # Errors
+    /// [`TokenError`].
+    pub(crate) fn verify(
+        &self,
+        token: &str,
+        certificate: Option<&str>,
+        enforced: &Enforced,
+        state: &ProxyState,
+    ) -> Result<Arc<Login>, TokenError> {
+        let known = match self.remembered(token) {
+            Some(known) if known.issuers == *enforced.issuers_fingerprint() => known,
+            _ => self.verify_signature(token, enforced)?,
+        };
+        // The number before the entries: one that arrives in between is looked at again next time.
+        let revocations = state.revocations().sequence();
+        let is_checked = known.revocations == Some(revocations);
+        if !is_checked
+            && state
+                .revocations()
+                .revokes_token(known.login.principal.identity())
+        {
+            self.forget(token);
+            return Err(TokenError::Revoked);
+        }
+        if known.login.expires <= self.clock.now() {
+            self.forget(token);
+            return Err(TokenError::Time);
+        }
+        if let Some(bound) = &known.certificate
+            && certificate != Some(bound)
+        {
+            return Err(TokenError::Unbound);
+        }
+        let login = Arc::clone(&known.login);
+        if !is_checked {
+            self.remember(
+                token,
+                Verified {
+                    revocations: Some(revocations),
+                    ..known
+                },
+            );
+        }
+        Ok(login)
+    }
+
+    fn verify_signature(&self, token: &str, enforced: &Enforced) -> Result<Verified, TokenError> {
+        let (claims, audience) = enforced
+            .issuers()
+            .iter()
+            .find_map(|issuer| {
+                let claims: Result<Claims, JoseError> =
+                    verify_jwt(token, ACCESS_TOKEN_TYPE, &issuer.keys);
+                claims
+                    .ok()
+                    .filter(|c| c.access.iss == issuer.issuer)
+                    .map(|c| (c, &issuer.audience))
+            })
+            .ok_or(TokenError::Untrusted)?;
+        let Claims { access, nbf } = claims;
+        if access.aud != *audience {
+            return Err(TokenError::Audience);
+        }
+        check_times(
+            access.iat,
+            nbf,
+            access.exp,
+            self.clock.now(),
+            limits::CLOCK_SKEW,
+        )
+        .map_err(|_| TokenError::Time)?;
+        let certificate = match &access.cnf {
+            Some(confirmation) => {
+                // A confirmation that is not understood binds to something we cannot check.
+                let thumbprint = confirmation
+                    .certificate_thumbprint
+                    .as_deref()
+                    .ok_or(TokenError::Unbound)?;
+                Some(Arc::from(thumbprint))
+            }
+            None => None,
+        };
+        let login = Login {
+            serial: self.next_serial.fetch_add(1, Ordering::Relaxed),
+            principal: Principal::from_access_token(&access, certificate.is_some()),
+            expires: Timestamp::from_unix_seconds(access.exp) + limits::CLOCK_SKEW,
+        };
+        Ok(Verified {
+            login: Arc::new(login),
+            issuers: *enforced.issuers_fingerprint(),
+            revocations: None,
+            certificate,
+        })
+    }
+
+    fn remembered(&self, token: &str) -> Option<Verified> {
+        self.verified
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(token)
+    }
+
+    fn remember(&self, token: &str, entry: Verified) {
+        self.verified
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(token.into(), entry);
+    }
+
+    fn forget(&self, token: &str) {
+        self.verified
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(token);
+    }
+}
+
+/// Claims of an access token and the one registered claim that our own tokens never have.
+#[derive(Deserialize)]
+struct Claims {
+    #[serde(flatten)]
+    access: AccessTokenClaims,
+    #[serde(default)]
+    nbf: Option<i64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn found(values: &[&str], query: Option<&str>) -> Result<Option<String>, TokenError> {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(
+                header::AUTHORIZATION,
+                HeaderValue::from_bytes(value.as_bytes()).unwrap(),
+            );
+        }
+        bearer(&headers, query).map(|token| token.map(str::to_owned))
+    }
+
+    #[test]
+    fn a_token_is_read_from_exactly_one_place() {
+        assert_eq!(found(&[], None), Ok(None));
+        assert_eq!(
+            found(&["Bearer a.b.c"], Some("q=access_token")),
+            Ok(Some("a.b.c".to_owned()))
+        );
+        assert_eq!(found(&["bearer a.b.c"], None), Ok(Some("a.b.c".to_owned())));
+        for (values, query, error) in [
+            (
+                &["Bearer a.b.c", "Bearer a.b.c"][..],
+                None,
+                TokenError::Several,
+            ),
+            (&["Bearer a.b.c", "Basic YTpi"], None, TokenError::Several),
+            (
+                &["Bearer a.b.c"],
+                Some("access_token=a.b.c"),
+                TokenError::InQuery,
+            ),
+            (&[], Some("x=1&access%5Ftoken=a.b.c"), TokenError::InQuery),
+            (&["Bearer  a.b.c"], None, TokenError::Scheme),
+            (&["Bearer\ta.b.c"], None, TokenError::Scheme),
+            (&["Bearer a.b.c d"], None, TokenError::Scheme),
+            (&["Bearer a.b.c, Bearer d"], None, TokenError::Scheme),
+            (&["Bearer"], None, TokenError::Scheme),
+            (&["Bearer "], None, TokenError::Scheme),
+            (&["Basic YTpi"], None, TokenError::Scheme),
+            (&["a.b.c"], None, TokenError::Scheme),
+            (&["Bearer \u{e9}"], None, TokenError::Scheme),
+            (&[""], None, TokenError::Scheme),
+        ] {
+            assert_eq!(found(values, query), Err(error), "{values:?} {query:?}");
+        }
+        let huge = format!("Bearer {}", "a".repeat(1 << 20));
+        assert_eq!(found(&[&huge], None), Err(TokenError::TooLong));
+    }
+}
