@@ -155,7 +155,7 @@ pub struct LinkOptions {
     pub inbound: Option<SocketAddr>,
     /// Version of the binary.
     pub version: &'static str,
-    /// Gates `identity`, `snapshot` and `spool` are put here.
+    /// Gates for identity, snapshot and spool are put here, each with the proxy's name.
     pub readiness: Readiness,
     /// Time.
     pub clock: Arc<dyn Clock>,
@@ -205,7 +205,9 @@ impl Link {
     /// # Errors
     /// What was kept does not open; what was kept and cannot be enforced is skipped with a warning.
     pub fn new(options: LinkOptions) -> Result<Arc<Self>, LinkError> {
-        let gate = |name: &str| options.readiness.gate(name);
+        // Several proxies may share a process and its readiness.
+        let whose = options.identity.current();
+        let gate = |name: &str| options.readiness.gate(format!("{name} of {}", whose.id().path()));
         let link = Self {
             channel: ArcSwap::from_pointee(mesh_channel(
                 &options.server,
