@@ -6,7 +6,10 @@ use std::{
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::{Arc, Once},
+    sync::{
+        Arc, Once,
+        atomic::{AtomicU16, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -39,10 +42,21 @@ pub fn bookshop_binary() -> PathBuf {
     Path::new(TESTUDO).with_file_name("bookshop")
 }
 
-/// Ports nobody uses at the moment.
+/// Ports nobody uses, below the range the kernel takes ports of connections from: they stay free over a restart.
 pub fn free_ports<const N: usize>() -> [u16; N] {
-    let listeners: Vec<TcpListener> = (0..N).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    std::array::from_fn(|index| listeners[index].local_addr().unwrap().port())
+    const FIRST: u16 = 17_000;
+    const COUNT: u16 = 15_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Test binaries that run at the same time begin in different places.
+    let offset = std::process::id() as u16 % 300 * 50;
+    std::array::from_fn(|_| {
+        loop {
+            let port = FIRST + offset.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT;
+            if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+                return port;
+            }
+        }
+    })
 }
 
 /// A process that is killed when the test ends.
@@ -82,9 +96,13 @@ pub struct Fleet {
     pub folder: Folder,
 }
 
+/// Everything that `listen` fixes. The ports of a folder stay the same, so that the issuer does.
+const LISTENERS: [&str; 5] = ["GATEWAY", "REDIRECT", "SERVER", "GRPC", "OPS"];
+
 /// A folder with a fleet file, and a home for the command line.
 pub struct Folder {
     directory: TempDir,
+    ports: [u16; LISTENERS.len()],
 }
 
 impl Folder {
@@ -99,7 +117,7 @@ impl Folder {
 
     /// An empty folder.
     pub fn empty() -> Self {
-        Self { directory: TempDir::new().unwrap() }
+        Self { directory: TempDir::new().unwrap(), ports: free_ports() }
     }
 
     pub fn path(&self) -> &Path {
@@ -121,10 +139,16 @@ impl Folder {
         fs::write(self.fleet_file(), text.replace(from, to)).unwrap();
     }
 
-    /// The command line, remembering things in this folder.
+    /// The command line, remembering things in this folder and listening on its ports.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(TESTUDO);
         command.args(arguments).env("TESTUDO_HOME", self.path().join("home")).current_dir(self.path());
+        for (name, port) in LISTENERS.iter().zip(self.ports) {
+            command.env(format!("TESTUDO__LISTEN__{name}"), format!("127.0.0.1:{port}"));
+        }
+        for side in ["INBOUND", "OUTBOUND"] {
+            command.env(format!("TESTUDO__LISTEN__SIDECAR_{side}"), "127.0.0.1:0");
+        }
         command
     }
 
@@ -144,9 +168,6 @@ impl Folder {
     /// Starts `testudo up` and waits until it is ready.
     pub fn up(self) -> Fleet {
         let mut command = self.command(&["up", "fleet.toml", "--output", "json"]);
-        for (name, value) in [("GATEWAY", "0"), ("REDIRECT", "0"), ("SERVER", "0"), ("GRPC", "0"), ("OPS", "0")] {
-            command.env(format!("TESTUDO__LISTEN__{name}"), format!("127.0.0.1:{value}"));
-        }
         let log = fs::OpenOptions::new().create(true).append(true).open(self.path().join("log")).unwrap();
         let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let ready = wait_for_ready(&mut child, &self.path().join("log"));
