@@ -7,6 +7,7 @@
 mod activation;
 mod api;
 mod http;
+mod metrics;
 mod pages;
 mod plane;
 mod relay;

@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use testudo_identity::OutboxEntry;
+use testudo_identity::{OutboxEntry, SNAPSHOT_COLLECTIONS};
 use testudo_model::limits::MAX_BLOCK_EVENTS;
 use testudo_runtime::Drain;
 use testudo_store::{Expected, Record, StoreError};
@@ -16,18 +16,6 @@ use crate::{activation::ActivationError, plane::Plane};
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Changes read at once.
 const CHANGES: usize = 1000;
-/// Collections of the provider that show in snapshots.
-const DIRECTORY_PREFIX: &str = "identity.";
-/// Collections that change with each login and never show in snapshots.
-const TRANSIENT: &[&str] = &[
-    "identity.sessions",
-    "identity.grants",
-    "identity.codes",
-    "identity.attempts",
-    "identity.events",
-    "identity.revocations",
-];
-
 /// How far the outbox has been moved.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Relayed {
@@ -89,10 +77,7 @@ fn directory_changed(plane: &Plane, seen: &mut u64) -> Result<bool, StoreError> 
         let changes = plane.store.changes_since(*seen, CHANGES)?;
         let Some(last) = changes.last() else { return Ok(changed) };
         *seen = last.sequence;
-        changed |= changes.iter().any(|change| {
-            change.collection.starts_with(DIRECTORY_PREFIX)
-                && !TRANSIENT.contains(&change.collection.as_str())
-        });
+        changed |= changes.iter().any(|change| SNAPSHOT_COLLECTIONS.contains(&change.collection.as_str()));
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
 use testudo_identity::GeneratedCredential;
 use testudo_model::{Clock, Entropy, Redacted, SpiffeId, event::Actor};
 use testudo_runtime::{
-    Drain, Gate, Readiness, Tasks,
+    Drain, Gate, Metrics, Readiness, Tasks,
     fleet::Fleet,
 };
 use testudo_trust::{
@@ -24,11 +24,14 @@ use tracing::{error, info};
 use crate::{
     apply::{ApplyError, apply},
     http::{bind_socket, public_router, serve_https, serve_socket, socket_router},
+    metrics::ControlMetrics,
     plane::{OpenError, Plane, PlaneOptions},
     proxies::{self, ProxyPort},
     relay,
 };
 
+/// How often metrics are brought up to date.
+const OBSERVE: Duration = Duration::from_secs(5);
 /// How often records that have expired are swept out and certificates looked at.
 const UPKEEP: Duration = Duration::from_secs(60);
 /// Life of a join token that the same process uses at once.
@@ -46,6 +49,8 @@ pub struct ServerOptions {
     pub clock: Arc<dyn Clock>,
     /// Randomness.
     pub entropy: Arc<dyn Entropy>,
+    /// Counters of this process.
+    pub metrics: Metrics,
     /// Gates of this process.
     pub readiness: Readiness,
     /// Told when the process stops.
@@ -139,7 +144,10 @@ pub async fn start(options: ServerOptions, tasks: &Tasks) -> Result<Server, Star
         &["h2", "http/1.1"],
     );
     let drain = &options.drain;
-    tasks.spawn("https interface", serve_https(https, tls, public_router(&plane), drain.clone()));
+    let metrics = ControlMetrics::register(&options.metrics);
+    let router = public_router(&plane, &metrics);
+    tasks.spawn("https interface", serve_https(https, tls, router, drain.clone()));
+    tasks.spawn("metrics", observe(Arc::clone(&plane), metrics, drain.clone()));
     tasks.spawn("admin socket", serve_socket(socket, socket_router(&plane), drain.clone()));
     let port = ProxyPort {
         workloads: Arc::clone(&plane.workloads),
@@ -272,6 +280,21 @@ impl Own {
 fn web_certificate(plane: &Plane, names: &[String]) -> Result<WebCertificate, StartError> {
     let issued = plane.workloads.issue_local_web(names)?;
     Ok(WebCertificate::issued(&issued.chain, &issued.key)?)
+}
+
+/// Brings the gauges up to date until the process drains.
+async fn observe(plane: Arc<Plane>, metrics: ControlMetrics, drain: Drain) {
+    let mut watch = drain.watch();
+    loop {
+        let (plane, metrics) = (Arc::clone(&plane), metrics.clone());
+        if let Err(error) = tokio::task::spawn_blocking(move || metrics.observe(&plane)).await {
+            error!(%error, "metrics are not brought up to date");
+        }
+        tokio::select! {
+            () = watch.drained() => return,
+            () = tokio::time::sleep(OBSERVE) => {}
+        }
+    }
 }
 
 /// Sweeps what has expired and renews the web certificate, every minute.

@@ -1,6 +1,6 @@
 //! Standard output is data: text for people, JSON for programs. Talk goes to standard error.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 
 use serde_json::Value;
 
@@ -47,11 +47,6 @@ impl Output {
 pub fn say(line: impl AsRef<str>) {
     // Nobody is left to tell if standard error is closed.
     let _ = writeln!(io::stderr().lock(), "{}", line.as_ref());
-}
-
-/// Whether a person reads standard error.
-pub fn is_watched() -> bool {
-    io::stderr().is_terminal()
 }
 
 /// Aligns rows under a header, two spaces apart. Nothing is cut.

@@ -99,6 +99,7 @@ async fn start_server(
         fleet,
         clock: Arc::clone(&process.clock),
         entropy: Arc::clone(&process.entropy),
+        metrics: process.metrics.clone(),
         readiness: process.readiness.clone(),
         drain: process.stage.drain.clone(),
     };
