@@ -207,7 +207,11 @@ impl Link {
     pub fn new(options: LinkOptions) -> Result<Arc<Self>, LinkError> {
         // Several proxies may share a process and its readiness.
         let whose = options.identity.current();
-        let gate = |name: &str| options.readiness.gate(format!("{name} of {}", whose.id().path()));
+        let gate = |name: &str| {
+            options
+                .readiness
+                .gate(format!("{name} of {}", whose.id().path()))
+        };
         let link = Self {
             channel: ArcSwap::from_pointee(mesh_channel(
                 &options.server,

@@ -6,6 +6,7 @@
     clippy::allow_attributes_without_reason,
     reason = "generated code"
 )]
+#[rustfmt::skip]
 mod proxy;
 
 pub use proxy::*;

@@ -128,10 +128,10 @@ pub mod enrolment_client {
         dead_code,
         missing_docs,
         clippy::wildcard_imports,
-        clippy::let_unit_value
+        clippy::let_unit_value,
     )]
-    use tonic::codegen::http::Uri;
     use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
     /// First contact. TLS without a client certificate; the join token authenticates the proxy, and the token's
     /// pin authenticates the control plane.
     #[derive(Debug, Clone)]
@@ -161,13 +161,14 @@ pub mod enrolment_client {
             F: tonic::service::Interceptor,
             T::ResponseBody: Default,
             T: tonic::codegen::Service<
-                    http::Request<tonic::body::Body>,
-                    Response = http::Response<
-                        <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
-                    >,
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
                 >,
-            <T as tonic::codegen::Service<http::Request<tonic::body::Body>>>::Error:
-                Into<StdError> + std::marker::Send + std::marker::Sync,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
         {
             EnrolmentClient::new(InterceptedService::new(inner, interceptor))
         }
@@ -208,11 +209,18 @@ pub mod enrolment_client {
             &mut self,
             request: impl tonic::IntoRequest<super::EnrolRequest>,
         ) -> std::result::Result<tonic::Response<super::EnrolReply>, tonic::Status> {
-            self.inner.ready().await.map_err(|e| {
-                tonic::Status::unknown(format!("Service was not ready: {}", e.into()))
-            })?;
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/testudo.proxy.v1.Enrolment/Enrol");
+            let path = http::uri::PathAndQuery::from_static(
+                "/testudo.proxy.v1.Enrolment/Enrol",
+            );
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("testudo.proxy.v1.Enrolment", "Enrol"));
@@ -227,10 +235,10 @@ pub mod proxy_client {
         dead_code,
         missing_docs,
         clippy::wildcard_imports,
-        clippy::let_unit_value
+        clippy::let_unit_value,
     )]
-    use tonic::codegen::http::Uri;
     use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
     /// Everything after. mTLS: the caller is the SPIFFE id of its certificate.
     #[derive(Debug, Clone)]
     pub struct ProxyClient<T> {
@@ -259,13 +267,14 @@ pub mod proxy_client {
             F: tonic::service::Interceptor,
             T::ResponseBody: Default,
             T: tonic::codegen::Service<
-                    http::Request<tonic::body::Body>,
-                    Response = http::Response<
-                        <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
-                    >,
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
                 >,
-            <T as tonic::codegen::Service<http::Request<tonic::body::Body>>>::Error:
-                Into<StdError> + std::marker::Send + std::marker::Sync,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
         {
             ProxyClient::new(InterceptedService::new(inner, interceptor))
         }
@@ -305,11 +314,18 @@ pub mod proxy_client {
             &mut self,
             request: impl tonic::IntoRequest<super::RenewRequest>,
         ) -> std::result::Result<tonic::Response<super::RenewReply>, tonic::Status> {
-            self.inner.ready().await.map_err(|e| {
-                tonic::Status::unknown(format!("Service was not ready: {}", e.into()))
-            })?;
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/testudo.proxy.v1.Proxy/Renew");
+            let path = http::uri::PathAndQuery::from_static(
+                "/testudo.proxy.v1.Proxy/Renew",
+            );
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("testudo.proxy.v1.Proxy", "Renew"));
@@ -321,17 +337,23 @@ pub mod proxy_client {
             &mut self,
             request: impl tonic::IntoRequest<super::RenewRequest>,
         ) -> std::result::Result<tonic::Response<super::RenewReply>, tonic::Status> {
-            self.inner.ready().await.map_err(|e| {
-                tonic::Status::unknown(format!("Service was not ready: {}", e.into()))
-            })?;
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path =
-                http::uri::PathAndQuery::from_static("/testudo.proxy.v1.Proxy/IssueWebCertificate");
+            let path = http::uri::PathAndQuery::from_static(
+                "/testudo.proxy.v1.Proxy/IssueWebCertificate",
+            );
             let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new(
-                "testudo.proxy.v1.Proxy",
-                "IssueWebCertificate",
-            ));
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("testudo.proxy.v1.Proxy", "IssueWebCertificate"),
+                );
             self.inner.unary(req, path, codec).await
         }
         /// What the proxy enforces, now and from now on. The first request message is a hello, the others
@@ -344,11 +366,18 @@ pub mod proxy_client {
             tonic::Response<tonic::codec::Streaming<super::WatchReply>>,
             tonic::Status,
         > {
-            self.inner.ready().await.map_err(|e| {
-                tonic::Status::unknown(format!("Service was not ready: {}", e.into()))
-            })?;
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/testudo.proxy.v1.Proxy/Watch");
+            let path = http::uri::PathAndQuery::from_static(
+                "/testudo.proxy.v1.Proxy/Watch",
+            );
             let mut req = request.into_streaming_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("testudo.proxy.v1.Proxy", "Watch"));
@@ -359,11 +388,18 @@ pub mod proxy_client {
             &mut self,
             request: impl tonic::IntoRequest<super::ShipRequest>,
         ) -> std::result::Result<tonic::Response<super::ShipReply>, tonic::Status> {
-            self.inner.ready().await.map_err(|e| {
-                tonic::Status::unknown(format!("Service was not ready: {}", e.into()))
-            })?;
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/testudo.proxy.v1.Proxy/Ship");
+            let path = http::uri::PathAndQuery::from_static(
+                "/testudo.proxy.v1.Proxy/Ship",
+            );
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("testudo.proxy.v1.Proxy", "Ship"));

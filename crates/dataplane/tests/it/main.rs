@@ -1,0 +1,17 @@
+//! Gateway and sidecars in one process, over loopback, with real TLS.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs,
+    reason = "test code"
+)]
+
+mod attacks;
+mod calls;
+mod changes;
+mod client;
+mod fleet;
+mod limits;
+mod upstream;
