@@ -1,6 +1,6 @@
 //! How a command fails: what is printed, and the exit code that scripts read.
 
-use std::{error::Error, fmt};
+use std::{error::Error, fmt, io};
 
 use testudo_controlplane::client::{ConnectionError, LoginError};
 
@@ -38,6 +38,12 @@ impl Failure {
         Self { exit, error: error.into(), help: None }
     }
 
+    /// Whether it is only that nobody reads the output any more (`testudo … | head`).
+    pub fn is_broken_pipe(&self) -> bool {
+        let error = self.error.downcast_ref::<io::Error>();
+        error.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    }
+
     /// Adds how to fix it.
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Self {
@@ -49,7 +55,10 @@ impl Failure {
 /// `error: …`, then `because: …` for each cause, then `help: …`.
 impl fmt::Display for Failure {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "error: {}", self.error)?;
+        let text = self.error.to_string();
+        // Problems of fleet files and policies bring their own heads, one each.
+        let head = if text.starts_with("error[") || text.starts_with("warning[") { "" } else { "error: " };
+        write!(formatter, "{head}{text}")?;
         let mut cause = self.error.source();
         while let Some(error) = cause {
             write!(formatter, "\n  because: {error}")?;
