@@ -65,9 +65,31 @@ pub struct StateFolder {
 
 #[derive(Serialize, Deserialize)]
 struct StoredIdentity {
+    #[serde(flatten)]
+    pair: StoredKeyPair,
+    bundle: String,
+}
+
+/// A certificate chain with its key, as text.
+#[derive(Serialize, Deserialize)]
+pub(super) struct StoredKeyPair {
     chain: Vec<String>,
     key: String,
-    bundle: String,
+}
+
+impl StoredKeyPair {
+    pub(super) fn new(chain: &[Vec<u8>], key: &SvidKey) -> Self {
+        Self {
+            chain: chain.iter().map(|der| STANDARD.encode(der)).collect(),
+            key: STANDARD.encode(key.to_pkcs8().expose()),
+        }
+    }
+
+    fn read(&self) -> Option<(Vec<Vec<u8>>, SvidKey)> {
+        let chain = self.chain.iter().map(|der| STANDARD.decode(der).ok());
+        let key = SvidKey::from_pkcs8(&STANDARD.decode(&self.key).ok()?).ok()?;
+        Some((chain.collect::<Option<_>>()?, key))
+    }
 }
 
 impl StateFolder {
@@ -116,18 +138,11 @@ impl StateFolder {
     /// The disk fails.
     pub fn keep_identity(&self, identity: &IdentitySource) -> Result<(), StateFolderError> {
         let svid = identity.current();
-        self.write(
-            "identity",
-            &StoredIdentity {
-                chain: svid
-                    .chain()
-                    .iter()
-                    .map(|der| STANDARD.encode(der))
-                    .collect(),
-                key: STANDARD.encode(svid.key().to_pkcs8().expose()),
-                bundle: identity.bundle().to_json(),
-            },
-        )
+        let stored = StoredIdentity {
+            pair: StoredKeyPair::new(svid.chain(), svid.key()),
+            bundle: identity.bundle().to_json(),
+        };
+        self.write("identity", &stored)
     }
 
     /// What [`StateFolder::keep_identity`] kept.
@@ -141,17 +156,31 @@ impl StateFolder {
         let malformed = || StateFolderError::Malformed {
             path: self.folder.join("identity"),
         };
-        let decode = |text: &String| STANDARD.decode(text).map_err(|_| malformed());
-        let chain = stored
-            .chain
-            .iter()
-            .map(decode)
-            .collect::<Result<Vec<_>, _>>()?;
-        let key = SvidKey::from_pkcs8(&decode(&stored.key)?).map_err(|_| malformed())?;
+        let (chain, key) = stored.pair.read().ok_or_else(malformed)?;
         let svid = Svid::new(chain, key).map_err(|_| malformed())?;
         let bundle = TrustBundle::from_json(svid.id().trust_domain(), &stored.bundle)
             .map_err(|_| malformed())?;
         Ok(Some((svid, bundle)))
+    }
+
+    /// Keeps the certificate of the public listener.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub(super) fn keep_web(&self, pair: &StoredKeyPair) -> Result<(), StateFolderError> {
+        self.write("web", pair)
+    }
+
+    /// What [`StateFolder::keep_web`] kept.
+    ///
+    /// # Errors
+    /// The disk fails, or the file was changed.
+    pub(super) fn web(&self) -> Result<Option<(Vec<Vec<u8>>, SvidKey)>, StateFolderError> {
+        let stored = self.read::<StoredKeyPair>("web")?;
+        let path = self.folder.join("web");
+        let read =
+            |stored: StoredKeyPair| stored.read().ok_or(StateFolderError::Malformed { path });
+        stored.map(read).transpose()
     }
 
     /// Keeps the snapshot in force.

@@ -20,6 +20,7 @@ mod watch;
 
 use std::{
     error::Error,
+    io,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -28,7 +29,9 @@ use std::{
 use arc_swap::ArcSwap;
 use testudo_model::{Clock, Entropy, SpiffeId, limits::MAX_SNAPSHOT_BYTES, snapshot::Revocation};
 use testudo_runtime::{DrainWatch, Gate, Readiness};
-use testudo_trust::{ExpectedPeer, IdentitySource, SvidKey, X509Error, mesh_client_config};
+use testudo_trust::{
+    ExpectedPeer, IdentitySource, SvidKey, X509Error, certificate_times, mesh_client_config,
+};
 use tokio::sync::Notify;
 use tonic::transport::Channel;
 
@@ -118,6 +121,19 @@ impl LinkError {
         }
     }
 
+    /// Whether nobody answered, so that the same may work later. A control plane that shows the wrong
+    /// certificate did answer.
+    pub fn is_unreachable(&self) -> bool {
+        let Self::Refused { status, .. } = self else {
+            return false;
+        };
+        let causes = std::iter::successors(status.source(), |&cause| cause.source());
+        let mut refused_by_tls = causes
+            .filter_map(|cause| cause.downcast_ref::<io::Error>())
+            .map(|cause| cause.kind() == io::ErrorKind::InvalidData);
+        status.code() == tonic::Code::Unavailable && !refused_by_tls.any(|refused| refused)
+    }
+
     /// The error with its causes, on one line.
     pub fn chain(&self) -> String {
         error_chain(self)
@@ -197,6 +213,8 @@ pub struct WebIdentity {
     pub chain: Vec<Vec<u8>>,
     /// Its key.
     pub key: SvidKey,
+    /// It was kept from an earlier run, since the control plane is away.
+    pub is_kept: bool,
 }
 
 impl Link {
@@ -277,11 +295,45 @@ impl Link {
             .map(|last| Duration::from_nanos(now.saturating_sub(last)))
     }
 
-    /// A certificate for the public names of the fleet, with a new key. Gateways only.
+    /// A certificate for the public names of the fleet, with a new key; the one kept from the last run while
+    /// the control plane is away. Gateways only.
     ///
     /// # Errors
-    /// The control plane is away or refuses.
+    /// The control plane refuses, or is away and nothing was kept that still holds.
     pub async fn web_identity(&self) -> Result<WebIdentity, LinkError> {
+        match self.issue_web_identity().await {
+            Ok(issued) => {
+                let kept = folder::StoredKeyPair::new(&issued.chain, &issued.key);
+                self.keep("web certificate", move |folder| folder.keep_web(&kept))
+                    .await;
+                Ok(issued)
+            }
+            Err(error) if error.is_unreachable() => self.kept_web_identity()?.ok_or(error),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn kept_web_identity(&self) -> Result<Option<WebIdentity>, LinkError> {
+        let kept = self
+            .folder
+            .as_ref()
+            .map(|folder| folder.web())
+            .transpose()?;
+        let Some((chain, key)) = kept.flatten() else {
+            return Ok(None);
+        };
+        let holds = chain
+            .first()
+            .and_then(|leaf| certificate_times(leaf).ok())
+            .is_some_and(|(_, ends)| self.clock.now() < ends);
+        Ok(holds.then_some(WebIdentity {
+            chain,
+            key,
+            is_kept: true,
+        }))
+    }
+
+    async fn issue_web_identity(&self) -> Result<WebIdentity, LinkError> {
         let key = SvidKey::generate();
         let id = self.identity.current().id().clone();
         let certificate_request = key.csr_der(&id).map_err(LinkError::Identity)?.into();
@@ -295,6 +347,7 @@ impl Link {
         Ok(WebIdentity {
             chain: reply.chain.iter().map(|der| der.to_vec()).collect(),
             key,
+            is_kept: false,
         })
     }
 
