@@ -46,16 +46,18 @@ fn fleet(policies: usize) -> testudo_model::snapshot::Snapshot {
     snapshot
 }
 
-fn nanos_each(rounds: u32, mut work: impl FnMut()) -> u128 {
-    let mut best = u128::MAX;
-    for _ in 0..20 {
-        let start = Instant::now();
-        for _ in 0..rounds {
-            work();
-        }
-        best = best.min(start.elapsed().as_nanos() / u128::from(rounds));
-    }
-    best
+/// Median over short batches: what is interrupted in between falls out.
+fn nanos_each(mut work: impl FnMut()) -> u128 {
+    const BATCH: u32 = 10;
+    let mut batches: Vec<_> = (0..2_000)
+        .map(|_| {
+            let start = Instant::now();
+            (0..BATCH).for_each(|_| work());
+            start.elapsed().as_nanos() / u128::from(BATCH)
+        })
+        .collect();
+    batches.sort_unstable();
+    batches[batches.len() / 2]
 }
 
 #[test]
@@ -82,13 +84,13 @@ fn cost_of_a_decision_by_number_of_policies() {
                 .map(|leg: &LegRecord| engine.explain(leg))
                 .collect::<String>()
         );
-        let decide = nanos_each(500, || {
+        let decide = nanos_each(|| {
             black_box(engine.decide(black_box(&call)));
         });
-        let key = nanos_each(5_000, || {
+        let key = nanos_each(|| {
             black_box(engine.cacheable(black_box(&call)));
         });
-        let connect = nanos_each(500, || {
+        let connect = nanos_each(|| {
             black_box(engine.decide_connect(&call.peer, call.service, call.source_ip, call.now));
         });
         println!("{policies:>8}  {compiled:>10}  {decide:>9}  {key:>6}  {connect:>10}");
