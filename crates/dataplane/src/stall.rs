@@ -19,17 +19,23 @@ use tokio::{
 /// Time a client may take to make room for more bytes.
 const WRITE_STALL: Duration = Duration::from_secs(30);
 
-/// A stream whose writes fail when they have not moved for [`WRITE_STALL`].
+/// A stream whose writes fail when they have not moved for a while.
 pub(crate) struct StallGuard<S> {
     inner: S,
+    limit: Duration,
     timer: Option<Pin<Box<Sleep>>>,
     waiting: bool,
 }
 
 impl<S> StallGuard<S> {
     pub(crate) const fn new(inner: S) -> Self {
+        Self::with_limit(inner, WRITE_STALL)
+    }
+
+    const fn with_limit(inner: S, limit: Duration) -> Self {
         Self {
             inner,
+            limit,
             timer: None,
             waiting: false,
         }
@@ -44,11 +50,12 @@ impl<S> StallGuard<S> {
             self.waiting = false;
             return written;
         }
+        let limit = self.limit;
         let timer = self
             .timer
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_STALL)));
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
         if !self.waiting {
-            timer.as_mut().reset(Instant::now() + WRITE_STALL);
+            timer.as_mut().reset(Instant::now() + limit);
             self.waiting = true;
         }
         ready!(timer.as_mut().poll(context));
@@ -109,24 +116,32 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    const LIMIT: Duration = Duration::from_millis(200);
+
+    #[tokio::test]
     async fn a_peer_that_does_not_read_is_given_up() {
         let (ours, _theirs) = tokio::io::duplex(16);
-        let error = StallGuard::new(ours).write_all(&[0; 64]).await.unwrap_err();
+        let error = StallGuard::with_limit(ours, LIMIT)
+            .write_all(&[0; 64])
+            .await
+            .unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_slow_peer_that_does_read_is_served() {
         let (ours, mut theirs) = tokio::io::duplex(16);
         let reader = tokio::spawn(async move {
             let mut bytes = [0; 16];
             for _ in 0..4 {
-                tokio::time::sleep(WRITE_STALL - Duration::from_secs(1)).await;
+                tokio::time::sleep(LIMIT / 2).await;
                 theirs.read_exact(&mut bytes).await.unwrap();
             }
         });
-        StallGuard::new(ours).write_all(&[0; 64]).await.unwrap();
+        StallGuard::with_limit(ours, LIMIT)
+            .write_all(&[0; 64])
+            .await
+            .unwrap();
         reader.await.unwrap();
     }
 }
