@@ -1,2 +1,106 @@
-//! tool
-fn main() {}
+//! Testudo beside nginx, haproxy and Envoy: one run, the same upstream, the same TLS, the same load.
+//!
+//! `cargo run --release -p testudo-bench -- [SCENARIO]…`; method and figures are in `docs/performance.md`.
+
+mod certificates;
+mod fleet;
+mod load;
+mod machine;
+mod measure;
+mod peers;
+mod process;
+mod report;
+mod scenario;
+mod upstream;
+
+use std::{error::Error, fs, path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+use crate::{load::LoadArguments, scenario::Scenario};
+
+/// A bench stops at the first surprise and says what it was.
+pub(crate) type Outcome<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
+
+/// Measures Testudo beside its peers.
+#[derive(Debug, Parser)]
+#[command(name = "testudo-bench", args_conflicts_with_subcommands = true)]
+struct Arguments {
+    /// What to measure [default: everything]
+    scenarios: Vec<Scenario>,
+    #[command(flatten)]
+    plan: Plan,
+    #[command(subcommand)]
+    part: Option<Part>,
+}
+
+/// How long and how often.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Plan {
+    /// Seconds of each measurement
+    #[arg(long, default_value_t = 3)]
+    seconds: u64,
+    /// Rounds; in each, every contender is measured once
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Connections, each with one request under way
+    #[arg(long, default_value_t = 50)]
+    connections: usize,
+    /// Write all samples here
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Keep the folder with configurations, data and logs
+    #[arg(long)]
+    keep: bool,
+}
+
+/// The parts that run as processes of their own.
+#[derive(Debug, Subcommand)]
+enum Part {
+    /// Answer every request with 100 bytes; prints the port
+    Upstream,
+    /// Make requests; prints `started` after the warm-up and the tally at the end
+    Load(LoadArguments),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let outcome = match arguments.part {
+        Some(Part::Upstream) => upstream::run(),
+        Some(Part::Load(arguments)) => load::run(arguments),
+        None => bench(&arguments.scenarios, &arguments.plan),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report::complain(&*error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn bench(scenarios: &[Scenario], plan: &Plan) -> Outcome {
+    let scenarios = if scenarios.is_empty() {
+        Scenario::ALL
+    } else {
+        scenarios
+    };
+    let folder = tempfile::Builder::new()
+        .prefix("testudo-bench-")
+        .disable_cleanup(plan.keep)
+        .tempdir()?;
+    let machine = machine::describe();
+    report::heading(&machine, folder.path())?;
+    let mut bench = scenario::Bench::start(folder.path(), plan)?;
+    let mut results = Vec::new();
+    for scenario in scenarios {
+        let result = bench.run(*scenario)?;
+        report::table(&result)?;
+        results.push(result);
+    }
+    if let Some(path) = &plan.json {
+        let document = serde_json::json!({ "machine": machine, "results": results });
+        fs::write(path, serde_json::to_vec_pretty(&document)?)?;
+    }
+    Ok(())
+}

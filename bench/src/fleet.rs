@@ -1,0 +1,320 @@
+//! A Testudo fleet of separate processes: control plane, gateway, and a sidecar each for two services.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use crate::{
+    Outcome,
+    process::{LOAD_CORE, Process, output, own_program},
+};
+
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+const ENFORCE_TIMEOUT: Duration = Duration::from_secs(90);
+/// Bytes of a policy file, well below what Testudo takes.
+const POLICY_FILE_BYTES: usize = 512 * 1024;
+const GROUPS: usize = 10;
+const EXTRA_ROUTES: usize = 100;
+
+/// Which core each part has, and how many workers the proxies have.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Placement {
+    /// Of the gateway.
+    pub(crate) gateway: Option<usize>,
+    /// Of the sidecars.
+    pub(crate) sidecars: Option<usize>,
+    /// Of the control plane.
+    pub(crate) server: Option<usize>,
+    /// Workers of each proxy.
+    pub(crate) workers: usize,
+}
+
+impl Placement {
+    /// Only the gateway on the measured core.
+    pub(crate) const GATEWAY: Self = Self {
+        gateway: crate::process::PROXY_CORE,
+        sidecars: LOAD_CORE,
+        server: LOAD_CORE,
+        workers: 1,
+    };
+    /// Both sidecars on the measured core.
+    pub(crate) const SIDECARS: Self = Self {
+        gateway: LOAD_CORE,
+        sidecars: crate::process::PROXY_CORE,
+        server: LOAD_CORE,
+        workers: 1,
+    };
+    /// As the scheduler likes.
+    pub(crate) const ANYWHERE: Self = Self {
+        gateway: None,
+        sidecars: None,
+        server: None,
+        workers: 2,
+    };
+}
+
+/// A running fleet.
+pub(crate) struct Fleet {
+    folder: PathBuf,
+    /// The gateway.
+    pub(crate) gateway: Proxy,
+    /// Sidecar of the calling service.
+    pub(crate) caller: Proxy,
+    /// Sidecar of the called service.
+    pub(crate) called: Proxy,
+    /// The control plane. Last, so that it stops after those that report to it.
+    pub(crate) server: Process,
+    /// Its CA.
+    pub(crate) ca: PathBuf,
+}
+
+/// A running proxy.
+pub(crate) struct Proxy {
+    /// The process.
+    pub(crate) process: Process,
+    /// Where it takes what the bench sends: HTTPS of the gateway, outbound side of a sidecar.
+    pub(crate) address: SocketAddr,
+}
+
+impl Fleet {
+    /// Starts a fleet with its files in `folder`, in front of `upstream`.
+    pub(crate) fn start(
+        folder: &Path,
+        upstream: SocketAddr,
+        placement: Placement,
+    ) -> Outcome<Self> {
+        fs::create_dir_all(folder.join("policies"))?;
+        fs::write(folder.join("password"), "a password for the bench only\n")?;
+        fs::write(folder.join("fleet.toml"), fleet_file(upstream))?;
+        fs::write(folder.join("policies/bench.cedar"), POLICIES)?;
+        let mut command = testudo(folder, &["server", "fleet.toml", "--output", "json"])?;
+        for name in ["GATEWAY", "REDIRECT", "SERVER", "GRPC", "OPS"] {
+            command.env(format!("TESTUDO__LISTEN__{name}"), "127.0.0.1:0");
+        }
+        let (server, ready) = start(&command, placement.server, folder, "server")?;
+        let ca = ready.get("ca").and_then(Value::as_str).ok_or("no CA")?;
+        let any = "127.0.0.1:0";
+        let gateway = ["gateway", "--listen", any];
+        let sidecar = ["sidecar", "--inbound", any, "--outbound", any];
+        let join = |name: &str, role: &[&str], core, address: &str| {
+            join(folder, name, role, core, placement.workers, address)
+        };
+        let fleet = Self {
+            called: join("echo", &sidecar, placement.sidecars, "outbound")?,
+            caller: join("caller", &sidecar, placement.sidecars, "outbound")?,
+            gateway: join("gateway", &gateway, placement.gateway, "gateway")?,
+            ca: PathBuf::from(ca),
+            folder: folder.to_owned(),
+            server,
+        };
+        fleet.log_in()?;
+        Ok(fleet)
+    }
+
+    /// All processes.
+    pub(crate) fn processes(&self) -> Vec<u32> {
+        let proxies = [&self.gateway, &self.caller, &self.called];
+        let proxies = proxies.iter().map(|proxy| proxy.process.id());
+        proxies.chain([self.server.id()]).collect()
+    }
+
+    /// A file with an access token that has most of its life before it.
+    pub(crate) fn token(&self) -> Outcome<PathBuf> {
+        let file = self.folder.join("token");
+        fs::write(&file, output(&mut testudo(&self.folder, &["token"])?)?)?;
+        Ok(file)
+    }
+
+    fn log_in(&self) -> Outcome {
+        let scope = "openid profile offline_access bench:read";
+        let mut login = testudo(
+            &self.folder,
+            &["login", "--username", "bench", "--scope", scope],
+        )?;
+        output(login.stdin(fs::File::open(self.folder.join("password"))?))?;
+        Ok(())
+    }
+
+    /// Applies a policy set with `count` policies beside the fleet's own, and waits until every proxy enforces it.
+    pub(crate) fn apply_policies(&self, count: usize) -> Outcome {
+        let folder = self.folder.join("policies");
+        for file in fs::read_dir(&folder)? {
+            let path = file?.path();
+            if path.file_name().is_some_and(|name| name != "bench.cedar") {
+                fs::remove_file(path)?;
+            }
+        }
+        let mut text = String::new();
+        for number in 0..count {
+            text.push_str(&extra_policy(number));
+            if text.len() > POLICY_FILE_BYTES || number + 1 == count {
+                fs::write(folder.join(format!("extra-{number}.cedar")), &text)?;
+                text.clear();
+            }
+        }
+        output(&mut testudo(&self.folder, &["apply", "fleet.toml"])?)?;
+        self.wait_until_enforced()
+    }
+
+    fn wait_until_enforced(&self) -> Outcome {
+        let until = Instant::now() + ENFORCE_TIMEOUT;
+        loop {
+            let status = output(&mut testudo(&self.folder, &["status", "--output", "json"])?)?;
+            let status: Value = serde_json::from_str(&status)?;
+            let newest = status.get("snapshot");
+            let proxies = status.get("proxies").and_then(Value::as_array);
+            let proxies = proxies.ok_or("no proxies in the status")?;
+            if proxies.len() == 3 && proxies.iter().all(|proxy| proxy.get("snapshot") == newest) {
+                return Ok(());
+            }
+            if Instant::now() > until {
+                return Err(format!("the snapshot is not enforced: {status:#}").into());
+            }
+            std::thread::sleep(Duration::from_millis(500));
+        }
+    }
+}
+
+fn join(
+    folder: &Path,
+    name: &str,
+    role: &[&str],
+    core: Option<usize>,
+    workers: usize,
+    address: &str,
+) -> Outcome<Proxy> {
+    let who = if name == "gateway" {
+        vec!["--gateway"]
+    } else {
+        vec!["--service", name]
+    };
+    let arguments = [&["join-token", "create"], who.as_slice()].concat();
+    let token = folder.join(format!("{name}.join"));
+    fs::write(&token, output(&mut testudo(folder, &arguments)?)?)?;
+    let mut command = testudo(folder, role)?;
+    command.arg("--join-token-file").arg(token);
+    command
+        .arg("--data")
+        .arg(folder.join(format!("{name}-data")));
+    command.args(["--ops", "127.0.0.1:0", "--output", "json"]);
+    command.arg("--workers").arg(workers.to_string());
+    let (process, ready) = start(&command, core, folder, name)?;
+    let text = ready.get(address).and_then(Value::as_str);
+    let text = text.ok_or_else(|| format!("no {address} in {ready}"))?;
+    let address = text.trim_start_matches("https://").parse()?;
+    Ok(Proxy { process, address })
+}
+
+/// Starts a role and waits for the JSON document it prints when it is ready.
+fn start(
+    command: &Command,
+    core: Option<usize>,
+    folder: &Path,
+    name: &str,
+) -> Outcome<(Process, Value)> {
+    let log = folder.join(format!("{name}.log"));
+    let mut process = Process::start(command, core, &log)?;
+    let lines = process.lines()?;
+    let (sender, receiver) = mpsc::sync_channel(1);
+    std::thread::spawn(move || {
+        let mut text = String::new();
+        for line in lines.map_while(Result::ok) {
+            text.push_str(&line);
+            if let Ok(ready) = serde_json::from_str::<Value>(&text) {
+                drop(sender.send(ready));
+                text.clear();
+            }
+        }
+    });
+    match receiver.recv_timeout(START_TIMEOUT) {
+        Ok(ready) => Ok((process, ready)),
+        Err(_) => {
+            let said = fs::read_to_string(log)?;
+            Err(format!("{name} does not get ready:\n{said}").into())
+        }
+    }
+}
+
+fn testudo(folder: &Path, arguments: &[&str]) -> Outcome<Command> {
+    let mut command = Command::new(own_program("testudo")?);
+    command
+        .args(arguments)
+        .env("TESTUDO_HOME", folder.join("home"))
+        .env("TESTUDO_LOG", "warn")
+        .current_dir(folder);
+    Ok(command)
+}
+
+/// Limits are there and counted, and so high that none refuses.
+fn fleet_file(upstream: SocketAddr) -> String {
+    let mut text = format!(
+        r#"trust_domain = "bench.example"
+
+[gateway]
+limit = [{{ per = "ip", rate = "1000000/s", burst = 1000000 }}]
+
+[services.echo]
+upstream = "{upstream}"
+exposure = "external"
+limit = [{{ per = "service", rate = "1000000/s", burst = 1000000 }}]
+
+[[services.echo.routes]]
+operation = "echo.open"
+match = "GET /open"
+user = "none"
+
+[[services.echo.routes]]
+operation = "echo.checked"
+match = "GET /checked"
+scopes = ["bench:read"]
+limit = [{{ per = "user", rate = "1000000/s", burst = 1000000 }}]
+
+[services.caller]
+upstream = "{upstream}"
+
+[users.bench]
+groups = ["callers"]
+password = {{ file = "password" }}
+
+[groups]
+callers = []
+"#
+    );
+    for group in 0..GROUPS {
+        text.push_str(&format!("group-{group} = []\n"));
+    }
+    for route in 0..EXTRA_ROUTES {
+        text.push_str(&format!(
+            "\n[[services.echo.routes]]\noperation = \"echo.extra-{route}\"\nmatch = \"GET /extra/{route}\"\n"
+        ));
+    }
+    text
+}
+
+const POLICIES: &str = r#"@id("caller-reaches-echo")
+permit (principal == Fleet::Service::"caller", action == Fleet::Action::"connect", resource == Fleet::Service::"echo");
+
+@id("caller-calls-echo")
+permit (principal == Fleet::Service::"caller", action == Fleet::Action::"invoke", resource == Fleet::Route::"echo:echo.open");
+
+@id("callers-read")
+permit (principal in Fleet::Group::"callers", action == Fleet::Action::"read", resource == Fleet::Route::"echo:echo.checked");
+"#;
+
+/// A policy about somebody else and something else, as most policies of a large fleet are.
+fn extra_policy(number: usize) -> String {
+    let (group, route) = (number % GROUPS, number % EXTRA_ROUTES);
+    format!(
+        "@id(\"extra-{number}\")\npermit (principal in Fleet::Group::\"group-{group}\", \
+         action == Fleet::Action::\"read\", resource == Fleet::Route::\"echo:echo.extra-{route}\")\n\
+         when {{ principal.clearance >= {} }};\n\n",
+        number % 100
+    )
+}

@@ -1,0 +1,217 @@
+//! One measurement, and what many of them say.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use serde::Serialize;
+
+use crate::{
+    Outcome,
+    load::Tally,
+    process::{Process, cpu_micros, resident_kilobytes},
+};
+
+const WARM_UP_SECONDS: f64 = 1.0;
+/// What was measured before may have work left: events to ship.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(20);
+const SETTLE_LOOK: Duration = Duration::from_millis(250);
+/// Share of a core below which processes count as idle.
+const IDLE_SHARE: f64 = 0.04;
+
+/// Where load goes.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    /// Proxy.
+    pub(crate) address: SocketAddr,
+    /// `Host`.
+    pub(crate) host: &'static str,
+    /// Path.
+    pub(crate) path: &'static str,
+    /// CA of the proxy; plain HTTP without.
+    pub(crate) ca: Option<PathBuf>,
+    /// File with a bearer token.
+    pub(crate) token: Option<PathBuf>,
+}
+
+/// How much load.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Amount {
+    /// Connections.
+    pub(crate) connections: usize,
+    /// Seconds.
+    pub(crate) seconds: u64,
+    /// Core of the generator.
+    pub(crate) core: Option<usize>,
+}
+
+/// A process whose time is taken.
+#[derive(Debug, Clone)]
+pub(crate) struct Part {
+    /// Its name.
+    pub(crate) name: &'static str,
+    /// Its process id.
+    pub(crate) process: u32,
+    /// Whether it counts as the proxy; the others are told for information.
+    pub(crate) is_counted: bool,
+}
+
+/// Something that is compared.
+pub(crate) struct Contender {
+    /// Its name.
+    pub(crate) name: String,
+    /// Where its load goes.
+    pub(crate) target: Target,
+    /// Its processes.
+    pub(crate) parts: Vec<Part>,
+}
+
+/// One measurement.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Sample {
+    /// The generator's tally.
+    pub(crate) tally: Tally,
+    /// CPU microseconds per request of what counts.
+    pub(crate) cpu: f64,
+    /// The same of each part.
+    pub(crate) parts: Vec<(String, f64)>,
+    /// Resident kilobytes of what counts, afterwards.
+    pub(crate) resident: u64,
+}
+
+/// All measurements of one contender.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Series {
+    /// Its name.
+    pub(crate) name: String,
+    /// One for each round.
+    pub(crate) samples: Vec<Sample>,
+}
+
+/// Measures `contender` once.
+pub(crate) fn measure(contender: &Contender, amount: Amount, log: &Path) -> Outcome<Sample> {
+    let mut load = Process::start(&load_command(&contender.target, amount)?, amount.core, log)?;
+    let mut lines = load.lines()?;
+    let mut line = || -> Outcome<String> {
+        match lines.next() {
+            Some(line) => Ok(line?),
+            None => Err(format!("no load: {}", fs::read_to_string(log)?).into()),
+        }
+    };
+    line()?;
+    let before = times(contender)?;
+    let tally: Tally = serde_json::from_str(&line()?)?;
+    let after = times(contender)?;
+    load.wait()?;
+    if tally.requests == 0 {
+        return Err(format!(
+            "{}: no request succeeded: {:?}",
+            contender.name, tally.errors
+        )
+        .into());
+    }
+    let mut sample = Sample {
+        cpu: 0.0,
+        parts: Vec::new(),
+        resident: 0,
+        tally,
+    };
+    let requests = sample.tally.requests as f64;
+    for ((part, before), after) in contender.parts.iter().zip(before).zip(after) {
+        let per_request = (after - before) / requests;
+        sample.parts.push((part.name.to_owned(), per_request));
+        if part.is_counted {
+            sample.cpu += per_request;
+            sample.resident += resident_kilobytes(part.process)?;
+        }
+    }
+    Ok(sample)
+}
+
+/// Waits until `processes` have nothing left to do.
+pub(crate) fn settle(processes: &[u32]) -> Outcome {
+    let until = Instant::now() + SETTLE_TIMEOUT;
+    let total = || -> Outcome<f64> { processes.iter().map(|process| cpu_micros(*process)).sum() };
+    let mut before = total()?;
+    while Instant::now() < until {
+        std::thread::sleep(SETTLE_LOOK);
+        let now = total()?;
+        if now - before < IDLE_SHARE * SETTLE_LOOK.as_micros() as f64 {
+            break;
+        }
+        before = now;
+    }
+    Ok(())
+}
+
+impl Series {
+    /// Median of a figure over the rounds.
+    pub(crate) fn median(&self, figure: impl Fn(&Sample) -> f64) -> f64 {
+        median(self.samples.iter().map(figure).collect())
+    }
+
+    /// Median of the rounds' ratios of CPU time to `reference`: what disturbs a whole round cancels out.
+    pub(crate) fn ratio(&self, reference: &Self) -> f64 {
+        let pairs = self.samples.iter().zip(&reference.samples);
+        median(pairs.map(|(own, other)| own.cpu / other.cpu).collect())
+    }
+
+    /// Errors of all rounds.
+    pub(crate) fn errors(&self) -> u64 {
+        let errors = self.samples.iter().map(|sample| &sample.tally.errors);
+        errors.flat_map(|errors| errors.values()).sum()
+    }
+}
+
+fn times(contender: &Contender) -> Outcome<Vec<f64>> {
+    let parts = contender.parts.iter();
+    parts.map(|part| cpu_micros(part.process)).collect()
+}
+
+fn load_command(target: &Target, amount: Amount) -> Outcome<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("load");
+    command.arg("--target").arg(target.address.to_string());
+    command.args(["--host", target.host, "--path", target.path]);
+    if let Some(ca) = &target.ca {
+        command.arg("--ca").arg(ca);
+    }
+    if let Some(token) = &target.token {
+        command.arg("--token").arg(token);
+    }
+    for (name, value) in [
+        ("--connections", amount.connections.to_string()),
+        ("--seconds", amount.seconds.to_string()),
+        ("--warm-up", WARM_UP_SECONDS.to_string()),
+    ] {
+        command.args([name, &value]);
+    }
+    Ok(command)
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    let upper = values.get(middle).copied().unwrap_or(f64::NAN);
+    if values.len() % 2 == 1 {
+        return upper;
+    }
+    let lower = middle.checked_sub(1).and_then(|index| values.get(index));
+    lower.map_or(f64::NAN, |lower| f64::midpoint(*lower, upper))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_in_the_middle() {
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
+        assert!(median(Vec::new()).is_nan());
+    }
+}

@@ -1,0 +1,192 @@
+//! Processes under measurement: started on one core, asked for their time, stopped at the end.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Lines, Write},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdout, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use crate::Outcome;
+
+/// Where measured proxies run.
+pub(crate) const PROXY_CORE: Option<usize> = Some(0);
+/// Where everything else runs.
+pub(crate) const LOAD_CORE: Option<usize> = Some(1);
+
+/// `USER_HZ`: ticks a second in `/proc/<pid>/stat`. A constant of the Linux ABI on every architecture we build for.
+const TICKS_PER_SECOND: f64 = 100.0;
+const STOP_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// A child process. Dropped, it is stopped.
+pub(crate) struct Process {
+    child: Child,
+}
+
+impl Process {
+    /// Starts `command` on `core`, its error output into `log`.
+    pub(crate) fn start(command: &Command, core: Option<usize>, log: &Path) -> Outcome<Self> {
+        let mut pinned = on_core(command, core);
+        let log = fs::File::create(log)?;
+        pinned
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log);
+        let program = command.get_program().to_string_lossy().into_owned();
+        let child = pinned
+            .spawn()
+            .map_err(|error| format!("cannot start {program}: {error}"))?;
+        Ok(Self { child })
+    }
+
+    /// What it prints; can be taken once.
+    pub(crate) fn lines(&mut self) -> Outcome<Lines<BufReader<ChildStdout>>> {
+        let output = self.child.stdout.take().ok_or("the output is taken")?;
+        Ok(BufReader::new(output).lines())
+    }
+
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Waits for its end by itself.
+    pub(crate) fn wait(&mut self) -> Outcome {
+        self.child.wait()?;
+        Ok(())
+    }
+
+    fn stop(&mut self) -> Outcome {
+        if self.has_ended() {
+            return Ok(());
+        }
+        let id = self.id().to_string();
+        Command::new("kill").args(["-TERM", &id]).status()?;
+        let until = Instant::now() + STOP_TIMEOUT;
+        while Instant::now() < until {
+            if self.has_ended() {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Err(error) = self.stop() {
+            drop(writeln!(
+                std::io::stderr(),
+                "process {} did not stop: {error}",
+                self.id()
+            ));
+        }
+    }
+}
+
+/// Runs `command` to its end and returns what it printed.
+pub(crate) fn output(command: &mut Command) -> Outcome<String> {
+    let output = command.stderr(Stdio::piped()).output()?;
+    if output.status.success() {
+        Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+    } else {
+        let errors = String::from_utf8_lossy(&output.stderr);
+        Err(format!("{command:?}: {errors}").into())
+    }
+}
+
+/// A program of this workspace, built beside the bench.
+pub(crate) fn own_program(name: &str) -> Outcome<PathBuf> {
+    let path = std::env::current_exe()?.with_file_name(name);
+    if path.exists() {
+        Ok(path)
+    } else {
+        Err(format!(
+            "{} is missing: build it with the bench's profile",
+            path.display()
+        )
+        .into())
+    }
+}
+
+/// User and system time of `process` with all threads and child processes, in microseconds.
+pub(crate) fn cpu_micros(process: u32) -> Outcome<f64> {
+    let mut ticks = 0.0;
+    for process in tree(process)? {
+        let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
+        // The name in parentheses may hold spaces; utime and stime are the 12th and 13th field after it.
+        let fields = stat
+            .rsplit_once(')')
+            .map(|(_, fields)| fields)
+            .ok_or("odd /proc/<pid>/stat")?;
+        for field in fields.split_whitespace().skip(11).take(2) {
+            ticks += field.parse::<f64>()?;
+        }
+    }
+    Ok(ticks / TICKS_PER_SECOND * 1e6)
+}
+
+/// Resident memory of `process` and its child processes, in kilobytes.
+pub(crate) fn resident_kilobytes(process: u32) -> Outcome<u64> {
+    let mut kilobytes = 0;
+    for process in tree(process)? {
+        let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+        let resident = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .and_then(|value| value.split_whitespace().next())
+            .ok_or("no VmRSS")?;
+        kilobytes += resident.parse::<u64>()?;
+    }
+    Ok(kilobytes)
+}
+
+/// `process` and its child processes: nginx works in a child.
+fn tree(process: u32) -> Outcome<Vec<u32>> {
+    let mut all = vec![process];
+    let mut next = 0;
+    while let Some(parent) = all.get(next).copied() {
+        let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"))?;
+        for child in children.split_whitespace() {
+            all.push(child.parse()?);
+        }
+        next += 1;
+    }
+    Ok(all)
+}
+
+fn on_core(command: &Command, core: Option<usize>) -> Command {
+    let Some(core) = core else {
+        let mut same = Command::new(command.get_program());
+        copy_settings(command, same.args(command.get_args()));
+        return same;
+    };
+    let mut pinned = Command::new("taskset");
+    pinned
+        .arg("-c")
+        .arg(core.to_string())
+        .arg(command.get_program());
+    copy_settings(command, pinned.args(command.get_args()));
+    pinned
+}
+
+fn copy_settings(from: &Command, to: &mut Command) {
+    for (name, value) in from.get_envs() {
+        match value {
+            Some(value) => to.env(name, value),
+            None => to.env_remove(name),
+        };
+    }
+    if let Some(directory) = from.get_current_dir() {
+        to.current_dir(directory);
+    }
+}

@@ -1,0 +1,282 @@
+//! What is compared with what.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+use crate::{
+    Outcome, Plan,
+    certificates::{Certificates, Identity},
+    fleet::{Fleet, Placement},
+    measure::{self, Amount, Contender, Part, Series, Target},
+    peers::{self, Peer},
+    process::{LOAD_CORE, Process},
+};
+
+/// Callers at once in `calls-1000`.
+const CALLERS: usize = 1_000;
+/// Policies beside the fleet's own, in `policies`.
+const POLICIES: [usize; 4] = [10, 100, 1_000, 10_000];
+
+/// A comparison.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Scenario {
+    /// TLS in front of a service without users; Testudo still decides and records, and speaks mTLS to a sidecar
+    GatewayBare,
+    /// Access token, both legs, limits and record, warm; the peers check nothing
+    GatewayChecks,
+    /// Plain HTTP in, mutual TLS between two sidecars, plain HTTP out; Envoy with RBAC
+    Pair,
+    /// 1,000 calls at once on all cores with the load
+    #[value(name = "calls-1000")]
+    Calls1000,
+    /// The gateway's checks with 10 to 10,000 policies
+    Policies,
+}
+
+impl Scenario {
+    /// All of them.
+    pub(crate) const ALL: &'static [Self] = &[
+        Self::GatewayBare,
+        Self::GatewayChecks,
+        Self::Pair,
+        Self::Calls1000,
+        Self::Policies,
+    ];
+}
+
+/// What came of a scenario.
+#[derive(Debug, Serialize)]
+pub(crate) struct Comparison {
+    /// What was compared.
+    pub(crate) title: String,
+    /// The contenders; ratios are to the one named by `reference`.
+    pub(crate) series: Vec<Series>,
+    /// Index of the reference.
+    pub(crate) reference: usize,
+}
+
+/// The parts every scenario uses.
+pub(crate) struct Bench {
+    folder: PathBuf,
+    plan: Plan,
+    certificates: Certificates,
+    web: Identity,
+    upstream: SocketAddr,
+    _upstream: Process,
+}
+
+impl Bench {
+    /// Starts the upstream and makes certificates.
+    pub(crate) fn start(folder: &Path, plan: &Plan) -> Outcome<Self> {
+        let certificates = Certificates::create(folder)?;
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("upstream");
+        let mut process = Process::start(&command, LOAD_CORE, &folder.join("upstream.log"))?;
+        let port = process.lines()?.next().ok_or("no upstream")??.parse()?;
+        Ok(Self {
+            folder: folder.to_owned(),
+            plan: plan.clone(),
+            web: certificates.web()?,
+            certificates,
+            upstream: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+            _upstream: process,
+        })
+    }
+
+    /// Measures one scenario.
+    pub(crate) fn run(&mut self, scenario: Scenario) -> Outcome<Comparison> {
+        match scenario {
+            Scenario::GatewayBare => self.gateway("/open", "TLS, no user"),
+            Scenario::GatewayChecks => self.gateway("/checked", "token, both legs, limits, record"),
+            Scenario::Pair => self.pair(),
+            Scenario::Calls1000 => self.calls(),
+            Scenario::Policies => self.policies(),
+        }
+    }
+
+    fn gateway(&self, path: &'static str, what: &str) -> Outcome<Comparison> {
+        let folder = self.subfolder(&path.replace('/', "gateway-"))?;
+        let fleet = Fleet::start(&folder, self.upstream, Placement::GATEWAY)?;
+        let nginx = peers::nginx(&folder, &self.web, self.upstream)?;
+        let haproxy = peers::haproxy(&folder, &self.web, self.upstream)?;
+        let envoy = peers::envoy(&folder, &self.web, self.upstream)?;
+        let contenders = vec![
+            self.peer("nginx", &nginx, path),
+            self.peer("haproxy", &haproxy, path),
+            self.peer("envoy", &envoy, path),
+            at_gateway(&fleet, format!("testudo gateway: {what}"), path)?,
+        ];
+        Ok(Comparison {
+            title: format!("gateway, {what}, 100 bytes; ratio to nginx without checks"),
+            series: self.rounds(&contenders, self.amount(), &fleet.processes())?,
+            reference: 0,
+        })
+    }
+
+    fn pair(&self) -> Outcome<Comparison> {
+        let folder = self.subfolder("pair")?;
+        let fleet = Fleet::start(&folder, self.upstream, Placement::SIDECARS)?;
+        let (outbound, inbound) = peers::envoy_pair(&folder, &self.certificates, self.upstream)?;
+        let envoy = Contender {
+            name: "envoy pair: mTLS, RBAC".to_owned(),
+            target: Target {
+                address: outbound.address,
+                host: "echo",
+                path: "/open",
+                ca: None,
+                token: None,
+            },
+            parts: vec![
+                part("outbound", &outbound.process, true),
+                part("inbound", &inbound.process, true),
+            ],
+        };
+        let contenders = [envoy, between_sidecars(&fleet)];
+        Ok(Comparison {
+            title: "sidecar pair over mTLS, 100 bytes; ratio to Envoy's pair".to_owned(),
+            series: self.rounds(&contenders, self.amount(), &fleet.processes())?,
+            reference: 0,
+        })
+    }
+
+    fn calls(&self) -> Outcome<Comparison> {
+        let folder = self.subfolder("calls")?;
+        let fleet = Fleet::start(&folder, self.upstream, Placement::ANYWHERE)?;
+        let amount = Amount {
+            connections: CALLERS,
+            core: None,
+            ..self.amount()
+        };
+        let gateway = at_gateway(&fleet, "gateway, sidecar, service".to_owned(), "/checked")?;
+        let mut pair = between_sidecars(&fleet);
+        pair.name = "sidecar, sidecar, service".to_owned();
+        Ok(Comparison {
+            title: format!("{CALLERS} calls at once, nothing pinned"),
+            series: self.rounds(&[pair, gateway], amount, &fleet.processes())?,
+            reference: 0,
+        })
+    }
+
+    fn policies(&self) -> Outcome<Comparison> {
+        let folder = self.subfolder("policies")?;
+        let fleet = Fleet::start(&folder, self.upstream, Placement::GATEWAY)?;
+        let mut series = Vec::new();
+        for count in POLICIES {
+            fleet.apply_policies(count)?;
+            let contender = at_gateway(&fleet, format!("{count} policies"), "/checked")?;
+            series.extend(self.rounds(&[contender], self.amount(), &fleet.processes())?);
+        }
+        Ok(Comparison {
+            title: "gateway with all checks by number of policies; ratio to the fewest".to_owned(),
+            series,
+            reference: 0,
+        })
+    }
+
+    /// Measures each contender once a round.
+    fn rounds(
+        &self,
+        contenders: &[Contender],
+        amount: Amount,
+        processes: &[u32],
+    ) -> Outcome<Vec<Series>> {
+        let mut series: Vec<Series> = contenders
+            .iter()
+            .map(|contender| Series {
+                name: contender.name.clone(),
+                samples: Vec::new(),
+            })
+            .collect();
+        for _ in 0..self.plan.rounds {
+            for (contender, series) in contenders.iter().zip(&mut series) {
+                measure::settle(processes)?;
+                let log = self.folder.join("load.log");
+                let sample = measure::measure(contender, amount, &log)?;
+                series.samples.push(sample);
+            }
+        }
+        Ok(series)
+    }
+
+    const fn amount(&self) -> Amount {
+        Amount {
+            connections: self.plan.connections,
+            seconds: self.plan.seconds,
+            core: LOAD_CORE,
+        }
+    }
+
+    fn peer(&self, name: &'static str, peer: &Peer, path: &'static str) -> Contender {
+        Contender {
+            name: name.to_owned(),
+            target: Target {
+                address: peer.address,
+                host: "localhost",
+                path,
+                ca: Some(self.certificates.root()),
+                token: None,
+            },
+            parts: vec![part(name, &peer.process, true)],
+        }
+    }
+
+    fn subfolder(&self, name: &str) -> Outcome<PathBuf> {
+        let folder = self.folder.join(name);
+        fs::create_dir_all(&folder)?;
+        Ok(folder)
+    }
+}
+
+/// Load on the gateway. What the sidecar and the control plane use is told beside it.
+fn at_gateway(fleet: &Fleet, name: String, path: &'static str) -> Outcome<Contender> {
+    let wants_token = path == "/checked";
+    Ok(Contender {
+        name,
+        target: Target {
+            address: fleet.gateway.address,
+            host: "localhost",
+            path,
+            ca: Some(fleet.ca.clone()),
+            token: wants_token.then(|| fleet.token()).transpose()?,
+        },
+        parts: vec![
+            part("gateway", &fleet.gateway.process, true),
+            part("sidecar", &fleet.called.process, false),
+            part("control plane", &fleet.server, false),
+        ],
+    })
+}
+
+/// Load on the outbound side of the calling service's sidecar.
+fn between_sidecars(fleet: &Fleet) -> Contender {
+    Contender {
+        name: "testudo pair: mTLS, both decide and record".to_owned(),
+        target: Target {
+            address: fleet.caller.address,
+            host: "echo",
+            path: "/open",
+            ca: None,
+            token: None,
+        },
+        parts: vec![
+            part("outbound", &fleet.caller.process, true),
+            part("inbound", &fleet.called.process, true),
+            part("control plane", &fleet.server, false),
+        ],
+    }
+}
+
+fn part(name: &'static str, process: &Process, is_counted: bool) -> Part {
+    Part {
+        name,
+        process: process.id(),
+        is_counted,
+    }
+}
