@@ -4,8 +4,12 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::string_slice,
     missing_docs,
     reason = "test code"
 )]
 
 mod architecture;
+mod documents;
+mod monitoring;
+mod sources;
