@@ -24,7 +24,6 @@ pub async fn status(invocation: &Invocation) -> Outcome {
             line("snapshot", "/snapshot"),
             line("services", "/services"),
             line("ledger size", "/ledger/size"),
-            line("store term", "/store/term"),
             String::new(),
             table(&PROXY_COLUMNS, &rows(&proxies, &PROXY_FIELDS)),
         ]

@@ -1,7 +1,10 @@
 //! `testudo policy`: check, test, explain.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
-use testudo_controlplane::offline;
+use testudo_controlplane::{client::ConnectionError, offline};
+use tokio::time::Instant;
 
 use super::{Invocation, account::segment, fleet::load};
 use crate::{
@@ -9,6 +12,10 @@ use crate::{
     failure::{Exit, Failure, Outcome},
     output::{field, say},
 };
+
+/// People ask about a decision they have just seen, and proxies ship their events every half second.
+const SHIPPING: Duration = Duration::from_secs(3);
+const LOOK: Duration = Duration::from_millis(200);
 
 /// `testudo policy …`.
 pub async fn run(invocation: &Invocation, command: PolicyCommand) -> Outcome {
@@ -55,6 +62,15 @@ fn test(invocation: &Invocation, arguments: &FleetArgument) -> Outcome {
 
 async fn explain(invocation: &Invocation, decision: &str) -> Outcome {
     let path = format!("/api/v1/decisions/{}", segment(decision));
-    let explained: Value = invocation.context.admin().await?.get(&path).await?;
+    let connection = invocation.context.admin().await?;
+    let until = Instant::now() + SHIPPING;
+    let explained: Value = loop {
+        match connection.get(&path).await {
+            Err(ConnectionError::Problem(problem)) if problem.status == 404 && Instant::now() < until => {
+                tokio::time::sleep(LOOK).await;
+            }
+            answer => break answer?,
+        }
+    };
     Ok(invocation.output.value(&explained, |explained| field(explained, "/text"))?)
 }
