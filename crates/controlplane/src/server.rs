@@ -297,7 +297,7 @@ async fn observe(plane: Arc<Plane>, metrics: ControlMetrics, drain: Drain) {
     }
 }
 
-/// Sweeps what has expired and renews the web certificate, every minute.
+/// Every minute: sweeps what has expired, rotates the signing keys when it is time, renews the web certificate.
 async fn keep_up(plane: Arc<Plane>, own: Own, ca_file: PathBuf, drain: Drain) {
     let own = Arc::new(own);
     let mut watch = drain.watch();
@@ -314,6 +314,11 @@ async fn keep_up(plane: Arc<Plane>, own: Own, ca_file: PathBuf, drain: Drain) {
         let done = tokio::task::spawn_blocking(move || {
             if let Err(error) = plane.store.sweep_expired(plane.clock.now()) {
                 error!(%error, "expired records could not be swept");
+            }
+            // A changed key is a changed directory: the relay thread distributes it.
+            let caller = testudo_identity::Caller::default();
+            if let Err(error) = plane.provider.rotate_signing_keys_if_due(&caller) {
+                error!(%error, "the signing keys could not be rotated");
             }
             if let Err(error) = write_ca(&ca_file, &own.identity.bundle()) {
                 error!(%error, "the CA file could not be written");
