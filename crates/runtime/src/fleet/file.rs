@@ -343,7 +343,8 @@ impl Default for PolicySection {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DataSection {
-    /// Folder of the sealed store, the spools and the root key file, relative to the fleet file.
+    /// Folder of the sealed store and the spools, relative to the fleet file. The root key is in a file beside it,
+    /// `<folder>.key`.
     pub directory: String,
 }
 
