@@ -14,7 +14,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
-use crate::{headers, inflight::Delivery, pool::Lease};
+use crate::{headers, inflight::Delivery, pool::Lease, serve::Active};
 
 /// Why a body ended before its end. The connection that carries it is then broken off, so that nobody takes
 /// the part for the whole.
@@ -134,6 +134,7 @@ pub(crate) struct Relayed {
     from_proxy: bool,
     lease: Option<Lease>,
     _delivery: Option<Delivery>,
+    active: Option<Active>,
 }
 
 impl AnswerBody {
@@ -156,7 +157,17 @@ impl AnswerBody {
             from_proxy,
             lease: Some(lease),
             _delivery: delivery,
+            active: None,
         }))
+    }
+}
+
+impl AnswerBody {
+    /// Keeps the connection from being idle until the body has passed.
+    pub(crate) fn hold(&mut self, active: Active) {
+        if let Self::Relayed(relayed) = self {
+            relayed.active = Some(active);
+        }
     }
 }
 

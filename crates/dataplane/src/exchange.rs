@@ -24,7 +24,7 @@ pub(crate) struct Exchange {
     service: Option<Arc<str>>,
     /// The client's address: the peer's until the source is known better.
     pub(crate) client: IpAddr,
-    _active: Active,
+    active: Active,
 }
 
 impl Exchange {
@@ -43,7 +43,7 @@ impl Exchange {
             path: request.uri().path().to_owned(),
             service: None,
             client: peer.to_canonical(),
-            _active: active,
+            active,
         }
     }
 
@@ -58,7 +58,7 @@ impl Exchange {
         worker: &Worker,
         result: Result<Response<AnswerBody>, Rejection>,
     ) -> Response<AnswerBody> {
-        let (response, reason) = match result {
+        let (mut response, reason) = match result {
             Ok(response) => (response, ALLOWED),
             Err(rejection) => {
                 record::refusal(
@@ -83,6 +83,7 @@ impl Exchange {
             .proxy
             .metrics
             .request(self.role, service, response.status(), reason, took);
+        response.body_mut().hold(self.active);
         response
     }
 }

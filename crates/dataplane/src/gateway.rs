@@ -243,7 +243,7 @@ impl GatewayWorker {
         let own = proxy.own_identity();
         let caller = own.as_caller(GATEWAY);
         self.worker
-            .may_connect(ROLE, &enforced, &caller, route.service, client)?;
+            .may_connect(ROLE, &enforced, &caller, route.service)?;
         let permit = authorize(
             &self.worker,
             &Question {

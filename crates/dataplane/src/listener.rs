@@ -67,9 +67,20 @@ impl Listeners {
     /// [`StartError::Bind`].
     pub fn bind(address: SocketAddr, workers: NonZeroUsize) -> Result<Self, StartError> {
         let failed = |source| StartError::Bind { address, source };
-        let first = bind_one(address).map_err(failed)?;
+        if workers == NonZeroUsize::MIN {
+            let only = bind_one(address, Sharing::Alone).map_err(failed)?;
+            let bound = only.local_addr().map_err(failed)?;
+            return Ok(Self {
+                address: bound,
+                sockets: vec![only],
+            });
+        }
+        // A shared port would let a second proxy be started beside the first and take half of its
+        // connections: see first that nobody is there.
+        drop(bind_one(address, Sharing::Alone).map_err(failed)?);
+        let first = bind_one(address, Sharing::WithWorkers).map_err(failed)?;
         let bound = first.local_addr().map_err(failed)?;
-        let others = (1..workers.get()).map(|_| bind_one(bound));
+        let others = (1..workers.get()).map(|_| bind_one(bound, Sharing::WithWorkers));
         let sockets = std::iter::once(Ok(first))
             .chain(others)
             .collect::<io::Result<_>>()
@@ -108,14 +119,21 @@ impl Listeners {
     }
 }
 
-fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
+/// Who else may listen on the address.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sharing {
+    Alone,
+    WithWorkers,
+}
+
+fn bind_one(address: SocketAddr, sharing: Sharing) -> io::Result<TcpListener> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
         Some(Protocol::TCP),
     )?;
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
+    socket.set_reuse_port(sharing == Sharing::WithWorkers)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -252,5 +270,22 @@ fn report(ended: &Result<(), JoinError>) {
         && error.is_panic()
     {
         tracing::error!(%error, "serving a connection panicked");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_proxies_do_not_share_a_port_by_accident() {
+        for workers in [NonZeroUsize::MIN, NonZeroUsize::MIN.saturating_add(1)] {
+            let first = Listeners::bind("127.0.0.1:0".parse().unwrap(), workers).unwrap();
+            assert_eq!(first.sockets.len(), workers.get());
+            assert!(matches!(
+                Listeners::bind(first.address(), workers),
+                Err(StartError::Bind { .. })
+            ));
+        }
     }
 }

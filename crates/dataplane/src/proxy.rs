@@ -2,12 +2,12 @@
 
 use std::{
     collections::HashMap,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     sync::{Arc, Mutex, PoisonError},
 };
 
 use testudo_model::{
-    Clock, Entropy, Service, SpiffeId, Timestamp, limits, snapshot::SnapshotVersion,
+    Clock, Entropy, Service, ServiceName, SpiffeId, Timestamp, limits, snapshot::SnapshotVersion,
 };
 use testudo_policy::{Decision, DecisionKey};
 use testudo_trust::IdentitySource;
@@ -187,7 +187,6 @@ impl Worker {
         enforced: &Arc<Enforced>,
         caller: &Caller<'_>,
         index: usize,
-        source_ip: IpAddr,
     ) -> Result<(), Rejection> {
         let service = enforced
             .snapshot()
@@ -212,6 +211,7 @@ impl Worker {
         {
             return Ok(());
         }
+        let source_ip = self.own_address(&service.name);
         authorize_connection(self, role, enforced, caller, &service.name, source_ip)?;
         self.connects
             .lock()
@@ -233,6 +233,19 @@ impl Worker {
         }
     }
 
+    /// The address from which the sidecars of `service` see this proxy connect.
+    fn own_address(&self, service: &ServiceName) -> IpAddr {
+        let endpoints = self.proxy.state.endpoints();
+        let first = endpoints
+            .services
+            .get(service)
+            .and_then(|addresses| addresses.first());
+        // Without an endpoint there is no connection either.
+        first
+            .and_then(|endpoint| address_towards(*endpoint))
+            .unwrap_or(Ipv4Addr::UNSPECIFIED.into())
+    }
+
     fn is_connection_allowed(&self, enforced: &Enforced, name: &str, peer: &SpiffeId) -> bool {
         let called = |service: &&Service| service.spiffe_id == *peer;
         let Some(service) = enforced.snapshot().services.iter().find(called) else {
@@ -240,13 +253,24 @@ impl Worker {
         };
         let own = self.proxy.own_identity();
         let caller = crate::authorize::peer(enforced, &own.as_caller(name));
-        let unspecified = IpAddr::from([0, 0, 0, 0]);
+        let source_ip = self.own_address(&service.name);
         !self.proxy.state.revocations().revokes_workload(peer)
             && enforced
                 .policy()
-                .decide_connect(&caller, &service.name, unspecified, self.proxy.clock.now())
+                .decide_connect(&caller, &service.name, source_ip, self.proxy.clock.now())
                 .allowed
     }
+}
+
+/// The local address the kernel would use towards `endpoint`. Connecting a datagram socket sends nothing.
+fn address_towards(endpoint: SocketAddr) -> Option<IpAddr> {
+    let any: IpAddr = match endpoint {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect(endpoint).ok()?;
+    Some(socket.local_addr().ok()?.ip().to_canonical())
 }
 
 const BUFFER_BYTES: usize = 1024;

@@ -230,7 +230,8 @@ impl MeshPool {
                 .free_stream(now, usize::MAX)
                 .ok_or(UpstreamError::Overloaded);
         }
-        let connection = self.open(endpoint).await?;
+        // Boxed: a handshake is rare and its future large, and every request would carry it.
+        let connection = Box::pin(self.open(endpoint)).await?;
         endpoint.lock().push(Arc::clone(&connection));
         Ok(OpenStream::begin(endpoint, connection))
     }

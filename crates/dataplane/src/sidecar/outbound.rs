@@ -98,8 +98,7 @@ impl SidecarWorker {
             .map_err(no_route)?;
         let own = proxy.own_identity();
         let caller = own.as_caller(self.service.as_str());
-        self.worker
-            .may_connect(ROLE, &enforced, &caller, called, exchange.client)?;
+        self.worker.may_connect(ROLE, &enforced, &caller, called)?;
         let permit = authorize(
             &self.worker,
             &Question {

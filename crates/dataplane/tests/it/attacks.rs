@@ -65,6 +65,52 @@ async fn the_right_certificate_without_a_user_is_not_enough() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn not_even_the_gateway_speaks_for_a_user_by_a_header() {
+    let fleet = Fleet::start().await;
+    let inside = fleet.get("/orders/7", Some(&fleet.token(ALICE))).await;
+    let token = inside.received("txn-token").unwrap().to_owned();
+    let gateway = fleet.identity(&fleet.domain.gateway());
+    let fields = [
+        ("txn-token", token.as_str()),
+        ("x-user-id", "usr_admin"),
+        ("x_user_id", "usr_admin"),
+        ("X.User.Name", "admin"),
+        ("x-user-roles", "admin"),
+        ("x-user-roles", "root"),
+        ("x-forwarded-for", "198.51.100.1"),
+        ("x-forwarded-host", "evil.example"),
+        ("x-calling-service", "inventory"),
+        ("connection", "x-user-groups"),
+        ("x-request-id", "a b"),
+        ("traceparent", "00-junk"),
+    ];
+    let reply = fleet
+        .attack("orders", &gateway, "/orders/7", &fields)
+        .await
+        .unwrap();
+    assert_eq!(reply.status, 200, "{reply:?}");
+    for (field, value) in [
+        ("x-user-id", Some(ALICE)),
+        ("x-user-name", Some("alice")),
+        ("x-user-roles", Some("clerk")),
+        ("x-user-groups", Some("clerks")),
+        ("x-forwarded-for", Some("127.0.0.1")),
+        ("x-forwarded-host", Some("localhost")),
+        ("x-calling-service", Some("gateway")),
+        ("x_user_id", None),
+        ("x.user.name", None),
+    ] {
+        assert_eq!(reply.received(field), value, "{field}");
+    }
+    assert!(
+        reply
+            .received("traceparent")
+            .is_some_and(|trace| trace != "00-junk")
+    );
+    assert!(reply.received("x-request-id").is_some_and(|id| id != "a b"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stolen_transaction_token_is_useless_to_the_wrong_service() {
     let fleet = Fleet::start().await;
     let reply = fleet.get("/orders/7", Some(&fleet.token(ALICE))).await;
