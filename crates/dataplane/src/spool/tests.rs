@@ -298,14 +298,20 @@ fn a_segment_removed_while_in_use_makes_the_spool_refuse() {
         !spool.sync(Duration::from_millis(500)),
         "what is written into a removed file is not durable"
     );
+    assert!(fault_of(&spool).contains("was removed or replaced"));
     assert!(sink.record(event(2)).is_err());
-    assert!(
-        spool
-            .status()
-            .fault
-            .unwrap()
-            .contains("was removed or replaced")
-    );
+}
+
+/// The fault, as soon as the writer has noticed it.
+fn fault_of(spool: &Spool) -> String {
+    let until = std::time::Instant::now() + PATIENCE;
+    loop {
+        if let Some(fault) = spool.status().fault {
+            return fault;
+        }
+        assert!(std::time::Instant::now() < until, "the writer notices no fault");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 #[test]
@@ -317,14 +323,8 @@ fn a_folder_that_cannot_be_written_refuses_and_recovers() {
     fs::create_dir(&obstacle).unwrap();
     sink.record(event(0)).unwrap();
     assert!(!spool.sync(Duration::from_millis(300)));
+    assert!(fault_of(&spool).contains("cannot write the event spool"));
     assert!(sink.record(event(1)).is_err());
-    assert!(
-        spool
-            .status()
-            .fault
-            .unwrap()
-            .contains("cannot write the event spool")
-    );
     fs::remove_dir(&obstacle).unwrap();
     assert!(spool.sync(PATIENCE));
     assert_eq!(numbers(&events_of(&ship_all(&spool))), [0]);

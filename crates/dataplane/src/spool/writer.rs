@@ -70,11 +70,12 @@ impl Writer {
                 Ok(Turn::Disconnected) => break self.finish(),
                 Ok(Turn::Empty) if stopping => break self.finish(),
                 Ok(_) => {
-                    if flush {
-                        self.shared.complete_flush(ticket);
-                    }
+                    // Before the flush is said to be done: whoever waited for it finds the sink open again.
                     if self.shared.heal() {
                         tracing::info!("the event spool works again");
+                    }
+                    if flush {
+                        self.shared.complete_flush(ticket);
                     }
                 }
                 Err(fault) => {
