@@ -70,6 +70,9 @@ struct StoredIdentity {
     bundle: String,
 }
 
+/// A certificate chain (DER, leaf first) with its key.
+pub(super) type KeyPair = (Vec<Vec<u8>>, SvidKey);
+
 /// A certificate chain with its key, as text.
 #[derive(Serialize, Deserialize)]
 pub(super) struct StoredKeyPair {
@@ -85,7 +88,7 @@ impl StoredKeyPair {
         }
     }
 
-    fn read(&self) -> Option<(Vec<Vec<u8>>, SvidKey)> {
+    fn read(&self) -> Option<KeyPair> {
         let chain = self.chain.iter().map(|der| STANDARD.decode(der).ok());
         let key = SvidKey::from_pkcs8(&STANDARD.decode(&self.key).ok()?).ok()?;
         Some((chain.collect::<Option<_>>()?, key))
@@ -175,7 +178,7 @@ impl StateFolder {
     ///
     /// # Errors
     /// The disk fails, or the file was changed.
-    pub(super) fn web(&self) -> Result<Option<(Vec<Vec<u8>>, SvidKey)>, StateFolderError> {
+    pub(super) fn web(&self) -> Result<Option<KeyPair>, StateFolderError> {
         let stored = self.read::<StoredKeyPair>("web")?;
         let path = self.folder.join("web");
         let read =
