@@ -5,7 +5,6 @@
 //! that `activation` commits and `proxies` hands out.
 
 mod activation;
-mod api;
 mod http;
 mod metrics;
 mod pages;
@@ -14,6 +13,7 @@ mod relay;
 mod seed;
 mod wire;
 
+pub mod api;
 pub mod apply;
 pub mod client;
 pub mod offline;

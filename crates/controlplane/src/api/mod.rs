@@ -79,6 +79,7 @@ pub fn operations() -> Vec<Operation> {
         operation(get.clone(), "/api/v1/proxies", Read, proxies::list),
         operation(post.clone(), "/api/v1/join-tokens", Change, proxies::create_join_token),
         operation(post.clone(), "/api/v1/identities/revoke", Change, proxies::revoke_identity),
+        operation(post.clone(), "/api/v1/identities/reinstate", Change, proxies::reinstate_identity),
         operation(get.clone(), "/api/v1/users", Read, users::list),
         operation(get.clone(), "/api/v1/users/{username}", Read, users::show),
         operation(post.clone(), "/api/v1/users/{username}/disable", Change, users::disable),
@@ -101,7 +102,7 @@ pub fn operations() -> Vec<Operation> {
 }
 
 /// The API's routes.
-pub fn router(plane: &Arc<Plane>) -> Router {
+pub(crate) fn router(plane: &Arc<Plane>) -> Router {
     let mut router = Router::new();
     for operation in operations() {
         let right = operation.right;
