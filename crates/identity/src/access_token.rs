@@ -1,7 +1,8 @@
 //! Our own access tokens at our own resources: userinfo and the admin API.
 
-use testudo_model::{ACCESS_TOKEN_TYPE, AccessTokenClaims};
-use testudo_trust::{constant_time_eq, verify_jwt};
+use serde::Deserialize;
+use testudo_model::{ACCESS_TOKEN_TYPE, AccessTokenClaims, limits::CLOCK_SKEW};
+use testudo_trust::{check_times, constant_time_eq, verify_jwt};
 
 use crate::{Fault, Peer, Provider};
 
@@ -17,7 +18,7 @@ pub enum AccessTokenError {
 }
 
 impl Provider {
-    /// The claims of an access token that is good now: signature, issuer, audience, expiry, revocation, and the
+    /// The claims of an access token that is good now: signature, issuer, audience, times, revocation, and the
     /// certificate it may be bound to. `peer` is the workload on the other side of the connection.
     ///
     /// Whether its subject is still enabled follows from the revocation; what it may do does not.
@@ -39,16 +40,28 @@ impl Provider {
     /// The claims of one of our access tokens that has not expired, whether taken back or not.
     pub(crate) fn signed_claims(&self, token: &str) -> Result<AccessTokenClaims, AccessTokenError> {
         let keys = self.signing_keys()?;
-        let claims: AccessTokenClaims = verify_jwt(token, ACCESS_TOKEN_TYPE, &keys.verification)
+        let Signed { claims, nbf } = verify_jwt(token, ACCESS_TOKEN_TYPE, &keys.verification)
             .map_err(|_| AccessTokenError::Invalid)?;
         let ours = claims.iss == self.settings.issuer && claims.aud == self.settings.audience;
-        let live = self.clock.now().unix_seconds() < claims.exp;
+        let now = self.clock.now();
+        // The skew is for other nodes' clocks at the beginning; an end needs none.
+        let live = check_times(claims.iat, nbf, claims.exp, now, CLOCK_SKEW).is_ok()
+            && now.unix_seconds() < claims.exp;
         if ours && live {
             Ok(claims)
         } else {
             Err(AccessTokenError::Invalid)
         }
     }
+}
+
+/// The claims, and the one registered claim that our own tokens never have.
+#[derive(Deserialize)]
+struct Signed {
+    #[serde(flatten)]
+    claims: AccessTokenClaims,
+    #[serde(default)]
+    nbf: Option<i64>,
 }
 
 /// Whether the sender may use the token: it is not bound, or bound to the certificate of the connection
