@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc};
 
 use testudo_audit::{Ledger, LedgerError, LedgerOptions};
-use testudo_identity::{Fault, Outbox, Provider, Settings};
+use testudo_identity::{Fault, Outbox, Peer, Provider, Settings};
 use testudo_model::{
     Clock, Entropy, EventId, RoleName, SpiffeId, TenantName, TrustDomain,
     event::{Actor, Detail, Event, EventClass, Outcome},
@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 
 use crate::{
     activation::Activation,
-    http::Refusal,
+    http::{Refusal, Workload},
     proxies::{Distribution, RevocationLog},
 };
 
@@ -177,6 +177,19 @@ impl Plane {
     /// The tenant everything belongs to until realms exist.
     pub const fn tenant(&self) -> &TenantName {
         &self.tenant
+    }
+
+    /// The workload of a connection, if its certificate still holds and its identity was not taken away since the
+    /// handshake. If not, the connection is worth as much as one without a certificate.
+    pub fn standing(&self, workload: Option<&Workload>) -> Option<Peer> {
+        let workload = workload.filter(|workload| self.clock.now() < workload.until)?;
+        match self.workloads.registration(&workload.peer.spiffe_id) {
+            Ok(_) => Some(workload.peer.clone()),
+            Err(error) => {
+                tracing::info!(peer = %workload.peer.spiffe_id, %error, "a certificate is not accepted");
+                None
+            }
+        }
     }
 
     /// Roles of a user or service account, through its groups as well as its own.

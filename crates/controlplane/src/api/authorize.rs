@@ -4,12 +4,11 @@ use std::{net::IpAddr, sync::Arc};
 
 use axum::extract::Request;
 use http::header;
-use testudo_identity::Peer;
 use testudo_model::event::{Actor, Detail, EventClass, Outcome};
 
 use super::Right;
 use crate::{
-    http::{Refusal, Remote},
+    http::{Refusal, Remote, Workload},
     plane::{Note, Plane},
 };
 
@@ -46,7 +45,7 @@ pub enum Question {
     /// Over the network.
     Network {
         source_ip: IpAddr,
-        peer: Option<Peer>,
+        workload: Option<Workload>,
         token: String,
         /// `METHOD /path`.
         operation: String,
@@ -58,9 +57,9 @@ impl Question {
     pub fn of(request: &Request) -> Result<Self, Refusal> {
         match request.extensions().get::<Remote>() {
             Some(Remote::Local) => Ok(Self::Local),
-            Some(Remote::Network { address, peer }) => Ok(Self::Network {
+            Some(Remote::Network { address, workload }) => Ok(Self::Network {
                 source_ip: *address,
-                peer: peer.clone(),
+                workload: workload.clone(),
                 token: bearer_token(request)?,
                 operation: format!("{} {}", request.method(), request.uri().path()),
             }),
@@ -75,12 +74,13 @@ pub async fn authorize(
     right: Right,
     question: Question,
 ) -> Result<Administrator, Refusal> {
-    let Question::Network { source_ip, peer, token, operation } = question else {
+    let Question::Network { source_ip, workload, token, operation } = question else {
         let actor = Actor { client: Some("admin.sock".to_owned()), ..Actor::default() };
         return Ok(Administrator { actor, source_ip: None });
     };
     let (checked, known) = plane
         .blocking(move |plane| {
+            let peer = plane.standing(workload.as_ref());
             let checked = plane.provider.access_token(&token, peer.as_ref());
             let roles = checked.as_ref().ok().map(|claims| plane.roles_of(&claims.sub));
             (checked, roles)

@@ -2,11 +2,11 @@
 
 use axum::{body::Bytes, extract::Request};
 use http::{HeaderMap, header};
-use testudo_identity::{Caller, Parameters, Peer};
+use testudo_identity::{Caller, Parameters};
 use testudo_model::Entropy;
 use testudo_runtime::TraceContext;
 
-use super::{Refusal, Remote};
+use super::{Refusal, Remote, Workload};
 
 /// Largest form; the router limits bodies to the same.
 const MAX_FORM_BYTES: usize = super::MAX_FORM_BYTES;
@@ -20,14 +20,14 @@ pub struct Form {
     /// Who asks.
     pub caller: Caller,
     /// The workload, if the connection showed its certificate.
-    pub peer: Option<Peer>,
+    pub workload: Option<Workload>,
 }
 
 impl Form {
     /// Reads the query of a `GET`, the `application/x-www-form-urlencoded` body of a `POST`.
     pub async fn read(request: Request, entropy: &dyn Entropy) -> Result<Self, Refusal> {
         let (head, body) = request.into_parts();
-        let (caller, peer) = caller(&head.extensions, &head.headers, entropy);
+        let (caller, workload) = caller(&head.extensions, &head.headers, entropy);
         let parameters = if head.method == http::Method::POST {
             require_form(&head.headers)?;
             let body: Bytes = axum::body::to_bytes(body, MAX_FORM_BYTES).await.map_err(|_| too_large())?;
@@ -37,7 +37,7 @@ impl Form {
             Parameters::parse(head.uri.query().unwrap_or(""))
         };
         let parameters = parameters.map_err(|error| malformed(&error.to_string()))?;
-        Ok(Self { headers: head.headers, parameters, caller, peer })
+        Ok(Self { headers: head.headers, parameters, caller, workload })
     }
 }
 
@@ -46,13 +46,13 @@ pub fn caller(
     extensions: &http::Extensions,
     headers: &HeaderMap,
     entropy: &dyn Entropy,
-) -> (Caller, Option<Peer>) {
+) -> (Caller, Option<Workload>) {
     let traceparent = headers.get("traceparent").and_then(|value| value.to_str().ok());
     let trace_id = Some(TraceContext::accept(traceparent, [], entropy).trace_id());
     match extensions.get::<Remote>() {
-        Some(Remote::Network { address, peer }) => {
+        Some(Remote::Network { address, workload }) => {
             let caller = Caller { source_ip: Some(*address), trace_id, ..Caller::default() };
-            (caller, peer.clone())
+            (caller, workload.clone())
         }
         _ => (Caller { trace_id, ..Caller::default() }, None),
     }

@@ -20,7 +20,7 @@ use http::{HeaderValue, header};
 use tower::ServiceBuilder;
 
 pub use problem::Refusal;
-pub use serve::{Remote, bind_socket, serve_https, serve_socket};
+pub use serve::{Remote, Workload, bind_socket, serve_https, serve_socket};
 
 use crate::{api, metrics::ControlMetrics, pages, plane::Plane};
 

@@ -37,10 +37,11 @@ async fn token(State(plane): State<Arc<Plane>>, request: Request) -> Result<Resp
     let form = Form::read(request, &*plane.entropy).await?;
     let answered = plane
         .hashing(move |plane| {
+            let peer = plane.standing(form.workload.as_ref());
             let request = TokenRequest {
                 parameters: &form.parameters,
                 authorization: authorization(&form.headers),
-                peer: form.peer.as_ref(),
+                peer: peer.as_ref(),
             };
             plane.provider.token(&request, &form.caller)
         })
@@ -56,10 +57,11 @@ async fn revoke(State(plane): State<Arc<Plane>>, request: Request) -> Result<Res
     let form = Form::read(request, &*plane.entropy).await?;
     let answered = plane
         .hashing(move |plane| {
+            let peer = plane.standing(form.workload.as_ref());
             let request = TokenRequest {
                 parameters: &form.parameters,
                 authorization: authorization(&form.headers),
-                peer: form.peer.as_ref(),
+                peer: peer.as_ref(),
             };
             plane.provider.revoke(&request, &form.caller)
         })
@@ -72,10 +74,15 @@ async fn revoke(State(plane): State<Arc<Plane>>, request: Request) -> Result<Res
 
 /// `GET|POST /oauth2/userinfo` (OpenID Connect Core section 5.3). The token is in the header only.
 async fn userinfo(State(plane): State<Arc<Plane>>, request: Request) -> Result<Response, Refusal> {
-    let (_, peer) = body::caller(request.extensions(), request.headers(), &*plane.entropy);
+    let (_, workload) = body::caller(request.extensions(), request.headers(), &*plane.entropy);
     let field = authorization(request.headers()).unwrap_or("");
     let token = field.strip_prefix("Bearer ").unwrap_or("").to_owned();
-    let answered = plane.blocking(move |plane| plane.provider.user_info(&token, peer.as_ref())).await?;
+    let answered = plane
+        .blocking(move |plane| {
+            let peer = plane.standing(workload.as_ref());
+            plane.provider.user_info(&token, peer.as_ref())
+        })
+        .await?;
     Ok(match answered {
         Ok(claims) => no_store(Json(claims).into_response()),
         Err(error) => oauth_error(&error.to_oauth()),

@@ -17,7 +17,7 @@ use hyper_util::{
 };
 use rustls::ServerConfig;
 use testudo_identity::Peer;
-use testudo_model::limits;
+use testudo_model::{Timestamp, limits};
 use testudo_runtime::Drain;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -41,10 +41,20 @@ pub enum Remote {
         /// The client's address.
         address: IpAddr,
         /// The workload, if it showed a certificate of the fleet.
-        peer: Option<Peer>,
+        workload: Option<Workload>,
     },
     /// The admin socket: whoever may open it owns the data folder.
     Local,
+}
+
+/// The workload at the other end, as its certificate proved it when the connection was made. Connections outlive
+/// certificates and revocations: ask [`Plane::standing`](crate::plane::Plane::standing) before believing it.
+#[derive(Debug, Clone)]
+pub struct Workload {
+    /// Who.
+    pub peer: Peer,
+    /// End of its certificate.
+    pub until: Timestamp,
 }
 
 /// Serves `router` over TLS until the process drains.
@@ -118,12 +128,13 @@ where
 
 fn remote_of(address: SocketAddr, tls: &rustls::ServerConnection) -> Remote {
     let certificates = tls.peer_certificates().unwrap_or_default();
-    let peer = testudo_trust::peer_identity(certificates).zip(certificates.first());
-    let peer = peer.map(|(spiffe_id, leaf)| Peer {
-        spiffe_id,
-        certificate_thumbprint: testudo_trust::certificate_thumbprint(leaf),
+    let certified = testudo_trust::peer_identity(certificates).zip(certificates.first());
+    let workload = certified.and_then(|(spiffe_id, leaf)| {
+        let (_, until) = testudo_trust::certificate_times(leaf).ok()?;
+        let certificate_thumbprint = testudo_trust::certificate_thumbprint(leaf);
+        Some(Workload { peer: Peer { spiffe_id, certificate_thumbprint }, until })
     });
-    Remote::Network { address: address.ip().to_canonical(), peer }
+    Remote::Network { address: address.ip().to_canonical(), workload }
 }
 
 async fn serve_connection<S>(stream: S, router: Router, remote: Remote, drain: Drain)
