@@ -70,7 +70,7 @@ pub async fn create_join_token(
         .await?
 }
 
-/// Body of a revocation.
+/// Body of a revocation or reinstatement.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Identity {
@@ -89,6 +89,21 @@ pub async fn revoke_identity(
             let revoked = plane.workloads.revoke(&spiffe_id, &caller).map_err(|error| refusal(&error))?;
             plane.distribution.revoke(revoked).map_err(|error| Refusal::internal(&error))?;
             Ok(Json(json!({ "revoked": spiffe_id })))
+        })
+        .await?
+}
+
+/// `POST /api/v1/identities/reinstate`. Proxies that heard of the revocation forget it after a certificate's life.
+pub async fn reinstate_identity(
+    State(plane): State<Arc<Plane>>,
+    Extension(administrator): Extension<Administrator>,
+    Json(Identity { spiffe_id }): Json<Identity>,
+) -> Answer {
+    plane
+        .blocking(move |plane| {
+            let caller = administrator.workload_caller();
+            plane.workloads.reinstate(&spiffe_id, &caller).map_err(|error| refusal(&error))?;
+            Ok(Json(json!({ "reinstated": spiffe_id })))
         })
         .await?
 }
