@@ -47,7 +47,10 @@ const FOREIGN: [&str; 12] = [
 
 /// Activities that `docs/events.md` lists.
 fn documented_activities() -> BTreeSet<String> {
-    first_cells(&read("docs/events.md")).into_iter().filter(|cell| cell.contains('.')).collect()
+    first_cells(&read("docs/events.md"))
+        .into_iter()
+        .filter(|cell| cell.contains('.'))
+        .collect()
 }
 
 /// Error codes that the pages in `docs/errors` explain, with the page.
@@ -87,7 +90,14 @@ fn names_an_activity(before: &str) -> bool {
         let argument = &rest[rest.trim_end_matches(word).len()..];
         argument.starts_with("EventClass::")
     });
-    let calls = ["activity:", "_report(", "own_event(", "record_issue(", "record_refusal(", "record_account("];
+    let calls = [
+        "activity:",
+        "_report(",
+        "own_event(",
+        "record_issue(",
+        "record_refusal(",
+        "record_account(",
+    ];
     after_class || calls.iter().any(|call| before.ends_with(call))
 }
 
@@ -110,7 +120,10 @@ fn every_activity_of_an_event_is_on_the_events_page() {
             }
         }
     }
-    assert!(seen >= 30, "only {seen} activities were found: how are events made now?");
+    assert!(
+        seen >= 30,
+        "only {seen} activities were found: how are events made now?"
+    );
 }
 
 #[test]
@@ -144,7 +157,10 @@ fn the_pages_describe_nothing_that_does_not_exist() {
         .chain(documented_codes().into_keys())
         .filter(|documented| !exists(documented))
         .collect();
-    assert!(gone.is_empty(), "documented and nowhere in the sources: {gone:?}");
+    assert!(
+        gone.is_empty(),
+        "documented and nowhere in the sources: {gone:?}"
+    );
 }
 
 #[test]
@@ -153,6 +169,9 @@ fn every_code_is_on_the_page_of_its_family_and_the_index_has_the_page() {
     for (code, page) in documented_codes() {
         let (family, _) = code.split_once('.').unwrap();
         assert_eq!(page, format!("{family}.md"), "{code} is on the wrong page");
-        assert!(index.contains(&format!("]({page})")), "docs/errors/README.md lacks {page}");
+        assert!(
+            index.contains(&format!("]({page})")),
+            "docs/errors/README.md lacks {page}"
+        );
     }
 }

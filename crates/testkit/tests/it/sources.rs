@@ -33,7 +33,11 @@ pub fn product() -> Vec<String> {
             && !generated
             && !matches!(name, "tests.rs" | "fixtures.rs")
     };
-    files.iter().filter(is_product).map(|path| without_tests(&fs::read_to_string(path).unwrap())).collect()
+    files
+        .iter()
+        .filter(is_product)
+        .map(|path| without_tests(&fs::read_to_string(path).unwrap()))
+        .collect()
 }
 
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
@@ -49,7 +53,9 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
 
 fn without_tests(source: &str) -> String {
     let product = source.split("#[cfg(test)]\nmod ").next().unwrap();
-    let lines = product.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let lines = product
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"));
     lines.collect::<Vec<_>>().join("\n")
 }
 
@@ -58,9 +64,14 @@ pub fn dotted_literals(source: &str) -> Vec<(&str, &str)> {
     let mut found = Vec::new();
     for (at, _) in source.match_indices('"') {
         let (before, after) = (&source[..at], &source[at + 1..]);
-        let Some((text, _)) = after.split_once('"') else { break };
+        let Some((text, _)) = after.split_once('"') else {
+            break;
+        };
         let is_name = |part: &str| {
-            !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_lowercase() || b"_{}".contains(&byte))
+            !part.is_empty()
+                && part
+                    .bytes()
+                    .all(|byte| byte.is_ascii_lowercase() || b"_{}".contains(&byte))
         };
         if text.contains('.') && text.split('.').all(is_name) && !text.starts_with('{') {
             found.push((before, text));
@@ -72,5 +83,6 @@ pub fn dotted_literals(source: &str) -> Vec<(&str, &str)> {
 /// What stands in backticks at the start of the rows of a page's tables.
 pub fn first_cells(page: &str) -> BTreeSet<String> {
     let rows = page.lines().filter_map(|line| line.strip_prefix("| `"));
-    rows.filter_map(|row| Some(row.split_once('`')?.0.to_owned())).collect()
+    rows.filter_map(|row| Some(row.split_once('`')?.0.to_owned()))
+        .collect()
 }
