@@ -1,6 +1,6 @@
 //! The command tree: one definition feeds parsing, help, man pages and completions.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -122,6 +122,15 @@ pub enum Command {
     Man {
         /// Folder for the pages; they are made for every command.
         directory: PathBuf,
+    },
+    /// Become a program that ends when the process that started it ends: how `up` runs services
+    #[command(hide = true)]
+    RunBound {
+        /// Process to end with.
+        parent: u32,
+        /// Program and arguments.
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<OsString>,
     },
 }
 

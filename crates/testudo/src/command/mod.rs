@@ -2,6 +2,7 @@
 
 mod account;
 mod audit;
+mod bound;
 mod children;
 mod fleet;
 mod generate;
@@ -65,5 +66,6 @@ pub async fn run(cli: Cli) -> Outcome {
         Command::Key(command) => operate::key(&invocation, command).await,
         Command::Completions { shell } => generate::completions(shell),
         Command::Man { directory } => generate::man(&directory),
+        Command::RunBound { parent, command } => Err(bound::become_program(parent, &command)),
     }
 }
