@@ -9,7 +9,7 @@ use std::{
 };
 
 use testudo_model::{
-    Clock, Entropy, InvalidJoinToken, JoinToken, Redacted, SpiffeId, TenantName, limits,
+    Clock, Entropy, InvalidJoinToken, JoinToken, Redacted, ServiceName, SpiffeId, TenantName, limits,
 };
 use testudo_runtime::{Drain, Readiness, Tasks};
 use testudo_trust::{KeyFileError, TlsError, WebCertificate, load_or_create_root_key};
@@ -24,7 +24,11 @@ use crate::{
 /// How often the public certificate is renewed; it lives a day.
 const WEB_CERTIFICATE_RENEWAL: Duration = Duration::from_secs(3600);
 
+/// How soon it is tried again when the control plane was away.
+const WEB_CERTIFICATE_RETRY: Duration = Duration::from_secs(60);
+
 /// What a proxy needs to become a member.
+#[derive(Clone)]
 pub struct MemberOptions {
     /// Its state folder: identity, snapshot and spool, all sealed.
     pub data: PathBuf,
@@ -77,6 +81,13 @@ pub enum MemberError {
     /// The public certificate.
     #[error("the public certificate cannot be used")]
     Certificate(#[from] TlsError),
+}
+
+impl MemberError {
+    /// Whether nobody answered, so that the same may work later.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Link(error) if error.is_unreachable())
+    }
 }
 
 /// A member of the fleet.
@@ -162,6 +173,12 @@ impl Member {
         self.parts.identity.current().id().clone()
     }
 
+    /// Whether it knows that the sidecar of `service` is reached at `address`.
+    pub fn knows(&self, service: &ServiceName, address: SocketAddr) -> bool {
+        let endpoints = self.parts.state.endpoints();
+        endpoints.services.get(service).is_some_and(|known| known.contains(&address))
+    }
+
     /// Keeps the link up until the process drains.
     pub fn keep_up(&self, tasks: &Tasks, drain: &Drain) {
         let name = format!("link of {}", self.id());
@@ -177,19 +194,25 @@ impl Member {
         tasks: &Tasks,
         drain: &Drain,
     ) -> Result<WebCertificate, MemberError> {
-        let certificate = issue(&self.link).await?;
+        let (certificate, mut pause) = issue(&self.link).await?;
         let (link, renewed, mut watch) =
             (Arc::clone(&self.link), certificate.clone(), drain.watch());
         tasks.spawn("public certificate", async move {
             loop {
                 tokio::select! {
                     () = watch.drained() => return,
-                    () = tokio::time::sleep(WEB_CERTIFICATE_RENEWAL) => {}
+                    () = tokio::time::sleep(pause) => {}
                 }
-                match issue(&link).await {
-                    Ok(next) => renewed.swap(&next),
-                    Err(error) => tracing::warn!(%error, "the public certificate was not renewed"),
-                }
+                pause = match issue(&link).await {
+                    Ok((next, pause)) => {
+                        renewed.swap(&next);
+                        pause
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "the public certificate was not renewed");
+                        WEB_CERTIFICATE_RETRY
+                    }
+                };
             }
         });
         Ok(certificate)
@@ -215,7 +238,13 @@ fn open_folder(
     })
 }
 
-async fn issue(link: &Link) -> Result<WebCertificate, MemberError> {
+/// A certificate and when to ask for the next one.
+async fn issue(link: &Link) -> Result<(WebCertificate, Duration), MemberError> {
     let issued = link.web_identity().await?;
-    Ok(WebCertificate::issued(&issued.chain, &issued.key)?)
+    let certificate = WebCertificate::issued(&issued.chain, &issued.key)?;
+    if issued.is_kept {
+        tracing::warn!("the control plane is away: using the public certificate of the last run");
+        return Ok((certificate, WEB_CERTIFICATE_RETRY));
+    }
+    Ok((certificate, WEB_CERTIFICATE_RENEWAL))
 }

@@ -77,8 +77,13 @@ pub enum LinkError {
         /// What was asked.
         action: &'static str,
         /// Its answer.
-        #[source]
         status: Box<tonic::Status>,
+    },
+    /// Whoever answered is not the control plane.
+    #[error("the control plane's certificate was refused: {why}")]
+    Untrusted {
+        /// What is wrong with it.
+        why: String,
     },
     /// The answer to the enrolment does not contain the pinned root.
     #[error(
@@ -115,29 +120,39 @@ pub enum LinkError {
 
 impl LinkError {
     fn refused(action: &'static str) -> impl Fn(tonic::Status) -> Self {
-        move |status| Self::Refused {
-            action,
-            status: Box::new(status),
+        move |status| match certificate_problem(&status) {
+            Some(why) => Self::Untrusted { why },
+            None => Self::Refused {
+                action,
+                status: Box::new(status),
+            },
         }
     }
 
-    /// Whether nobody answered, so that the same may work later. A control plane that shows the wrong
-    /// certificate did answer.
+    /// Whether nobody answered, so that the same may work later.
     pub fn is_unreachable(&self) -> bool {
-        let Self::Refused { status, .. } = self else {
-            return false;
-        };
-        let causes = std::iter::successors(status.source(), |&cause| cause.source());
-        let mut refused_by_tls = causes
-            .filter_map(|cause| cause.downcast_ref::<io::Error>())
-            .map(|cause| cause.kind() == io::ErrorKind::InvalidData);
-        status.code() == tonic::Code::Unavailable && !refused_by_tls.any(|refused| refused)
+        matches!(self, Self::Refused { status, .. } if status.code() == tonic::Code::Unavailable)
     }
 
     /// The error with its causes, on one line.
     pub fn chain(&self) -> String {
         error_chain(self)
     }
+}
+
+/// What was wrong with the certificate of whoever answered, if that is why a call failed.
+fn certificate_problem(status: &tonic::Status) -> Option<String> {
+    let mut causes = std::iter::successors(status.source(), |&cause| cause.source());
+    let refused = causes.find_map(|cause| {
+        let inner = cause.downcast_ref::<io::Error>()?.get_ref()?;
+        inner.downcast_ref::<rustls::Error>()
+    })?;
+    Some(match refused {
+        rustls::Error::InvalidCertificate(rustls::CertificateError::Other(ours)) => {
+            ours.0.to_string()
+        }
+        other => other.to_string(),
+    })
 }
 
 /// An error with its causes, on one line.

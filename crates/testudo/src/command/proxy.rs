@@ -4,10 +4,11 @@ use std::{fs, net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc, time
 
 use serde_json::json;
 use testudo_dataplane::{
-    Gateway, GatewayOptions, Listeners, Member, MemberOptions, ProxyMetrics, Redirect, Running, Sidecar,
+    Gateway, GatewayOptions, Listeners, Member, MemberError, MemberOptions, ProxyMetrics, Redirect, Running, Sidecar,
     SidecarOptions, WebCertificate,
 };
-use testudo_runtime::Drain;
+use testudo_runtime::{Drain, Gate};
+use tracing::warn;
 
 use super::{Invocation, process::Process};
 use crate::{
@@ -17,15 +18,26 @@ use crate::{
 
 /// How long requests under way may take when the process stops.
 pub const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
+/// Pause between two tries to reach a control plane that is away.
+const AWAY_PAUSE: Duration = Duration::from_secs(2);
 
 /// `testudo gateway`.
 pub async fn gateway(invocation: &Invocation, arguments: GatewayArguments) -> Outcome {
     let process = Process::start(invocation, arguments.join.ops, None).await?;
     let member = join(&process, &arguments.join, None).await?;
+    let id = member.id();
+    if id != id.trust_domain().gateway() {
+        return Err(Failure::new(Exit::Failed, format!("{id} is not the identity of a gateway"))
+            .help("make the join token with `testudo join-token create --gateway`"));
+    }
     member.keep_up(&process.stage.tasks, &process.stage.drain);
     let certificate = match (&arguments.tls_certificate, &arguments.tls_key) {
         (Some(chain), Some(key)) => WebCertificate::from_pem(&read(chain)?, &read(key)?)?,
-        _ => member.web_certificate(&process.stage.tasks, &process.stage.drain).await?,
+        _ => {
+            let gate = process.readiness.gate("public certificate");
+            let (tasks, drain) = (&process.stage.tasks, &process.stage.drain);
+            until_reached(&gate, || member.web_certificate(tasks, drain)).await?
+        }
     };
     let listen = GatewayListen {
         https: arguments.listen,
@@ -76,7 +88,7 @@ async fn join(
         Some(path) => path.clone(),
         None => key_file_beside(&arguments.data),
     };
-    Ok(Member::join(MemberOptions {
+    let options = MemberOptions {
         data: arguments.data.clone(),
         state_key_file,
         join_token,
@@ -88,8 +100,30 @@ async fn join(
         metrics: ProxyMetrics::register(&process.metrics),
         clock: Arc::clone(&process.clock),
         entropy: Arc::clone(&process.entropy),
-    })
-    .await?)
+    };
+    let gate = process.readiness.gate("membership");
+    Ok(until_reached(&gate, || Member::join(options.clone())).await?)
+}
+
+/// Tries until the control plane answers: hosts start in any order. Meanwhile the process is not ready and says
+/// why.
+async fn until_reached<T, F>(gate: &Gate, mut attempt: impl FnMut() -> F) -> Result<T, MemberError>
+where
+    F: Future<Output = Result<T, MemberError>>,
+{
+    loop {
+        match attempt().await {
+            Err(error) if error.is_unreachable() => {
+                gate.not_ready(format!("the control plane is away: {error}"));
+                warn!(%error, "the control plane is away; trying again");
+                tokio::time::sleep(AWAY_PAUSE).await;
+            }
+            ended => {
+                gate.ready();
+                return ended;
+            }
+        }
+    }
 }
 
 /// Where a gateway listens.

@@ -1,11 +1,22 @@
 //! `testudo up` and `testudo server`: a control plane, and with `up` the whole fleet beside it.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use serde_json::{Map, Value, json};
-use testudo_controlplane::server::{Server, ServerOptions, start};
+use testudo_controlplane::{
+    ServiceName,
+    server::{Server, ServerOptions, start},
+};
 use testudo_dataplane::{Listeners, Member, MemberOptions, ProxyMetrics};
-use testudo_runtime::fleet::{Fleet, TlsMinimum};
+use testudo_runtime::{
+    Readiness,
+    fleet::{Fleet, TlsMinimum},
+};
 
 use super::{
     Invocation,
@@ -17,9 +28,13 @@ use super::{
 use crate::{
     cli::{ServerArguments, UpArguments},
     context::KnownFleet,
-    failure::{Failure, Outcome},
+    failure::{Exit, Failure, Outcome},
     output::say,
 };
+
+/// How long the proxies may take to get what they enforce.
+const READY_DEADLINE: Duration = Duration::from_secs(60);
+const READY_LOOK: Duration = Duration::from_millis(20);
 
 /// `testudo server`.
 pub async fn server(invocation: &Invocation, arguments: ServerArguments) -> Outcome {
@@ -49,6 +64,7 @@ pub async fn up(invocation: &Invocation, arguments: UpArguments) -> Outcome {
         state_key_file,
     };
     let mut running = Vec::new();
+    let mut inbounds = Vec::new();
     let mut ready = server_json(&process, &server);
     let mut lines = server_lines(&server);
     let mut sidecars = Map::new();
@@ -59,8 +75,9 @@ pub async fn up(invocation: &Invocation, arguments: UpArguments) -> Outcome {
         let addresses = json!({ "inbound": inbound.address(), "outbound": outbound.address() });
         lines.push(("sidecar", format!("{name}: HTTP_PROXY=http://{}", outbound.address())));
         if let Some(run) = fleet.runs.get(name).filter(|_| !arguments.no_run) {
-            children.add(name, run, outbound.address());
+            children.add(name, run, outbound.address())?;
         }
+        inbounds.push((name, inbound.address()));
         running.push(proxies.sidecar(&fleet, name, inbound, outbound).await?);
         sidecars.insert(name.to_string(), addresses);
     }
@@ -75,6 +92,7 @@ pub async fn up(invocation: &Invocation, arguments: UpArguments) -> Outcome {
         object.insert("sidecars".to_owned(), Value::Object(sidecars));
     }
     children.start(&process.stage.tasks, &process.stage.drain, &fleet).await?;
+    until_ready(&process.readiness, &running, &inbounds).await?;
     say_generated(&server);
     process.ready(invocation, &ready, &lines)?;
     if !invocation.output.is_json() {
@@ -82,6 +100,29 @@ pub async fn up(invocation: &Invocation, arguments: UpArguments) -> Outcome {
     }
     let stage = proxies.stage;
     process.run(running, Some(stage)).await
+}
+
+/// Waits until every gate is open and every proxy knows where the sidecars are: from then on calls are answered.
+async fn until_ready(
+    readiness: &Readiness,
+    running: &[RunningProxy],
+    inbounds: &[(&ServiceName, SocketAddr)],
+) -> Outcome {
+    let all_known = || {
+        let mut proxies = running.iter();
+        proxies.all(|(_, member)| inbounds.iter().all(|(name, address)| member.knows(name, *address)))
+    };
+    let ready = async {
+        while !(readiness.is_ready() && all_known()) {
+            tokio::time::sleep(READY_LOOK).await;
+        }
+    };
+    if tokio::time::timeout(READY_DEADLINE, ready).await.is_ok() {
+        return Ok(());
+    }
+    let closed = readiness.status().into_iter().filter_map(|(gate, reason)| Some(format!("{gate}: {}", reason?)));
+    let closed: Vec<String> = closed.collect();
+    Err(Failure::new(Exit::Failed, format!("the fleet does not get ready; {}", closed.join(", "))))
 }
 
 async fn start_server(
@@ -121,7 +162,7 @@ impl Proxies<'_> {
     async fn sidecar(
         &self,
         fleet: &Fleet,
-        name: &testudo_controlplane::ServiceName,
+        name: &ServiceName,
         inbound: Listeners,
         outbound: Listeners,
     ) -> Result<RunningProxy, Failure> {
@@ -152,7 +193,7 @@ impl Proxies<'_> {
         &self,
         id: testudo_controlplane::SpiffeId,
         folder: &str,
-        inbound: Option<std::net::SocketAddr>,
+        inbound: Option<SocketAddr>,
     ) -> Result<Member, Failure> {
         let token = self.server.join_token(id.clone()).await?;
         let member = Member::join(MemberOptions {
@@ -189,9 +230,14 @@ fn server_json(process: &Process, server: &Server) -> Value {
         "server": server.url,
         "grpc": server.grpc,
         "ops": format!("http://{}", process.ops),
-        "ca": server.ca_file,
-        "socket": server.socket,
+        "ca": absolute(&server.ca_file),
+        "socket": absolute(&server.socket),
     })
+}
+
+/// Programs may look from another folder; the path is good as it is if there is no current one.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 fn server_lines(server: &Server) -> Vec<(&'static str, String)> {
