@@ -3,8 +3,8 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use http::{Request, Response, Version};
-use hyper::body::Incoming;
+use http::{HeaderValue, Request, Response, Version, header};
+use hyper::body::{Body, Incoming};
 
 use crate::{
     body::AnswerBody, metrics::Role, proxy::Worker, record, rejection::Rejection, respond,
@@ -21,6 +21,8 @@ pub(crate) struct Exchange {
     version: Version,
     method: String,
     path: String,
+    /// The body had not wholly arrived with the head.
+    is_unread: bool,
     service: Option<Arc<str>>,
     /// The client's address: the peer's until the source is known better.
     pub(crate) client: IpAddr,
@@ -41,6 +43,7 @@ impl Exchange {
             version: request.version(),
             method: request.method().as_str().to_owned(),
             path: request.uri().path().to_owned(),
+            is_unread: !request.body().is_end_stream(),
             service: None,
             client: peer.to_canonical(),
             active,
@@ -69,7 +72,14 @@ impl Exchange {
                     &self.method,
                     &self.path,
                 );
-                (respond::refuse(&rejection, self.version), rejection.code())
+                let mut refusal = respond::refuse(&rejection, self.version);
+                if self.is_unread && self.version != Version::HTTP_2 {
+                    // Nobody reads the body of a refused request, so the connection carries no other one; a
+                    // client that is not told would lose its next request (RFC 9112 section 9.6).
+                    let close = HeaderValue::from_static("close");
+                    refusal.headers_mut().insert(header::CONNECTION, close);
+                }
+                (refusal, rejection.code())
             }
         };
         let service = self.service.as_ref().unwrap_or(&worker.no_service);

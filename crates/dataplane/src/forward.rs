@@ -1,6 +1,6 @@
 //! Sending on what was permitted. Every way out of a proxy is in this file and takes a [`Permit`].
 
-use std::{future::Future, pin::Pin};
+use std::{future::Future, net::SocketAddr, pin::Pin};
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header};
 use hyper::body::{Body, Incoming};
@@ -75,11 +75,14 @@ pub(crate) async fn to_service(
         &outgoing.target.authority,
     );
     join_cookies(&mut outgoing.headers);
+    let authority = outgoing.target.authority.clone();
     let request = outgoing.into_request(false, route.max_body_bytes)?;
     let deadline = Box::pin(tokio::time::sleep(route.timeout()));
     let sending = worker.local.send(service.upstream, request);
     let (answer, deadline) = in_time(sending, deadline).await?;
-    Ok(relay(answer, deadline, &permit, false, delivery))
+    let mut response = relay(answer, deadline, &permit, false, delivery);
+    lead_back(response.headers_mut(), service.upstream, &authority);
+    Ok(response)
 }
 
 impl Outgoing {
@@ -141,6 +144,39 @@ fn relay(
     response
 }
 
+/// A service names itself in redirects as it sees itself: in plain HTTP, often with its own port. Its callers
+/// are behind TLS and a gateway, so a `Location` that leads back to the service becomes a path (RFC 9110 section
+/// 10.2.2).
+fn lead_back(headers: &mut HeaderMap, upstream: SocketAddr, authority: &str) {
+    let path = headers
+        .get(header::LOCATION)
+        .and_then(|location| location.to_str().ok())
+        .and_then(|location| own_path(location, upstream, authority));
+    if let Some(path) = path.and_then(|path| HeaderValue::from_str(&path).ok()) {
+        headers.insert(header::LOCATION, path);
+    }
+}
+
+/// What follows the authority of `location`, if that is the service's or the one it was called by.
+fn own_path(location: &str, upstream: SocketAddr, authority: &str) -> Option<String> {
+    let rest = location.strip_prefix("http://")?;
+    let (named, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let host = authority
+        .rsplit_once(':')
+        .filter(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()))
+        .map_or(authority, |(host, _)| host);
+    let is_own = [host, authority].contains(&named)
+        || named == upstream.to_string()
+        || named == format!("{host}:{}", upstream.port());
+    // `//elsewhere` would lead to another host, and browsers read a backslash as a slash.
+    let leads_away = path.starts_with("//") || path.starts_with("/\\");
+    match is_own && !leads_away {
+        true if path.starts_with('/') => Some(path.to_owned()),
+        true => Some(format!("/{path}")),
+        false => None,
+    }
+}
+
 /// RFC 9113 section 8.2.3: HTTP/2 may split cookies into several fields, HTTP/1.1 has one.
 fn join_cookies(headers: &mut HeaderMap) {
     let mut cookies = headers.get_all(header::COOKIE).iter();
@@ -160,6 +196,32 @@ fn join_cookies(headers: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_redirect_to_the_service_itself_is_a_path_and_one_elsewhere_stays() {
+        let upstream = "127.0.0.1:7001".parse().unwrap();
+        let path = |location| own_path(location, upstream, "shop.example:8443");
+        for (location, expected) in [
+            ("http://shop.example:8443/a?b=c", "/a?b=c"),
+            ("http://shop.example/a", "/a"),
+            ("http://shop.example:7001/docs/", "/docs/"),
+            ("http://127.0.0.1:7001", "/"),
+            ("http://127.0.0.1:7001?x=1", "/?x=1"),
+        ] {
+            assert_eq!(path(location).as_deref(), Some(expected), "{location}");
+        }
+        for location in [
+            "/a",
+            "https://shop.example/a",
+            "http://elsewhere.example/a",
+            "http://shop.example.evil.example/",
+            "http://shop.example@evil.example/",
+            "http://shop.example:8443//evil.example/",
+            "http://shop.example:8443/\\evil.example/",
+        ] {
+            assert_eq!(path(location), None, "{location}");
+        }
+    }
 
     #[test]
     fn split_cookies_become_one_field() {
