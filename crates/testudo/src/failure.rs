@@ -94,6 +94,7 @@ fn exit_of(error: &ConnectionError) -> Exit {
             401 | 403 => Exit::Denied,
             404 => Exit::NotFound,
             409 | 412 => Exit::Conflict,
+            422 => Exit::CheckFailed,
             _ => Exit::Failed,
         },
         _ => Exit::Failed,
