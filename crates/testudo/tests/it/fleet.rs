@@ -132,6 +132,12 @@ impl Folder {
         self.path().join("data")
     }
 
+    /// Where `listen` is told to be, e.g. `GATEWAY`.
+    pub fn address(&self, listener: &str) -> SocketAddr {
+        let index = LISTENERS.iter().position(|name| *name == listener).unwrap();
+        SocketAddr::from(([127, 0, 0, 1], self.ports[index]))
+    }
+
     /// Changes the fleet file.
     pub fn edit(&self, from: &str, to: &str) {
         let text = fs::read_to_string(self.fleet_file()).unwrap();
@@ -218,13 +224,19 @@ impl Fleet {
 
     /// A plain request to the gateway, with a token if there is one.
     pub fn call(&self, method: &str, path: &str, token: Option<&str>, body: &str) -> Answer {
+        self.try_call(method, path, token, body).unwrap_or_else(|| panic!("{method} {path}: no answer"))
+    }
+
+    /// As [`Self::call`]; `None` if the gateway is gone or goes away meanwhile.
+    pub fn try_call(&self, method: &str, path: &str, token: Option<&str>, body: &str) -> Option<Answer> {
         let authorization = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
         let request = format!(
             "{method} {path} HTTP/1.1\r\nHost: localhost\r\n{authorization}Content-Type: application/json\r\n\
              Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
             body.len()
         );
-        self.raw(request.as_bytes()).unwrap_or_else(|| panic!("{method} {path}: no answer"))
+        let mut stream = wire::connect_tls(self.address("/gateway"), "localhost", &self.tls()).ok()?;
+        wire::exchange(&mut stream, request.as_bytes()).ok()?
     }
 
     /// Logs `username` in through the command line and returns an access token.

@@ -10,7 +10,10 @@
     reason = "test code"
 )]
 
+mod apart;
 mod bookshop;
 mod fleet;
 mod link;
+mod roles;
+mod third_party;
 mod wire;

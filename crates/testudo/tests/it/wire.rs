@@ -35,8 +35,16 @@ impl Answer {
 }
 
 /// One TLS connection.
-pub fn connect_tls(address: SocketAddr, name: &str, config: &Arc<ClientConfig>) -> io::Result<impl Read + Write> {
-    let tcp = connect(address)?;
+pub fn connect_tls(address: SocketAddr, name: &str, config: &Arc<ClientConfig>) -> io::Result<impl Read + Write + use<>> {
+    connect_tls_on(connect(address)?, name, config)
+}
+
+/// TLS on a connection that is there.
+pub fn connect_tls_on(
+    tcp: TcpStream,
+    name: &str,
+    config: &Arc<ClientConfig>,
+) -> io::Result<impl Read + Write + use<>> {
     let name = ServerName::try_from(name.to_owned()).expect("a server name");
     let connection = ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)?;
     Ok(StreamOwned::new(connection, tcp))

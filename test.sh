@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# Installs what the tests need and runs every check of this repository.
+#
+#   ./test.sh        everything
+#   ./test.sh fast   without installing anything, and without the tests that need what would be installed
+#
+# Needs Rust (rustup). On a Debian-like system it installs nginx, Python and Node.js with apt, through sudo if it is
+# not run by root; Python and Node packages go to .tools, in fixed versions. Elsewhere install those three yourself.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+readonly TOOLS="$PWD/.tools"
+readonly PYTHON_PACKAGES=(httpbin==0.10.4 waitress==3.0.2)
+readonly NODE_PACKAGES=(json-server@0.17.4)
+readonly STARTED=$SECONDS
+
+main() {
+    case "${1:-}" in
+        fast) export TESTUDO_TEST_FAST=1 ;;
+        "") step "install what the tests need" install_tools ;;
+        *)
+            sed -n '2,8s/^# \{0,1\}//p' "$0" >&2
+            exit 2
+            ;;
+    esac
+    step "format" cargo fmt --all --check
+    step "lints" cargo clippy --workspace --all-targets --locked -- -D warnings
+    step "tests" cargo test --workspace --locked
+    step "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+    printf '\nEverything passed in %s.\n' "$(elapsed "$STARTED")"
+}
+
+# Runs a command under a title and says how long it took.
+step() {
+    local title=$1 since=$SECONDS
+    shift
+    printf '\n==> %s\n' "$title"
+    if ! "$@"; then
+        printf '\nFAILED: %s, after %s\n' "$title" "$(elapsed "$since")" >&2
+        exit 1
+    fi
+    printf '<== %s: %s\n' "$title" "$(elapsed "$since")"
+}
+
+elapsed() {
+    local seconds=$((SECONDS - $1))
+    printf '%d:%02d min' $((seconds / 60)) $((seconds % 60))
+}
+
+install_tools() {
+    install_system_packages
+    mkdir -p "$TOOLS"
+    if [[ ! -x $TOOLS/venv/bin/waitress-serve ]]; then
+        python3 -m venv "$TOOLS/venv" || return 1
+    fi
+    "$TOOLS/venv/bin/pip" install --quiet --disable-pip-version-check "${PYTHON_PACKAGES[@]}" || return 1
+    npm install --prefix "$TOOLS" --silent --no-audit --no-fund --save-exact "${NODE_PACKAGES[@]}"
+}
+
+# What is there already is left alone.
+install_system_packages() {
+    local missing=()
+    command -v curl >/dev/null || missing+=(curl)
+    nginx_is_there || missing+=(nginx-light)
+    python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3 python3-venv)
+    command -v node >/dev/null || missing+=(nodejs)
+    command -v npm >/dev/null || missing+=(npm)
+    ((${#missing[@]})) || return 0
+    if ! command -v apt-get >/dev/null; then
+        printf 'install these and run this again: %s\n' "${missing[*]}" >&2
+        return 1
+    fi
+    # The package starts nginx and would fail where port 80 is taken; only the program is needed.
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq || return 1
+    as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
+        apt-get install -qq --yes --no-install-recommends "${missing[@]}"
+}
+
+nginx_is_there() {
+    command -v nginx >/dev/null || [[ -x /usr/sbin/nginx ]]
+}
+
+as_root() {
+    if ((EUID == 0)); then "$@"; else sudo "$@"; fi
+}
+
+main "$@"
