@@ -1,14 +1,25 @@
 //! One request and its answer, as far as every role handles them alike: what is known about the request for
-//! metrics and records, and how its end is told.
+//! metrics, records and traces, and how its end is told.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use http::{HeaderValue, Request, Response, Version, header};
+use http::{HeaderMap, HeaderValue, Request, Response, Version, header};
 use hyper::body::{Body, Incoming};
 
 use crate::{
-    body::AnswerBody, metrics::Role, proxy::Worker, record, rejection::Rejection, respond,
-    serve::Active, state::Enforced,
+    authorize::Permit,
+    body::AnswerBody,
+    framing::Target,
+    metrics::Role,
+    proxy::Worker,
+    record,
+    rejection::Rejection,
+    respond,
+    routes::RouteRef,
+    serve::Active,
+    span::{Ending, OpenSpan},
+    state::Enforced,
+    trace,
 };
 
 /// The reason label of what was forwarded.
@@ -24,6 +35,8 @@ pub(crate) struct Exchange {
     /// The body had not wholly arrived with the head.
     is_unread: bool,
     service: Option<Arc<str>>,
+    /// Kept only if spans are exported and the trace is sampled.
+    span: Option<Box<OpenSpan>>,
     /// The client's address: the peer's until the source is known better.
     pub(crate) client: IpAddr,
     active: Active,
@@ -45,6 +58,7 @@ impl Exchange {
             path: request.uri().path().to_owned(),
             is_unread: !request.body().is_end_stream(),
             service: None,
+            span: None,
             client: peer.to_canonical(),
             active,
         }
@@ -55,23 +69,46 @@ impl Exchange {
         self.service = enforced.service_label(service).cloned();
     }
 
+    /// Settles the trace context of the request in `headers`; answers the trace id, 32 hex digits.
+    pub(crate) fn join_trace(
+        &mut self,
+        worker: &Worker,
+        headers: &mut HeaderMap,
+        target: &Target,
+    ) -> String {
+        let settled = trace::settle(headers, &*worker.entropy, worker.proxy.spans.is_some());
+        let trace_id = settled.context.trace_id();
+        if settled.is_ours {
+            self.span = Some(Box::new(OpenSpan::begin(settled, target)));
+        }
+        trace_id
+    }
+
+    /// Notes which route the request is for.
+    pub(crate) fn matched(&mut self, enforced: &Enforced, route: RouteRef) {
+        if let Some(span) = &mut self.span {
+            span.matched(enforced, route);
+        }
+    }
+
+    /// Notes the decision to forward the request.
+    pub(crate) fn permitted(&mut self, permit: &Permit) {
+        if let Some(span) = &mut self.span {
+            span.permitted(permit);
+        }
+    }
+
     /// The answer, counted; a refusal is also recorded.
     pub(crate) fn end(
-        self,
+        mut self,
         worker: &Worker,
         result: Result<Response<AnswerBody>, Rejection>,
     ) -> Response<AnswerBody> {
+        let is_refused = result.is_err();
         let (mut response, reason) = match result {
             Ok(response) => (response, ALLOWED),
             Err(rejection) => {
-                record::refusal(
-                    worker,
-                    self.role,
-                    &rejection,
-                    self.client,
-                    &self.method,
-                    &self.path,
-                );
+                self.note(worker, &rejection);
                 let mut refusal = respond::refuse(&rejection, self.version);
                 if self.is_unread && self.version != Version::HTTP_2 {
                     // Nobody reads the body of a refused request, so the connection carries no other one; a
@@ -82,18 +119,45 @@ impl Exchange {
                 (refusal, rejection.code())
             }
         };
+        let proxy = &worker.proxy;
         let service = self.service.as_ref().unwrap_or(&worker.no_service);
-        let nanos = worker
-            .proxy
+        let took_nanos = proxy
             .clock
             .monotonic_nanos()
             .saturating_sub(self.started_nanos);
-        let took = Duration::from_nanos(nanos);
-        worker
-            .proxy
+        let took = Duration::from_nanos(took_nanos);
+        proxy
             .metrics
             .request(self.role, service, response.status(), reason, took);
+        if let (Some(spans), Some(span)) = (&proxy.spans, self.span) {
+            let ending = Ending {
+                role: self.role,
+                method: &self.method,
+                version: self.version,
+                client: self.client,
+                service: self.service.as_deref(),
+                status: response.status(),
+                reason,
+                is_refused,
+                took_nanos,
+            };
+            spans.end(*span, &ending, &*proxy.clock);
+        }
         response.body_mut().hold(self.active);
         response
+    }
+
+    fn note(&mut self, worker: &Worker, rejection: &Rejection) {
+        if let (Some(span), Some(decision)) = (&mut self.span, rejection.decision()) {
+            span.denied(decision);
+        }
+        record::refusal(
+            worker,
+            self.role,
+            rejection,
+            self.client,
+            &self.method,
+            &self.path,
+        );
     }
 }

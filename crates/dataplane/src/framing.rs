@@ -167,7 +167,7 @@ fn authority(head: &Parts) -> Result<String, FramingError> {
 }
 
 /// `host [":" port]` without user information.
-fn is_authority(text: &str) -> bool {
+pub(crate) fn is_authority(text: &str) -> bool {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => match rest.split_once(']') {
             Some((address, port)) => {

@@ -31,7 +31,6 @@ use crate::{
     source,
     state::Enforced,
     token::{self, Login, Lookup, TokenError, TokenVerifier},
-    trace,
     transaction::{Mint, OutsideCall},
 };
 
@@ -203,13 +202,14 @@ impl GatewayWorker {
         self.admit_source(&enforced, &arrived)?;
 
         headers::sanitise_request(&mut head.headers);
-        let trace = trace::settle(&mut head.headers, &*self.worker.entropy);
+        let trace = exchange.join_trace(&self.worker, &mut head.headers, &target);
 
         let route = enforced
             .routes()
             .find_public(&target.authority, &head.method, &target.path)
             .map_err(no_route)?;
         exchange.reached(&enforced, route.service);
+        exchange.matched(&enforced, route);
         if !enforced
             .service_ip(route.service)
             .is_some_and(|filter| filter.allows(client))
@@ -260,6 +260,7 @@ impl GatewayWorker {
             },
         )?;
 
+        exchange.permitted(&permit);
         let transaction = self
             .mint
             .token(opening, login.as_deref(), &enforced.snapshot().trust_domain)

@@ -11,7 +11,7 @@ use std::{
 use testudo_model::{
     Clock, Entropy, InvalidJoinToken, JoinToken, Redacted, ServiceName, SpiffeId, TenantName, limits,
 };
-use testudo_runtime::{Drain, Readiness, Tasks};
+use testudo_runtime::{Drain, Readiness, SpanSink, Tasks};
 use testudo_trust::{KeyFileError, TlsError, WebCertificate, load_or_create_root_key};
 
 use crate::{
@@ -48,6 +48,8 @@ pub struct MemberOptions {
     pub readiness: Readiness,
     /// Counters.
     pub metrics: ProxyMetrics,
+    /// Takes trace spans, if they are exported.
+    pub spans: Option<SpanSink>,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Randomness.
@@ -164,6 +166,7 @@ impl Member {
             clock,
             entropy,
             metrics: options.metrics,
+            spans: options.spans,
         };
         Ok(Self { parts, link, spool })
     }

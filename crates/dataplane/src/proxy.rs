@@ -10,6 +10,7 @@ use testudo_model::{
     Clock, Entropy, Service, ServiceName, SpiffeId, Timestamp, limits, snapshot::SnapshotVersion,
 };
 use testudo_policy::{Decision, DecisionKey};
+use testudo_runtime::SpanSink;
 use testudo_trust::IdentitySource;
 
 use crate::{
@@ -20,6 +21,7 @@ use crate::{
     pool::{LocalPool, MeshPool},
     rejection::{NotReady, Rejection},
     routes::RouteRef,
+    span::Spans,
     state::{Enforced, EventSink, ProxyState},
 };
 
@@ -38,6 +40,8 @@ pub struct ProxyParts {
     pub entropy: Arc<dyn Entropy>,
     /// Counters.
     pub metrics: ProxyMetrics,
+    /// Takes trace spans, if they are exported.
+    pub spans: Option<SpanSink>,
 }
 
 /// One proxy.
@@ -48,6 +52,7 @@ pub(crate) struct Proxy {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) metrics: ProxyMetrics,
+    pub(crate) spans: Option<Spans>,
     pub(crate) limiter: Limiter,
 }
 
@@ -60,7 +65,9 @@ impl Proxy {
             clock,
             entropy,
             metrics,
+            spans,
         } = parts;
+        let spans = spans.map(|sink| Spans::new(sink, identity.current().id()));
         let limiter = Limiter::new(Arc::clone(&clock));
         Arc::new(Self {
             identity,
@@ -69,6 +76,7 @@ impl Proxy {
             clock,
             entropy,
             metrics,
+            spans,
             limiter,
         })
     }

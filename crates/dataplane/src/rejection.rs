@@ -5,7 +5,8 @@ use testudo_model::{DecisionId, PathError, Problem};
 use testudo_policy::ReasonCode;
 
 use crate::{
-    framing::FramingError, limit::Limited, token::TokenError, transaction::TransactionError,
+    framing::FramingError, limit::Limited, sidecar::TunnelError, token::TokenError,
+    transaction::TransactionError,
 };
 
 /// Why a request is not forwarded, or why its answer could not be had.
@@ -14,6 +15,9 @@ pub(crate) enum Rejection {
     /// The message could be read in two ways, or goes beyond a limit.
     #[error("the request is refused by the framing gate")]
     Framing(#[from] FramingError),
+    /// CONNECT that leads nowhere, or a request that does not belong into its tunnel.
+    #[error("the tunnel is refused")]
+    Tunnel(#[from] TunnelError),
     /// The path has no canonical form.
     #[error("the path is refused")]
     Path(#[from] PathError),
@@ -105,6 +109,7 @@ impl Rejection {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::Framing(error) => error.status(),
+            Self::Tunnel(error) => error.status(),
             Self::Path(PathError::TooLong) => StatusCode::URI_TOO_LONG,
             Self::Path(_) => StatusCode::BAD_REQUEST,
             Self::Limited(_) => StatusCode::TOO_MANY_REQUESTS,
@@ -126,6 +131,7 @@ impl Rejection {
     pub(crate) fn code(&self) -> &'static str {
         match self {
             Self::Framing(error) => error.code(),
+            Self::Tunnel(error) => error.code(),
             Self::Path(_) => "request.path",
             Self::Source => "source.denied",
             Self::Limited(_) => "limit.exceeded",
@@ -156,7 +162,7 @@ impl Rejection {
     pub(crate) const fn closes_connection(&self) -> bool {
         matches!(
             self,
-            Self::Framing(_) | Self::Upstream(UpstreamError::BodyTooLarge)
+            Self::Framing(_) | Self::Tunnel(_) | Self::Upstream(UpstreamError::BodyTooLarge)
         )
     }
 
@@ -177,6 +183,7 @@ impl Rejection {
     const fn title(&self) -> &'static str {
         match self {
             Self::Framing(_) => "The request is malformed or ambiguous",
+            Self::Tunnel(_) => "The tunnel is refused",
             Self::Path(_) => "The path is malformed or ambiguous",
             Self::Source => "This address may not connect",
             Self::Limited(_) => "Too many requests",
@@ -198,6 +205,7 @@ impl Rejection {
     fn detail(&self) -> Option<String> {
         match self {
             Self::Framing(error) => Some(error.to_string()),
+            Self::Tunnel(error) => Some(error.to_string()),
             Self::Path(error) => Some(error.to_string()),
             Self::Token(error) => Some(error.to_string()),
             Self::Limited(limited) => Some(format!(

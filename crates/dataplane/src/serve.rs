@@ -49,7 +49,8 @@ pub(crate) enum Protocol {
     Http1,
     /// HTTP/2.
     Http2,
-    /// Plaintext: HTTP/2 if it begins with the preface (prior knowledge), else HTTP/1.1.
+    /// Plaintext: HTTP/2 if it begins with the preface (prior knowledge), else HTTP/1.1, whose stream the service may
+    /// take over (RFC 9110 section 9.3.6).
     Detect,
 }
 
@@ -153,8 +154,8 @@ pub(crate) async fn connection<I, S>(
         }
         Protocol::Detect => {
             let settings = detecting_settings();
-            let served = settings.serve_connection(io, service);
-            drive(served, auto::Connection::graceful_shutdown, end).await;
+            let served = settings.serve_connection_with_upgrades(io, service);
+            drive(served, auto::UpgradeableConnection::graceful_shutdown, end).await;
         }
     }
 }

@@ -12,17 +12,51 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest `X-Request-Id` passed on.
 const MAX_REQUEST_ID_BYTES: usize = 128;
 
-/// Makes trace context and request id well formed, each once. Answers the trace id, 32 hex digits.
+/// Where a request stands in its trace.
+#[derive(Debug)]
+pub(crate) struct Settled {
+    /// What goes on: the caller's span, or ours.
+    pub(crate) context: TraceContext,
+    /// The caller's span, if ours goes on in its place.
+    pub(crate) parent: Option<TraceContext>,
+    /// Whether the span that goes on is ours, to be exported.
+    pub(crate) is_ours: bool,
+}
+
+/// Makes trace context and request id well formed, each once.
 ///
-/// The span is the caller's: a proxy that exports no span of its own must not break the tree.
-pub(crate) fn settle(headers: &mut HeaderMap, entropy: &dyn Entropy) -> String {
-    let context = {
+/// A proxy that exports spans (`has_spans`) puts its own into a trace that is sampled. One that does not passes on
+/// its caller's: naming a span that nobody exports would break the tree.
+pub(crate) fn settle(headers: &mut HeaderMap, entropy: &dyn Entropy, has_spans: bool) -> Settled {
+    let received = {
         let states = headers
             .get_all(TRACESTATE)
             .iter()
             .filter_map(|value| value.to_str().ok());
-        TraceContext::accept(sole(headers, &TRACEPARENT), states, entropy)
+        TraceContext::received(sole(headers, &TRACEPARENT), states)
     };
+    let settled = match received {
+        Some(parent) if has_spans && parent.is_sampled() => Settled {
+            context: parent.child(entropy),
+            parent: Some(parent),
+            is_ours: true,
+        },
+        Some(context) => Settled {
+            context,
+            parent: None,
+            is_ours: false,
+        },
+        None => Settled {
+            context: TraceContext::begin(entropy),
+            parent: None,
+            is_ours: has_spans,
+        },
+    };
+    write(headers, &settled.context);
+    settled
+}
+
+fn write(headers: &mut HeaderMap, context: &TraceContext) {
     if let Ok(value) = HeaderValue::from_bytes(&context.traceparent()) {
         headers.insert(TRACEPARENT, value);
     }
@@ -33,13 +67,11 @@ pub(crate) fn settle(headers: &mut HeaderMap, entropy: &dyn Entropy) -> String {
         Some(state) => drop(headers.insert(TRACESTATE, state)),
         None => drop(headers.remove(TRACESTATE)),
     }
-    let trace_id = context.trace_id();
     if !sole(headers, &X_REQUEST_ID).is_some_and(is_clean_request_id)
-        && let Ok(value) = HeaderValue::from_str(&trace_id)
+        && let Ok(value) = HeaderValue::from_str(&context.trace_id())
     {
         headers.insert(X_REQUEST_ID, value);
     }
-    trace_id
 }
 
 /// The value of a field that occurs once and is ASCII.
@@ -71,8 +103,39 @@ mod tests {
         for (name, value) in fields {
             headers.append(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
-        let trace = settle(&mut headers, &*SeededEntropy::new(1));
-        (headers, trace)
+        let settled = settle(&mut headers, &*SeededEntropy::new(1), false);
+        (headers, settled.context.trace_id())
+    }
+
+    fn with_spans(traceparent: Option<&str>) -> (HeaderMap, Settled) {
+        let mut headers = HeaderMap::new();
+        if let Some(value) = traceparent {
+            headers.insert(TRACEPARENT, HeaderValue::from_str(value).unwrap());
+        }
+        let settled = settle(&mut headers, &*SeededEntropy::new(1), true);
+        (headers, settled)
+    }
+
+    #[test]
+    fn a_proxy_that_exports_spans_puts_its_own_below_the_callers() {
+        let (headers, settled) = with_spans(Some(GOOD));
+        let own = settled.context;
+        assert_eq!(own.trace_id(), "4bf92f3577b34da6a3ce929d0e0e4736");
+        assert_eq!(settled.parent.unwrap().span_id(), "00f067aa0ba902b7");
+        assert_ne!(own.span_id(), "00f067aa0ba902b7");
+        assert_eq!(headers[TRACEPARENT].as_bytes(), own.traceparent());
+        assert!(settled.is_ours);
+
+        let (_, first) = with_spans(None);
+        assert!(first.is_ours && first.parent.is_none());
+    }
+
+    #[test]
+    fn a_trace_that_nobody_records_gets_no_span_of_ours() {
+        let unsampled = GOOD.replace("-01", "-00");
+        let (headers, settled) = with_spans(Some(&unsampled));
+        assert_eq!(headers[TRACEPARENT], unsampled);
+        assert!(!settled.is_ours && settled.parent.is_none());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! supervised tasks.
 //!
 //! * [`fleet`] reads the fleet file: text to validated model types, with every mistake named and located.
-//! * [`Metrics`], [`init_tracing`] and [`TraceContext`] are what the outside sees of a process.
+//! * [`Metrics`], [`init_tracing`], [`TraceContext`] and [`SpanSink`] are what the outside sees of a process.
 //! * [`Readiness`], [`Drain`] and [`Tasks`] are its life: when it may get traffic, how it stops, who does what.
 //!
 //! Nothing here knows a server, a policy engine or a database.
@@ -11,9 +11,11 @@ mod clock;
 mod drain;
 mod environment;
 mod metrics;
+mod otlp;
 mod process;
 mod readiness;
 mod signal;
+mod spans;
 mod tasks;
 mod telemetry;
 mod trace;
@@ -27,6 +29,9 @@ pub use metrics::Metrics;
 pub use prometheus_client;
 pub use readiness::{Gate, Readiness};
 pub use signal::{ShutdownSignal, shutdown_requested};
+pub use spans::{
+    Attribute, AttributeValue, Emitter, Span, SpanBatch, SpanKind, SpanQueue, SpanSink, span_queue,
+};
 pub use tasks::{TaskEnd, Tasks};
 pub use telemetry::{InvalidLogFilter, LogFormat, init_tracing};
 pub use trace::TraceContext;

@@ -32,15 +32,21 @@ impl TraceContext {
         tracestate: impl IntoIterator<Item = &'a str>,
         entropy: &dyn Entropy,
     ) -> Self {
-        match traceparent.and_then(parse_traceparent) {
-            Some((trace_id, span_id, sampled)) => Self {
-                trace_id,
-                span_id,
-                sampled,
-                state: parse_tracestate(tracestate),
-            },
-            None => Self::begin(entropy),
-        }
+        Self::received(traceparent, tracestate).unwrap_or_else(|| Self::begin(entropy))
+    }
+
+    /// The caller's context; `None` if there is none or it is malformed.
+    pub fn received<'a>(
+        traceparent: Option<&str>,
+        tracestate: impl IntoIterator<Item = &'a str>,
+    ) -> Option<Self> {
+        let (trace_id, span_id, sampled) = traceparent.and_then(parse_traceparent)?;
+        Some(Self {
+            trace_id,
+            span_id,
+            sampled,
+            state: parse_tracestate(tracestate),
+        })
     }
 
     /// A new trace, sampled.

@@ -157,6 +157,9 @@ pub struct UpArguments {
     /// Do not start the programs of the services' `run` tables
     #[arg(long)]
     pub no_run: bool,
+    /// Where trace spans go, if elsewhere than the fleet file says
+    #[command(flatten)]
+    pub tracing: TracingArguments,
 }
 
 /// `testudo server`.
@@ -195,6 +198,20 @@ pub struct JoinArguments {
     /// Worker threads [default: one for each core]
     #[arg(long, value_name = "N")]
     pub workers: Option<usize>,
+    /// Where trace spans go
+    #[command(flatten)]
+    pub tracing: TracingArguments,
+}
+
+/// Where trace spans go.
+#[derive(Debug, Clone, Args)]
+pub struct TracingArguments {
+    /// OpenTelemetry collector (OTLP over HTTP) that gets trace spans, e.g. http://127.0.0.1:4318
+    #[arg(long, value_name = "URL", env = "TESTUDO_OTLP_ENDPOINT")]
+    pub otlp_endpoint: Option<String>,
+    /// PEM file with the CA of an https collector
+    #[arg(long, value_name = "FILE", env = "OTEL_EXPORTER_OTLP_CERTIFICATE")]
+    pub otlp_ca: Option<PathBuf>,
 }
 
 /// `testudo gateway`.

@@ -1,6 +1,7 @@
 //! `testudo`: security in every service of a fleet, from one binary.
 
 mod cli;
+mod collector;
 mod command;
 mod context;
 mod failure;

@@ -36,7 +36,6 @@ use crate::{
     rejection::Rejection,
     serve::{self, Activity, Protocol},
     state::Enforced,
-    trace,
     transaction::{Transaction, TransactionError},
 };
 
@@ -136,7 +135,7 @@ impl SidecarWorker {
         let target = framing::admit(&head)?;
         let transaction = self.transaction(&enforced, &head.headers)?;
         headers::sanitise_request(&mut head.headers);
-        let trace = trace::settle(&mut head.headers, &*self.worker.entropy);
+        let trace = exchange.join_trace(&self.worker, &mut head.headers, &target);
 
         // An edge speaks for the client's address; a service speaks for nobody's but its own.
         let client = transaction
@@ -158,6 +157,7 @@ impl SidecarWorker {
             .routes()
             .find_in(own, &head.method, &target.path)
             .map_err(no_route)?;
+        exchange.matched(&enforced, route);
         let principal = transaction
             .as_ref()
             .and_then(|transaction| transaction.principal.as_ref());
@@ -187,6 +187,7 @@ impl SidecarWorker {
                 trace: &trace,
             },
         )?;
+        exchange.permitted(&permit);
 
         vouch(
             &mut head.headers,

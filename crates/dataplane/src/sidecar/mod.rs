@@ -1,7 +1,10 @@
-//! The proxy beside a service: [`inbound`] guards it, [`outbound`] makes its calls.
+//! The proxy beside a service: [`inbound`] guards it, [`outbound`] makes its calls, if need be through a [`tunnel`].
 
 mod inbound;
 mod outbound;
+mod tunnel;
+
+pub(crate) use tunnel::TunnelError;
 
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 

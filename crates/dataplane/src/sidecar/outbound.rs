@@ -1,13 +1,25 @@
 //! Calls of the local service to others: `http://<service>/<path>`, by `HTTP_PROXY` or by `Host`.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
 
-use http::{HeaderMap, HeaderValue, Request, Response, Version, header, request::Parts};
-use hyper::{body::Incoming, service::service_fn};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header, request::Parts};
+use hyper::{
+    body::Incoming,
+    service::service_fn,
+    upgrade::{self, OnUpgrade},
+};
+use hyper_util::rt::TokioIo;
 use testudo_runtime::DrainWatch;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 
-use super::SidecarWorker;
+use super::{SidecarWorker, tunnel::Tunnel};
 use crate::{
     authorize::{Question, authorize},
     body::AnswerBody,
@@ -20,11 +32,22 @@ use crate::{
     rejection::Rejection,
     routes::normalise_host,
     serve::{self, Activity, Protocol},
-    trace,
     transaction::Transaction,
 };
 
 const ROLE: Role = Role::Outbound;
+
+/// How requests of a connection come here.
+#[derive(Clone)]
+enum Way {
+    /// As they are; the last may open a tunnel.
+    Direct(Arc<Mutex<Option<Opened>>>),
+    /// Through a tunnel.
+    Tunnel(Arc<Tunnel>),
+}
+
+/// A tunnel whose CONNECT is answered, and its stream to come.
+type Opened = (Tunnel, OnUpgrade);
 
 impl SidecarWorker {
     pub(super) async fn outbound_connection(
@@ -39,13 +62,39 @@ impl SidecarWorker {
             return;
         }
         let _open = self.worker.proxy.metrics.connection(ROLE);
+        let opened = Arc::new(Mutex::new(None));
+        Arc::clone(&self)
+            .serve_outbound(
+                stream,
+                peer,
+                Way::Direct(Arc::clone(&opened)),
+                drain.clone(),
+            )
+            .await;
+        let opened = opened.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some((tunnel, upgrade)) = opened
+            && let Ok(stream) = upgrade.await
+        {
+            let way = Way::Tunnel(Arc::new(tunnel));
+            self.serve_outbound(TokioIo::new(stream), peer, way, drain)
+                .await;
+        }
+    }
+
+    async fn serve_outbound(
+        self: Arc<Self>,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        peer: SocketAddr,
+        way: Way,
+        drain: DrainWatch,
+    ) {
         let activity = Activity::new();
         let requests = Arc::clone(&activity);
         let service = service_fn(move |request| {
-            let (sidecar, active) = (Arc::clone(&self), requests.begin());
+            let (sidecar, way, active) = (Arc::clone(&self), way.clone(), requests.begin());
             async move {
                 let exchange = Exchange::begin(&sidecar.worker, ROLE, &request, peer.ip(), active);
-                Ok::<_, Infallible>(sidecar.respond_outbound(exchange, request).await)
+                Ok::<_, Infallible>(sidecar.respond_outbound(exchange, &way, request).await)
             }
         });
         serve::connection(
@@ -62,15 +111,40 @@ impl SidecarWorker {
     async fn respond_outbound(
         &self,
         mut exchange: Exchange,
-        request: Request<Incoming>,
+        way: &Way,
+        mut request: Request<Incoming>,
     ) -> Response<AnswerBody> {
-        let result = self.handle_outbound(&mut exchange, request).await;
+        let result = match way {
+            Way::Direct(opened) if asks_for_tunnel(&request) => {
+                match self.open_tunnel(&mut request, opened) {
+                    // Not a call: nothing was decided, so nothing is counted.
+                    Ok(()) => return Response::new(AnswerBody::empty()),
+                    Err(rejection) => Err(rejection),
+                }
+            }
+            _ => self.handle_outbound(&mut exchange, way, request).await,
+        };
         exchange.end(&self.worker, result)
+    }
+
+    /// Notes the tunnel that is to be served once the answer to CONNECT is out.
+    fn open_tunnel(
+        &self,
+        request: &mut Request<Incoming>,
+        opened: &Mutex<Option<Opened>>,
+    ) -> Result<(), Rejection> {
+        let enforced = self.worker.proxy.ready()?;
+        self.own_index(&enforced)?;
+        let tunnel = Tunnel::open(request.uri(), request.headers(), &enforced)?;
+        let upgrade = upgrade::on(request);
+        *opened.lock().unwrap_or_else(PoisonError::into_inner) = Some((tunnel, upgrade));
+        Ok(())
     }
 
     async fn handle_outbound(
         &self,
         exchange: &mut Exchange,
+        way: &Way,
         request: Request<Incoming>,
     ) -> Result<Response<AnswerBody>, Rejection> {
         let proxy = &self.worker.proxy;
@@ -79,6 +153,9 @@ impl SidecarWorker {
         let (mut head, body) = request.into_parts();
         believe_target(&mut head);
         let target = framing::admit(&head)?;
+        if let Way::Tunnel(tunnel) = way {
+            tunnel.admit(&target)?;
+        }
         let called = normalise_host(&target.authority)
             .and_then(|name| enforced.service_index(&name))
             .ok_or(Rejection::NoRoute)?;
@@ -86,7 +163,7 @@ impl SidecarWorker {
 
         let forwarded = forwarded_token(&head.headers);
         headers::sanitise_request(&mut head.headers);
-        let trace = trace::settle(&mut head.headers, &*self.worker.entropy);
+        let trace = exchange.join_trace(&self.worker, &mut head.headers, &target);
         let transaction = self.transaction_behind(forwarded.as_deref(), &trace);
         if let Some(transaction) = &transaction {
             exchange.client = transaction.claims.rctx.req_ip.to_canonical();
@@ -96,6 +173,7 @@ impl SidecarWorker {
             .routes()
             .find_in(called, &head.method, &target.path)
             .map_err(no_route)?;
+        exchange.matched(&enforced, route);
         let own = proxy.own_identity();
         let caller = own.as_caller(self.service.as_str());
         self.worker.may_connect(ROLE, &enforced, &caller, called)?;
@@ -118,6 +196,7 @@ impl SidecarWorker {
                 trace: &trace,
             },
         )?;
+        exchange.permitted(&permit);
         let outgoing = Outgoing {
             method: head.method,
             target,
@@ -134,6 +213,11 @@ impl SidecarWorker {
             .and_then(|token| self.delivered.by_token(token))
             .or_else(|| self.delivered.by_trace(trace))
     }
+}
+
+/// CONNECT of HTTP/1; with HTTP/2 no client uses it towards a proxy on its own host.
+fn asks_for_tunnel(request: &Request<Incoming>) -> bool {
+    request.method() == Method::CONNECT && request.version() < Version::HTTP_2
 }
 
 /// A forward proxy goes by the absolute target and ignores `Host` (RFC 9112 section 3.2.2): some clients put the

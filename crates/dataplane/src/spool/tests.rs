@@ -309,7 +309,10 @@ fn fault_of(spool: &Spool) -> String {
         if let Some(fault) = spool.status().fault {
             return fault;
         }
-        assert!(std::time::Instant::now() < until, "the writer notices no fault");
+        assert!(
+            std::time::Instant::now() < until,
+            "the writer notices no fault"
+        );
         std::thread::sleep(Duration::from_millis(10));
     }
 }

@@ -110,6 +110,21 @@ pub async fn plain(address: SocketAddr, method: &str, uri: &str, fields: &[(&str
     over_http1(stream, method, uri, fields, b"").await
 }
 
+/// A GET over HTTP/2 with prior knowledge on a plain stream.
+pub async fn plain_http2(stream: TcpStream, uri: &str) -> Reply {
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    reply(
+        sender
+            .send_request(request("GET", uri, &[], b""))
+            .await
+            .unwrap(),
+    )
+    .await
+}
+
 /// Sends `bytes` and returns what comes back until the other side closes, or for two seconds.
 pub async fn raw(mut stream: TlsStream<TcpStream>, bytes: &[u8]) -> String {
     stream.write_all(bytes).await.unwrap();

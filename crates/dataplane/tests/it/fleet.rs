@@ -210,6 +210,7 @@ impl Fleet {
             clock: Arc::clone(&self.clock),
             entropy: Arc::clone(&self.entropy),
             metrics: self.metrics.1.clone(),
+            spans: None,
         };
         let drain_deadline = Duration::from_secs(5);
         let inbound = listeners();

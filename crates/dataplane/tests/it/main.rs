@@ -14,4 +14,5 @@ mod changes;
 mod client;
 mod fleet;
 mod limits;
+mod tunnels;
 mod upstream;

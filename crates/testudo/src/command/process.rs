@@ -6,13 +6,14 @@ use serde_json::Value;
 use testudo_controlplane::{Clock, Entropy, SystemEntropy};
 use testudo_dataplane::{Member, Running};
 use testudo_runtime::{
-    Drain, DrainSignal, LogFormat, Metrics, Readiness, SystemClock, Tasks, init_tracing, shutdown_requested,
+    Drain, DrainSignal, LogFormat, Metrics, Readiness, SpanSink, SystemClock, Tasks, init_tracing, shutdown_requested, span_queue,
 };
 use tracing::{info, warn};
 
 use super::{Invocation, proxy::DRAIN_DEADLINE};
 use crate::{
-    cli::LogFormatArgument,
+    cli::{LogFormatArgument, TracingArguments},
+    collector::Collector,
     failure::{Exit, Failure, Outcome},
     ops::Ops,
 };
@@ -62,6 +63,8 @@ pub struct Process {
     pub entropy: Arc<dyn Entropy>,
     /// Where health, readiness and metrics are.
     pub ops: SocketAddr,
+    /// Takes trace spans, if they are exported.
+    pub spans: Option<SpanSink>,
 }
 
 /// A proxy of this process.
@@ -83,7 +86,18 @@ impl Process {
         let ops = listener.local_addr()?;
         let serving = Ops { metrics: metrics.clone(), readiness: readiness.clone() };
         stage.tasks.spawn("ops", serving.serve(listener, stage.drain.watch()));
-        Ok(Self { stage, metrics, readiness, clock, entropy: Arc::new(SystemEntropy), ops })
+        Ok(Self { stage, metrics, readiness, clock, entropy: Arc::new(SystemEntropy), ops, spans: None })
+    }
+
+    /// Exports trace spans from here on, if a flag or the fleet file (`configured`) names a collector.
+    pub fn export_spans(&mut self, arguments: &TracingArguments, configured: Option<&str>) -> Outcome {
+        if let Some(endpoint) = arguments.otlp_endpoint.as_deref().or(configured) {
+            let collector = Collector::new(endpoint, arguments.otlp_ca.as_deref())?;
+            let (sink, queue) = span_queue(&self.metrics);
+            self.stage.tasks.spawn("span export", collector.export(queue));
+            self.spans = Some(sink);
+        }
+        Ok(())
     }
 
     /// Says that the role is ready: a JSON document for programs, `name  address` lines for people.
@@ -97,7 +111,7 @@ impl Process {
 
     /// Runs until a signal, or until a worker dies; then stops the proxies, and the rest after them.
     /// `proxies` is the stage of the proxies' own tasks if it is another than the process's.
-    pub async fn run(self, proxies: Vec<RunningProxy>, proxy_stage: Option<Stage>) -> Outcome {
+    pub async fn run(mut self, proxies: Vec<RunningProxy>, proxy_stage: Option<Stage>) -> Outcome {
         let failed = tokio::select! {
             signal = shutdown_requested() => {
                 info!(signal = %signal?, "stopping");
@@ -105,6 +119,8 @@ impl Process {
             }
             () = worker_died(&proxies) => true,
         };
+        // The export ends when no proxy is left that could emit a span.
+        self.spans = None;
         match proxy_stage {
             Some(stage) => {
                 stop_proxies(stage, proxies).await;

@@ -23,7 +23,8 @@ const AWAY_PAUSE: Duration = Duration::from_secs(2);
 
 /// `testudo gateway`.
 pub async fn gateway(invocation: &Invocation, arguments: GatewayArguments) -> Outcome {
-    let process = Process::start(invocation, arguments.join.ops, None).await?;
+    let mut process = Process::start(invocation, arguments.join.ops, None).await?;
+    process.export_spans(&arguments.join.tracing, None)?;
     let member = join(&process, &arguments.join, None).await?;
     let id = member.id();
     if id != id.trust_domain().gateway() {
@@ -55,7 +56,8 @@ pub async fn gateway(invocation: &Invocation, arguments: GatewayArguments) -> Ou
 
 /// `testudo sidecar`.
 pub async fn sidecar(invocation: &Invocation, arguments: SidecarArguments) -> Outcome {
-    let process = Process::start(invocation, arguments.join.ops, None).await?;
+    let mut process = Process::start(invocation, arguments.join.ops, None).await?;
+    process.export_spans(&arguments.join.tracing, None)?;
     let workers = workers(arguments.join.workers);
     let inbound = Listeners::bind(arguments.inbound, workers)?;
     let outbound = Listeners::bind(arguments.outbound, workers)?;
@@ -98,6 +100,7 @@ async fn join(
         version: env!("CARGO_PKG_VERSION"),
         readiness: process.readiness.clone(),
         metrics: ProxyMetrics::register(&process.metrics),
+        spans: process.spans.clone(),
         clock: Arc::clone(&process.clock),
         entropy: Arc::clone(&process.entropy),
     };

@@ -52,8 +52,9 @@ pub async fn up(invocation: &Invocation, arguments: UpArguments) -> Outcome {
     let fleet = load(&arguments.fleet.fleet)?.fleet;
     let data = arguments.data.clone().unwrap_or_else(|| fleet.data.clone());
     let state_key_file = arguments.root_key_file.clone().unwrap_or_else(|| key_file_beside(&data));
-    let (process, server) =
+    let (mut process, server) =
         start_server(invocation, fleet.clone(), Some(data.clone()), Some(state_key_file.clone())).await?;
+    process.export_spans(&arguments.tracing, fleet.observability.otlp_endpoint.as_deref())?;
     remember(invocation, &server)?;
     let proxies = Proxies {
         process: &process,
@@ -206,6 +207,7 @@ impl Proxies<'_> {
             version: env!("CARGO_PKG_VERSION"),
             readiness: self.process.readiness.clone(),
             metrics: self.metrics.clone(),
+            spans: self.process.spans.clone(),
             clock: Arc::clone(&self.process.clock),
             entropy: Arc::clone(&self.process.entropy),
         })

@@ -16,4 +16,5 @@ mod fleet;
 mod link;
 mod roles;
 mod third_party;
+mod traces;
 mod wire;
