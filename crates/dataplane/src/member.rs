@@ -11,12 +11,15 @@ use std::{
 use testudo_model::{
     Clock, Entropy, InvalidJoinToken, JoinToken, Redacted, ServiceName, SpiffeId, TenantName, limits,
 };
-use testudo_runtime::{Drain, Readiness, SpanSink, Tasks};
-use testudo_trust::{KeyFileError, TlsError, WebCertificate, load_or_create_root_key};
+use testudo_runtime::{Drain, DrainWatch, Readiness, SpanSink, Tasks};
+use testudo_trust::{
+    IdentitySource, KeyFileError, TlsError, WebCertificate, load_or_create_root_key,
+};
 
 use crate::{
     ProxyMetrics, ProxyParts,
     link::{self, Link, LinkError, LinkOptions, ServerAddress, StateFolder, StateFolderError},
+    metrics::Standing,
     spool::{DEFAULT_MAX_BYTES, Spool, SpoolError, SpoolOptions},
     state::ProxyState,
 };
@@ -26,6 +29,9 @@ const WEB_CERTIFICATE_RENEWAL: Duration = Duration::from_secs(3600);
 
 /// How soon it is tried again when the control plane was away.
 const WEB_CERTIFICATE_RETRY: Duration = Duration::from_secs(60);
+
+/// How often the gauges are brought up to date.
+const OBSERVE: Duration = Duration::from_secs(5);
 
 /// What a proxy needs to become a member.
 #[derive(Clone)]
@@ -186,6 +192,14 @@ impl Member {
     pub fn keep_up(&self, tasks: &Tasks, drain: &Drain) {
         let name = format!("link of {}", self.id());
         tasks.spawn(name, Arc::clone(&self.link).run(drain.watch()));
+        let observed = observe(
+            self.parts.identity.clone(),
+            self.parts.metrics.clone(),
+            Arc::clone(&self.link),
+            Arc::clone(&self.spool),
+            drain.watch(),
+        );
+        tasks.spawn(format!("gauges of {}", self.id()), observed);
     }
 
     /// A public certificate of the fleet's own CA, renewed until the process drains.
@@ -226,6 +240,29 @@ impl Member {
         let spool = Arc::clone(&self.spool);
         let closed = tokio::task::spawn_blocking(move || spool.close(deadline)).await;
         closed.unwrap_or(false) && self.link.ship_rest(deadline).await
+    }
+}
+
+/// Brings the gauges up to date until the process drains.
+async fn observe(
+    identity: IdentitySource,
+    metrics: ProxyMetrics,
+    link: Arc<Link>,
+    spool: Arc<Spool>,
+    mut watch: DrainWatch,
+) {
+    loop {
+        let svid = identity.current();
+        let standing = Standing {
+            svid_expires: svid.not_after(),
+            silence: link.since_contact(),
+            spool: spool.status(),
+        };
+        metrics.standing(svid.id(), &standing);
+        tokio::select! {
+            () = watch.drained() => return,
+            () = tokio::time::sleep(OBSERVE) => {}
+        }
     }
 }
 

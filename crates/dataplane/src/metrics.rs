@@ -1,13 +1,19 @@
 //! What a proxy counts. Labels are few: declared services, fixed codes; nothing a client can choose.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use http::StatusCode;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
 };
+use testudo_model::{SpiffeId, Timestamp};
 use testudo_runtime::Metrics;
+
+use crate::spool::SpoolStatus;
 
 /// Upper bounds in seconds. The first is below the cost of a denial, the last above the default deadline.
 const DURATION_BUCKETS: [f64; 12] = [
@@ -66,6 +72,13 @@ struct CacheLabels {
     result: &'static str,
 }
 
+/// Several proxies may share a process.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WorkloadLabels {
+    workload: String,
+}
+
+type Seconds = Family<WorkloadLabels, Gauge<f64, AtomicU64>>;
 type Durations = Family<ServiceLabels, Histogram, fn() -> Histogram>;
 
 /// The metrics of all proxies of one process. Register once, clone for each proxy.
@@ -78,6 +91,21 @@ pub struct ProxyMetrics {
     limited: Family<LimitLabels, Counter>,
     caches: Family<CacheLabels, Counter>,
     events_refused: Counter,
+    svid_expiry: Seconds,
+    silence: Seconds,
+    spool_waiting: Family<WorkloadLabels, Gauge>,
+    spool_faults: Family<WorkloadLabels, Gauge>,
+}
+
+/// How a proxy stands in its fleet.
+#[derive(Debug)]
+pub(crate) struct Standing {
+    /// End of its certificate.
+    pub(crate) svid_expires: Timestamp,
+    /// How long ago the control plane was last heard, `None` if it never was.
+    pub(crate) silence: Option<Duration>,
+    /// Its event spool.
+    pub(crate) spool: SpoolStatus,
 }
 
 impl ProxyMetrics {
@@ -120,6 +148,26 @@ impl ProxyMetrics {
                 "events_refused",
                 "Decisions that could not be recorded and were therefore refused",
                 Counter::default(),
+            ),
+            svid_expiry: metrics.register(
+                "svid_expiry_timestamp_seconds",
+                "When the proxy's certificate expires",
+                Family::default(),
+            ),
+            silence: metrics.register(
+                "control_plane_silence_seconds",
+                "Time since the control plane was last heard",
+                Family::default(),
+            ),
+            spool_waiting: metrics.register(
+                "spool_waiting_bytes",
+                "Events on disk that the ledger has not confirmed",
+                Family::default(),
+            ),
+            spool_faults: metrics.register(
+                "spool_faulty",
+                "1 while events cannot be recorded and calls are therefore refused",
+                Family::default(),
             ),
         }
     }
@@ -185,6 +233,26 @@ impl ProxyMetrics {
 
     pub(crate) fn event_refused(&self) {
         self.events_refused.inc();
+    }
+
+    pub(crate) fn standing(&self, id: &SpiffeId, standing: &Standing) {
+        let labels = WorkloadLabels {
+            workload: id.path().to_owned(),
+        };
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "seconds since 1970 fit a double exactly"
+        )]
+        let expires = standing.svid_expires.unix_seconds() as f64;
+        self.svid_expiry.get_or_create(&labels).set(expires);
+        if let Some(silence) = standing.silence {
+            let gauge = self.silence.get_or_create(&labels);
+            gauge.set(silence.as_secs_f64());
+        }
+        let waiting = i64::try_from(standing.spool.unshipped_bytes).unwrap_or(i64::MAX);
+        self.spool_waiting.get_or_create(&labels).set(waiting);
+        let faulty = i64::from(standing.spool.fault.is_some());
+        self.spool_faults.get_or_create(&labels).set(faulty);
     }
 }
 
