@@ -221,8 +221,11 @@ pub struct GatewayArguments {
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8443")]
     pub listen: SocketAddr,
     /// Plain HTTP address that redirects to HTTPS; none if not given
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", requires = "public_names")]
     pub redirect: Option<SocketAddr>,
+    /// Name that browsers are redirected to; may be repeated. Requests for another name go to the first
+    #[arg(long = "public-name", value_name = "NAME")]
+    pub public_names: Vec<String>,
     /// PEM file with the public certificate chain [default: a certificate of the fleet's own CA]
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     pub tls_certificate: Option<PathBuf>,
@@ -357,6 +360,9 @@ pub enum AuditCommand {
         /// A proof file to verify offline
         #[arg(long, value_name = "FILE")]
         proof: Option<PathBuf>,
+        /// A checkpoint kept from before: is everything that it covers still in the running ledger, unchanged?
+        #[arg(long, value_name = "FILE", conflicts_with_all = ["export", "proof"])]
+        checkpoint: Option<PathBuf>,
         /// The ledger's verifier key (`testudo audit key`) [default: asked of the running fleet]
         #[arg(long, value_name = "KEY")]
         key: Option<String>,
@@ -416,6 +422,11 @@ pub enum ProxyCommand {
     List,
     /// Revoke a workload identity: certificates refused, connections closed
     Revoke {
+        /// SPIFFE id
+        spiffe_id: String,
+    },
+    /// Give a revoked identity back; its proxies join again with new tokens
+    Reinstate {
         /// SPIFFE id
         spiffe_id: String,
     },

@@ -24,7 +24,7 @@ pub async fn run(invocation: &Invocation, command: AuditCommand) -> Outcome {
             verify_export(invocation, &directory, key).await
         }
         AuditCommand::Verify { proof: Some(proof), key, .. } => verify_proof(invocation, &proof, key).await,
-        AuditCommand::Verify { .. } => verify_running(invocation).await,
+        AuditCommand::Verify { checkpoint, .. } => verify_running(invocation, checkpoint.as_deref()).await,
         AuditCommand::Key => text(invocation, "/api/v1/audit/key", "/key").await,
         AuditCommand::Checkpoint => text(invocation, "/api/v1/audit/checkpoint", "/checkpoint").await,
     }
@@ -125,9 +125,11 @@ async fn verify_proof(invocation: &Invocation, proof: &Path, key: Option<String>
     })?)
 }
 
-async fn verify_running(invocation: &Invocation) -> Outcome {
+async fn verify_running(invocation: &Invocation, checkpoint: Option<&Path>) -> Outcome {
+    let checkpoint = checkpoint.map(fs::read_to_string).transpose()?;
     let connection = invocation.context.admin().await?;
-    let report: Value = connection.call("POST", "/api/v1/audit/verify", &json!({})).await?;
+    let body = json!({ "checkpoint": checkpoint });
+    let report: Value = connection.call("POST", "/api/v1/audit/verify", &body).await?;
     let verified = report.get("verified").and_then(Value::as_bool) == Some(true);
     invocation.output.value(&report, |report| match verified {
         true => format!("verified: {} entries, tree head {}", field(report, "/size"), field(report, "/root")),

@@ -1,13 +1,14 @@
 //! `testudo check`, `apply` and `config`.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use serde_json::{Value, json};
-use testudo_controlplane::offline;
+use testudo_controlplane::{client::Connection, offline};
 use testudo_runtime::{
     Environment,
     fleet::{self, Loaded},
 };
+use tokio::time::Instant;
 
 use super::Invocation;
 use crate::{
@@ -15,6 +16,10 @@ use crate::{
     failure::{Exit, Failure, Outcome},
     output::{field, say, table},
 };
+
+/// How long `apply` waits for the proxies.
+const ROLLOUT: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Loads a fleet file with this process's environment; says its warnings.
 pub fn load(path: &Path) -> Result<Loaded, Failure> {
@@ -62,9 +67,43 @@ pub async fn apply(invocation: &Invocation, arguments: &ApplyArguments) -> Outco
     let loaded = load(&arguments.fleet.fleet)?;
     let path = format!("/api/v1/fleet/apply?dry_run={}", arguments.dry_run);
     let bundle = serde_json::to_value(&loaded.bundle)?;
-    let applied: Value = invocation.context.admin().await?.call("POST", &path, &bundle).await?;
+    let connection = invocation.context.admin().await?;
+    let mut applied: Value = connection.call("POST", &path, &bundle).await?;
+    if let Some(snapshot) = applied.get("snapshot").and_then(Value::as_u64)
+        && let Some(fields) = applied.as_object_mut()
+    {
+        let rollout = rollout(&connection, snapshot).await?;
+        fields.insert("enforcing".to_owned(), json!(rollout.enforcing.len()));
+        fields.insert("behind".to_owned(), json!(rollout.behind));
+    }
     invocation.output.value(&applied, summary)?;
     Ok(())
+}
+
+/// Which of the connected proxies enforce a snapshot.
+struct Rollout {
+    enforcing: Vec<String>,
+    behind: Vec<String>,
+}
+
+/// Waits until every connected proxy enforces `snapshot` or refuses it, at most [`ROLLOUT`].
+async fn rollout(connection: &Connection, snapshot: u64) -> Result<Rollout, Failure> {
+    let until = Instant::now() + ROLLOUT;
+    loop {
+        let page: Value = connection.get("/api/v1/proxies").await?;
+        let proxies = page.get("items").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        let live = proxies.iter().filter(|proxy| proxy.get("live").and_then(Value::as_bool) == Some(true));
+        let enforces = |proxy: &&Value| {
+            proxy.get("snapshot").and_then(Value::as_u64).is_some_and(|enforced| enforced >= snapshot)
+        };
+        let (enforcing, behind): (Vec<&Value>, Vec<&Value>) = live.partition(enforces);
+        let undecided = behind.iter().any(|proxy| field(proxy, "/refused").is_empty());
+        if !undecided || Instant::now() >= until {
+            let names = |proxies: Vec<&Value>| proxies.into_iter().map(|proxy| field(proxy, "/spiffe_id")).collect();
+            return Ok(Rollout { enforcing: names(enforcing), behind: names(behind) });
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 fn summary(applied: &Value) -> String {
@@ -79,6 +118,10 @@ fn summary(applied: &Value) -> String {
     lines.extend(list("generated").iter().map(|made| {
         format!("  secret of {} (shown once): {}", field(made, "/name"), field(made, "/secret"))
     }));
+    if flag("changed") && !flag("dry_run") {
+        lines.push(format!("enforced by {} proxies", field(applied, "/enforcing")));
+        lines.extend(list("behind").iter().map(|proxy| format!("not enforced yet by {}", field(proxy, ""))));
+    }
     lines.join("\n")
 }
 

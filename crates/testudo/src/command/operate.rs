@@ -45,6 +45,11 @@ pub async fn proxy(invocation: &Invocation, command: ProxyCommand) -> Outcome {
             connection.call::<Value>("POST", "/api/v1/identities/revoke", &body).await?;
             say(format!("{spiffe_id} is revoked"));
         }
+        ProxyCommand::Reinstate { spiffe_id } => {
+            let body = json!({ "spiffe_id": spiffe_id });
+            connection.call::<Value>("POST", "/api/v1/identities/reinstate", &body).await?;
+            say(format!("{spiffe_id} is reinstated; proxies let it in again within 15 minutes"));
+        }
     }
     Ok(())
 }

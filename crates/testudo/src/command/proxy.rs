@@ -43,7 +43,7 @@ pub async fn gateway(invocation: &Invocation, arguments: GatewayArguments) -> Ou
     let listen = GatewayListen {
         https: arguments.listen,
         redirect: arguments.redirect,
-        names: Vec::new(),
+        names: arguments.public_names.clone(),
         allow_tls12: arguments.tls_min == "1.2",
     };
     let (running, addresses) =
@@ -164,9 +164,9 @@ pub fn start_gateway(
         https: https.address(),
         redirect: redirect.as_ref().map(Listeners::address),
     };
-    let names = if listen.names.is_empty() { vec!["localhost".to_owned()] } else { listen.names };
+    let (https_port, names) = (https.address().port(), listen.names);
     let running = Gateway::start(GatewayOptions {
-        redirect: redirect.map(|listen| Redirect { listen, https_port: https.address().port(), names }),
+        redirect: redirect.map(|listen| Redirect { listen, https_port, names }),
         listen: https,
         certificate,
         allow_tls12: listen.allow_tls12,
