@@ -12,9 +12,11 @@
 
 mod apart;
 mod bookshop;
+mod cookbook;
 mod fleet;
 mod link;
 mod roles;
 mod third_party;
+mod tour;
 mod traces;
 mod wire;
