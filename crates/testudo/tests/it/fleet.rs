@@ -212,7 +212,7 @@ impl Fleet {
 
     /// TLS that trusts the fleet's CA.
     pub fn tls(&self) -> Arc<ClientConfig> {
-        let pem = fs::read(self.ready["ca"].as_str().unwrap()).unwrap();
+        let pem = fs::read(self.folder.path().join(self.ready["ca"].as_str().unwrap())).unwrap();
         testudo_trust::web_client_config(&pem, &["http/1.1"]).unwrap()
     }
 

@@ -10,13 +10,26 @@
     reason = "test code"
 )]
 
+mod admin_api;
 mod apart;
 mod bookshop;
+mod browser;
 mod cookbook;
 mod fleet;
+mod forge;
+mod forged;
 mod link;
+mod login;
+mod machines;
+mod paths;
+mod recorder;
 mod roles;
+mod shop;
+mod sidecar_direct;
+mod source;
 mod third_party;
+mod tokens;
 mod tour;
 mod traces;
+mod transactions;
 mod wire;

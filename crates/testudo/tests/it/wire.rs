@@ -62,9 +62,11 @@ pub fn connect(address: SocketAddr) -> io::Result<TcpStream> {
 /// Sends `request` and reads until the other side closes or the answer is complete. `None`: closed without an
 /// answer.
 pub fn exchange(stream: &mut (impl Read + Write), request: &[u8]) -> io::Result<Option<Answer>> {
-    stream.write_all(request)?;
-    stream.flush()?;
-    read_answer(stream)
+    match stream.write_all(request).and_then(|()| stream.flush()) {
+        // Whoever refuses early does not read the rest, and may have answered.
+        Err(error) if !is_closed(&error) => Err(error),
+        _ => read_answer(stream),
+    }
 }
 
 /// Reads one answer.
@@ -79,14 +81,15 @@ pub fn read_answer(stream: &mut impl Read) -> io::Result<Option<Answer>> {
             Ok(0) => return Ok(parse(&bytes, true)),
             Ok(read) => bytes.extend_from_slice(&chunk[..read]),
             // A TLS peer that closes without close_notify, or resets after refusing.
-            Err(error)
-                if matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) =>
-            {
-                return Ok(parse(&bytes, true));
-            }
+            Err(error) if is_closed(&error) => return Ok(parse(&bytes, true)),
             Err(error) => return Err(error),
         }
     }
+}
+
+fn is_closed(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
 }
 
 fn parse(bytes: &[u8], ended: bool) -> Option<Answer> {
