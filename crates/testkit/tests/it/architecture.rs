@@ -1,6 +1,10 @@
 //! The table in ARCHITECTURE.md against what cargo says.
 
-use std::{collections::BTreeMap, path::Path, process::Command};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use serde_json::Value;
 
@@ -95,4 +99,50 @@ fn unsafe_code_is_forbidden_and_lints_hold_in_every_crate() {
         let text = std::fs::read_to_string(&manifest).unwrap();
         assert!(text.contains("[lints]\nworkspace = true"), "{} escapes the lints", manifest.display());
     }
+}
+
+/// Beyond this a file is about more than one thing.
+const MAX_LINES: usize = 800;
+
+/// Names that say nothing about what is inside.
+const EMPTY_NAMES: [&str; 4] = ["util", "helper", "manager", "common"];
+
+#[test]
+fn no_source_file_is_too_long_to_be_about_one_thing() {
+    let long: Vec<_> = sources()
+        .into_iter()
+        .map(|path| (std::fs::read_to_string(&path).unwrap().lines().count(), path))
+        .filter(|(lines, _)| *lines > MAX_LINES)
+        .collect();
+    assert!(long.is_empty(), "longer than {MAX_LINES} lines: {long:#?}");
+}
+
+#[test]
+fn every_source_file_is_named_after_what_is_in_it() {
+    for path in sources() {
+        let name = path.strip_prefix(root()).unwrap().to_str().unwrap();
+        for part in EMPTY_NAMES {
+            assert!(!name.contains(part), "{name}: `{part}` says nothing");
+        }
+    }
+}
+
+/// All Rust files of the repository.
+fn sources() -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut folders: Vec<PathBuf> =
+        ["crates", "bench", "examples", "fuzz", "xtask"].map(|folder| root().join(folder)).into();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                let is_built = path.file_name().is_some_and(|name| name == "target");
+                folders.extend((!is_built).then_some(path));
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                files.push(path);
+            }
+        }
+    }
+    assert!(files.len() > 200, "the sources are not where they were");
+    files
 }

@@ -11,5 +11,6 @@
 
 mod architecture;
 mod documents;
+mod fences;
 mod monitoring;
 mod sources;
