@@ -37,7 +37,10 @@ impl Declaration {
     ) -> Snapshot {
         Snapshot {
             version,
-            requires: KNOWN_FEATURES.iter().map(|&feature| feature.to_owned()).collect(),
+            requires: KNOWN_FEATURES
+                .iter()
+                .map(|&feature| feature.to_owned())
+                .collect(),
             tenant,
             edges: vec![self.trust_domain.gateway()],
             trust_domain: self.trust_domain,
@@ -139,7 +142,11 @@ impl Activation {
         directory.roles.extend(newcomers.roles.clone());
         directory.roles.sort();
         directory.roles.dedup();
-        self.next(declaration, directory, stored.as_ref().map(|stored| &stored.record.snapshot))
+        self.next(
+            declaration,
+            directory,
+            stored.as_ref().map(|stored| &stored.record.snapshot),
+        )
     }
 
     /// Puts `declaration` in force.
@@ -159,14 +166,23 @@ impl Activation {
             let directory = self.provider.directory()?;
             let activated = match (declaration, before) {
                 (Some(declaration), _) => self.next(declaration, directory, before)?,
-                (None, Some(before)) => self.next(&declaration_of(before), directory, Some(before))?,
+                (None, Some(before)) => {
+                    self.next(&declaration_of(before), directory, Some(before))?
+                }
                 (None, None) => return Err(ActivationError::NothingDeclared),
             };
             if !activated.changed {
                 return Ok(activated);
             }
-            let expected = stored.as_ref().map_or(Expected::Absent, |stored| Expected::Version(stored.version));
-            match self.tenant.put(expected, &InForce { snapshot: (*activated.snapshot).clone() }) {
+            let expected = stored
+                .as_ref()
+                .map_or(Expected::Absent, |stored| Expected::Version(stored.version));
+            match self.tenant.put(
+                expected,
+                &InForce {
+                    snapshot: (*activated.snapshot).clone(),
+                },
+            ) {
                 Ok(_) => return Ok(activated),
                 Err(StoreError::Conflict { .. }) => {}
                 Err(error) => return Err(error.into()),
@@ -185,14 +201,22 @@ impl Activation {
         let version = before.map_or(SnapshotVersion(0), |before| before.version);
         let tenant = self.provider.settings().tenant.clone();
         let issuers = vec![self.provider.issuer()?];
-        let mut snapshot = declaration.clone().snapshot(version, tenant, directory, issuers);
+        let mut snapshot = declaration
+            .clone()
+            .snapshot(version, tenant, directory, issuers);
         let changed = before != Some(&snapshot);
         if changed {
             snapshot.version = SnapshotVersion(version.0.saturating_add(1));
             PolicyEngine::compile(&snapshot).map_err(ActivationError::Policy)?;
         }
-        let before = before.filter(|_| changed).map(|before| Arc::new(before.clone()));
-        Ok(Activated { snapshot: Arc::new(snapshot), before, changed })
+        let before = before
+            .filter(|_| changed)
+            .map(|before| Arc::new(before.clone()));
+        Ok(Activated {
+            snapshot: Arc::new(snapshot),
+            before,
+            changed,
+        })
     }
 }
 

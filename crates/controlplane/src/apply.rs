@@ -20,7 +20,9 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
     /// Another fleet's file.
-    #[error("the file is of trust domain `{given}`, this control plane is of `{known}`; a fleet keeps its domain")]
+    #[error(
+        "the file is of trust domain `{given}`, this control plane is of `{known}`; a fleet keeps its domain"
+    )]
     OtherDomain {
         /// In the file.
         given: String,
@@ -76,13 +78,26 @@ pub fn rehearse(plane: &Plane, fleet: &Fleet) -> Result<Value, ApplyError> {
 /// Puts `fleet` in force.
 pub fn apply(plane: &Plane, fleet: &Fleet, actor: &Actor) -> Result<Applied, ApplyError> {
     rehearsal(plane, fleet)?;
-    let caller = testudo_identity::Caller { actor: actor.clone(), ..Default::default() };
+    let caller = testudo_identity::Caller {
+        actor: actor.clone(),
+        ..Default::default()
+    };
     let seeded = plane.provider.seed(&seed_of(fleet), &caller)?;
     let identities = FleetIdentities {
-        services: fleet.services.iter().map(|service| service.name.clone()).collect(),
+        services: fleet
+            .services
+            .iter()
+            .map(|service| service.name.clone())
+            .collect(),
         web_names: fleet.public_names.clone(),
     };
-    plane.workloads.declare(&identities, &Caller { actor: actor.clone(), source_ip: None })?;
+    plane.workloads.declare(
+        &identities,
+        &Caller {
+            actor: actor.clone(),
+            source_ip: None,
+        },
+    )?;
     let activated = plane.activation.declare(&Declaration::from(fleet))?;
     if activated.changed {
         plane.note(Note {
@@ -96,7 +111,10 @@ pub fn apply(plane: &Plane, fleet: &Fleet, actor: &Actor) -> Result<Applied, App
         })?;
     }
     plane.distribution.publish(&activated.snapshot)?;
-    Ok(Applied { activated, generated: seeded.generated })
+    Ok(Applied {
+        activated,
+        generated: seeded.generated,
+    })
 }
 
 fn rehearsal(plane: &Plane, fleet: &Fleet) -> Result<Activated, ApplyError> {
@@ -105,9 +123,14 @@ fn rehearsal(plane: &Plane, fleet: &Fleet) -> Result<Activated, ApplyError> {
         let (given, known) = (fleet.trust_domain.to_string(), known.to_string());
         return Err(ApplyError::OtherDomain { given, known });
     }
-    let newcomers =
-        Directory { subjects: Vec::new(), groups: fleet.groups.clone(), roles: roles_of(fleet) };
-    Ok(plane.activation.rehearse(&Declaration::from(fleet), &newcomers)?)
+    let newcomers = Directory {
+        subjects: Vec::new(),
+        groups: fleet.groups.clone(),
+        roles: roles_of(fleet),
+    };
+    Ok(plane
+        .activation
+        .rehearse(&Declaration::from(fleet), &newcomers)?)
 }
 
 /// What differs between two snapshots, in words.
@@ -121,7 +144,11 @@ fn changes(activated: &Activated) -> Vec<String> {
     };
     let mut changes = service_changes(before, after);
     for policy in &after.policies {
-        match before.policies.iter().find(|known| known.name == policy.name) {
+        match before
+            .policies
+            .iter()
+            .find(|known| known.name == policy.name)
+        {
             None => changes.push(format!("policy file {} added", policy.name)),
             Some(known) if known.text != policy.text => {
                 changes.push(format!("policy file {} changed", policy.name));
@@ -129,7 +156,10 @@ fn changes(activated: &Activated) -> Vec<String> {
             Some(_) => {}
         }
     }
-    let gone = before.policies.iter().filter(|known| !after.policies.iter().any(|p| p.name == known.name));
+    let gone = before
+        .policies
+        .iter()
+        .filter(|known| !after.policies.iter().any(|p| p.name == known.name));
     changes.extend(gone.map(|known| format!("policy file {} removed", known.name)));
     if before.gateway != after.gateway {
         changes.push("gateway rules changed".to_owned());
@@ -146,13 +176,22 @@ fn changes(activated: &Activated) -> Vec<String> {
 fn service_changes(before: &Snapshot, after: &Snapshot) -> Vec<String> {
     let mut changes = Vec::new();
     for service in &after.services {
-        match before.services.iter().find(|known| known.name == service.name) {
+        match before
+            .services
+            .iter()
+            .find(|known| known.name == service.name)
+        {
             None => changes.push(format!("service {} added", service.name)),
-            Some(known) if known != service => changes.push(format!("service {} changed", service.name)),
+            Some(known) if known != service => {
+                changes.push(format!("service {} changed", service.name))
+            }
             Some(_) => {}
         }
     }
-    let gone = before.services.iter().filter(|known| !after.services.iter().any(|s| s.name == known.name));
+    let gone = before
+        .services
+        .iter()
+        .filter(|known| !after.services.iter().any(|s| s.name == known.name));
     changes.extend(gone.map(|known| format!("service {} removed", known.name)));
     changes
 }

@@ -20,5 +20,7 @@ pub mod offline;
 pub mod proxies;
 pub mod server;
 
-pub use testudo_model::{Clock, Entropy, Exposure, Redacted, ServiceName, SpiffeId, TrustDomain, UserRequirement};
+pub use testudo_model::{
+    Clock, Entropy, Exposure, Redacted, ServiceName, SpiffeId, TrustDomain, UserRequirement,
+};
 pub use testudo_trust::SystemEntropy;

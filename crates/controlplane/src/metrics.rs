@@ -51,8 +51,16 @@ impl ControlMetrics {
                 "Connected proxies by what they do with the newest snapshot",
                 Family::default(),
             ),
-            snapshot: metrics.register("control_snapshot", "Number of the newest snapshot", Gauge::default()),
-            ledger_entries: metrics.register("ledger_entries", "Entries of the ledger", Gauge::default()),
+            snapshot: metrics.register(
+                "control_snapshot",
+                "Number of the newest snapshot",
+                Gauge::default(),
+            ),
+            ledger_entries: metrics.register(
+                "ledger_entries",
+                "Entries of the ledger",
+                Gauge::default(),
+            ),
             ca_expiry: metrics.register(
                 "ca_expiry_timestamp_seconds",
                 "When the first of the trusted CA certificates expires",
@@ -70,27 +78,39 @@ impl ControlMetrics {
             400..500 => "4xx",
             _ => "5xx",
         };
-        let labels = RequestLabels { endpoint: endpoint.to_owned(), status };
+        let labels = RequestLabels {
+            endpoint: endpoint.to_owned(),
+            status,
+        };
         self.requests.get_or_create(&labels).inc();
     }
 
     /// Looks at the plane. Blocks on the store.
     pub fn observe(&self, plane: &Arc<Plane>) {
         let rollout = plane.distribution.rollout();
-        for (state, count) in
-            [("enforcing", rollout.enforcing), ("behind", rollout.behind), ("refused", rollout.refused)]
-        {
+        for (state, count) in [
+            ("enforcing", rollout.enforcing),
+            ("behind", rollout.behind),
+            ("refused", rollout.refused),
+        ] {
             let count = i64::try_from(count).unwrap_or(i64::MAX);
-            self.proxies.get_or_create(&ProxyLabels { state }).set(count);
+            self.proxies
+                .get_or_create(&ProxyLabels { state })
+                .set(count);
         }
-        self.snapshot.set(i64::try_from(rollout.newest.0).unwrap_or(i64::MAX));
+        self.snapshot
+            .set(i64::try_from(rollout.newest.0).unwrap_or(i64::MAX));
         if let Ok(size) = plane.ledger.size() {
-            self.ledger_entries.set(i64::try_from(size).unwrap_or(i64::MAX));
+            self.ledger_entries
+                .set(i64::try_from(size).unwrap_or(i64::MAX));
         }
         if let Ok(roots) = plane.workloads.roots()
             && let Some(first) = roots.iter().map(|root| root.not_after.unix_seconds()).min()
         {
-            #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 fit an f64 exactly")]
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "seconds since 1970 fit an f64 exactly"
+            )]
             self.ca_expiry.set(first as f64);
         }
     }

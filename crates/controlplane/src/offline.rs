@@ -15,7 +15,11 @@ use crate::{activation::Declaration, seed::roles_of};
 
 /// The snapshot a fleet file would make on a fresh store, with ids nobody has.
 pub fn snapshot_of(fleet: &Fleet) -> Snapshot {
-    let (clock, entropy, tenant) = (SystemClock::new(), SystemEntropy, TenantName::default_tenant());
+    let (clock, entropy, tenant) = (
+        SystemClock::new(),
+        SystemEntropy,
+        TenantName::default_tenant(),
+    );
     let users = fleet.users.iter().map(|user| Subject {
         id: UserId::generate(&clock, &entropy).to_string(),
         username: user.username.to_string(),
@@ -62,7 +66,8 @@ pub fn test_policies(fleet: &Fleet) -> Result<TestReport, PolicyErrors> {
 /// # Errors
 /// What does not verify, in words.
 pub fn verify_export(folder: &Path, verifier_key: &str) -> Result<Value, String> {
-    let report = testudo_audit::verify_export(folder, verifier_key).map_err(|error| chain(&error))?;
+    let report =
+        testudo_audit::verify_export(folder, verifier_key).map_err(|error| chain(&error))?;
     match report.defect {
         None => Ok(json!({
             "size": report.leaves,
@@ -78,7 +83,8 @@ pub fn verify_export(folder: &Path, verifier_key: &str) -> Result<Value, String>
 /// # Errors
 /// What does not verify, in words.
 pub fn verify_proof(proof: &str, verifier_key: &str) -> Result<Value, String> {
-    let proven = testudo_audit::verify_proof_file(proof, verifier_key).map_err(|error| chain(&error))?;
+    let proven =
+        testudo_audit::verify_proof_file(proof, verifier_key).map_err(|error| chain(&error))?;
     let entry = String::from_utf8_lossy(&proven.leaf).into_owned();
     Ok(json!({ "index": proven.index, "size": proven.checkpoint.size, "entry": entry }))
 }

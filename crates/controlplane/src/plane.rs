@@ -114,8 +114,15 @@ pub struct Note {
 impl Plane {
     /// Opens the store and the rooms over it. Slow: call it on a blocking thread.
     pub fn open(options: PlaneOptions) -> Result<Self, OpenError> {
-        let PlaneOptions { data, root_key, trust_domain, issuer, grpc_address, clock, entropy } =
-            options;
+        let PlaneOptions {
+            data,
+            root_key,
+            trust_domain,
+            issuer,
+            grpc_address,
+            clock,
+            entropy,
+        } = options;
         let folder = data.join("store");
         let store_options = StoreOptions {
             path: folder.clone(),
@@ -123,7 +130,8 @@ impl Plane {
             clock: Arc::clone(&clock),
             entropy: Arc::clone(&entropy),
         };
-        let store = Store::open(store_options).map_err(|source| OpenError::Store { folder, source })?;
+        let store =
+            Store::open(store_options).map_err(|source| OpenError::Store { folder, source })?;
         let tenant = TenantName::default_tenant();
         let reporter = trust_domain.server();
         let ledger = Arc::new(Ledger::open(LedgerOptions {
@@ -147,11 +155,21 @@ impl Plane {
             tenant: tenant.clone(),
             reporter: reporter.clone(),
         };
-        let provider =
-            Provider::open(&store, settings, Arc::clone(&clock), Arc::clone(&entropy), Arc::new(Outbox))?;
+        let provider = Provider::open(
+            &store,
+            settings,
+            Arc::clone(&clock),
+            Arc::clone(&entropy),
+            Arc::new(Outbox),
+        )?;
         let provider = Arc::new(provider);
-        let revocations = RevocationLog::open(store.tenant(&tenant), Arc::clone(&clock))
-            .map_err(|source| OpenError::Store { folder: data.join("store"), source })?;
+        let revocations =
+            RevocationLog::open(store.tenant(&tenant), Arc::clone(&clock)).map_err(|source| {
+                OpenError::Store {
+                    folder: data.join("store"),
+                    source,
+                }
+            })?;
         Ok(Self {
             activation: Activation::new(store.tenant(&tenant), Arc::clone(&provider)),
             distribution: Distribution::new(revocations),
@@ -194,8 +212,14 @@ impl Plane {
 
     /// Roles of a user or service account, through its groups as well as its own.
     pub fn roles_of(&self, subject: &str) -> Result<Vec<RoleName>, Refusal> {
-        let directory = self.provider.directory().map_err(|fault| Refusal::internal(&fault))?;
-        let found = directory.subjects.into_iter().find(|known| known.id == subject && !known.disabled);
+        let directory = self
+            .provider
+            .directory()
+            .map_err(|fault| Refusal::internal(&fault))?;
+        let found = directory
+            .subjects
+            .into_iter()
+            .find(|known| known.id == subject && !known.disabled);
         Ok(found.map(|subject| subject.roles).unwrap_or_default())
     }
 
@@ -271,7 +295,10 @@ struct Gatekeeper {
 
 impl Gatekeeper {
     const fn new(permits: usize) -> Self {
-        Self { permits: Semaphore::const_new(permits), places: Semaphore::const_new(MAX_WAITING) }
+        Self {
+            permits: Semaphore::const_new(permits),
+            places: Semaphore::const_new(MAX_WAITING),
+        }
     }
 }
 

@@ -62,9 +62,14 @@ pub fn relay(plane: &Plane) -> Result<(), Box<dyn std::error::Error>> {
         let stored = tenant.get::<Relayed>(KEY)?;
         let next = stored.as_ref().map_or(0, |stored| stored.record.next);
         let waiting = tenant.read_log::<OutboxEntry>(next, MAX_BLOCK_EVENTS)?;
-        let Some((last, _)) = waiting.last() else { return Ok(()) };
+        let Some((last, _)) = waiting.last() else {
+            return Ok(());
+        };
         let relayed = Relayed { next: last + 1 };
-        let events: Vec<_> = waiting.into_iter().map(|(_, OutboxEntry(event))| event).collect();
+        let events: Vec<_> = waiting
+            .into_iter()
+            .map(|(_, OutboxEntry(event))| event)
+            .collect();
         plane.ledger.append(&events)?;
         let expected = stored.map_or(Expected::Absent, |stored| Expected::Version(stored.version));
         tenant.put(expected, &relayed)?;
@@ -75,9 +80,13 @@ fn directory_changed(plane: &Plane, seen: &mut u64) -> Result<bool, StoreError> 
     let mut changed = false;
     loop {
         let changes = plane.store.changes_since(*seen, CHANGES)?;
-        let Some(last) = changes.last() else { return Ok(changed) };
+        let Some(last) = changes.last() else {
+            return Ok(changed);
+        };
         *seen = last.sequence;
-        changed |= changes.iter().any(|change| SNAPSHOT_COLLECTIONS.contains(&change.collection.as_str()));
+        changed |= changes
+            .iter()
+            .any(|change| SNAPSHOT_COLLECTIONS.contains(&change.collection.as_str()));
     }
 }
 

@@ -32,7 +32,9 @@ pub fn seed_of(fleet: &Fleet) -> Seed {
 
 /// The fleet's roles and the two that administer it.
 pub fn roles_of(fleet: &Fleet) -> Vec<RoleName> {
-    let built_in = [ADMIN_ROLE, AUDITOR_ROLE].into_iter().filter_map(|role| role.parse().ok());
+    let built_in = [ADMIN_ROLE, AUDITOR_ROLE]
+        .into_iter()
+        .filter_map(|role| role.parse().ok());
     let roles: BTreeSet<RoleName> = fleet.roles.iter().cloned().chain(built_in).collect();
     roles.into_iter().collect()
 }
@@ -79,12 +81,17 @@ fn service_account(account: &fleet::SeedServiceAccount) -> SeedServiceAccount {
 fn client(client: &fleet::SeedClient) -> SeedClient {
     let (kind, secret, workload) = match &client.authentication {
         None => (ClientKind::Public, NewSecret::None, None),
-        Some(SeedAuthentication::Secret(credential)) => (ClientKind::Confidential, secret(credential), None),
+        Some(SeedAuthentication::Secret(credential)) => {
+            (ClientKind::Confidential, secret(credential), None)
+        }
         Some(SeedAuthentication::Workload(id)) => {
             (ClientKind::Confidential, NewSecret::None, Some(id.clone()))
         }
     };
-    let redirect_uris = client.redirect_uris.iter().filter_map(|uri| uri.parse::<RedirectUri>().ok());
+    let redirect_uris = client
+        .redirect_uris
+        .iter()
+        .filter_map(|uri| uri.parse::<RedirectUri>().ok());
     SeedClient {
         client_id: client.name.clone(),
         profile: ClientProfile {
@@ -119,7 +126,9 @@ const fn grant(grant: fleet::GrantType) -> GrantType {
 fn command_line(fleet: &Fleet) -> Option<SeedClient> {
     let client_id: ClientName = CLI_CLIENT.parse().ok()?;
     let routes = fleet.services.iter().flat_map(|service| &service.routes);
-    let scopes: BTreeSet<Scope> = routes.flat_map(|route| route.scopes.iter().cloned()).collect();
+    let scopes: BTreeSet<Scope> = routes
+        .flat_map(|route| route.scopes.iter().cloned())
+        .collect();
     Some(SeedClient {
         client_id,
         profile: ClientProfile {

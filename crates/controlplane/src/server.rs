@@ -11,12 +11,11 @@ use std::{
 
 use testudo_identity::GeneratedCredential;
 use testudo_model::{Clock, Entropy, Redacted, SpiffeId, event::Actor};
-use testudo_runtime::{
-    Drain, Gate, Metrics, Readiness, Tasks,
-    fleet::Fleet,
-};
+use testudo_runtime::{Drain, Gate, Metrics, Readiness, Tasks, fleet::Fleet};
 use testudo_trust::{
-    IdentitySource, KeyFileError, TrustBundle, WebCertificate, load_or_create_root_key, web_server_config_for_peers};
+    IdentitySource, KeyFileError, TrustBundle, WebCertificate, load_or_create_root_key,
+    web_server_config_for_peers,
+};
 use testudo_workload::{Caller, JoinTokenRequest, WorkloadError};
 use tokio::net::TcpListener;
 use tracing::{error, info};
@@ -124,7 +123,11 @@ pub struct Server {
 pub async fn start(options: ServerOptions, tasks: &Tasks) -> Result<Server, StartError> {
     let gate = options.readiness.gate("control plane");
     gate.not_ready("starting");
-    let https = bind(options.fleet.listen.server, "the identity provider and the admin API").await?;
+    let https = bind(
+        options.fleet.listen.server,
+        "the identity provider and the admin API",
+    )
+    .await?;
     let grpc = bind(options.fleet.listen.grpc, "proxies").await?;
     let addresses = Addresses::of(&options.fleet, &https, &grpc)?;
     let (plane, generated) = open(&options, &addresses).await?;
@@ -146,9 +149,18 @@ pub async fn start(options: ServerOptions, tasks: &Tasks) -> Result<Server, Star
     let drain = &options.drain;
     let metrics = ControlMetrics::register(&options.metrics);
     let router = public_router(&plane, &metrics);
-    tasks.spawn("https interface", serve_https(https, tls, router, drain.clone()));
-    tasks.spawn("metrics", observe(Arc::clone(&plane), metrics, drain.clone()));
-    tasks.spawn("admin socket", serve_socket(socket, socket_router(&plane), drain.clone()));
+    tasks.spawn(
+        "https interface",
+        serve_https(https, tls, router, drain.clone()),
+    );
+    tasks.spawn(
+        "metrics",
+        observe(Arc::clone(&plane), metrics, drain.clone()),
+    );
+    tasks.spawn(
+        "admin socket",
+        serve_socket(socket, socket_router(&plane), drain.clone()),
+    );
     let port = ProxyPort {
         workloads: Arc::clone(&plane.workloads),
         ledger: Arc::clone(&plane.ledger),
@@ -167,10 +179,23 @@ pub async fn start(options: ServerOptions, tasks: &Tasks) -> Result<Server, Star
             drain.watch(),
         ),
     );
-    tasks.spawn("upkeep", keep_up(Arc::clone(&plane), own, ca_file.clone(), drain.clone()));
+    tasks.spawn(
+        "upkeep",
+        keep_up(Arc::clone(&plane), own, ca_file.clone(), drain.clone()),
+    );
     follow_store(&plane, drain, gate)?;
-    let Addresses { url, https, grpc, .. } = addresses;
-    Ok(Server { plane, url, https, grpc, ca_file, socket: socket_path, generated })
+    let Addresses {
+        url, https, grpc, ..
+    } = addresses;
+    Ok(Server {
+        plane,
+        url,
+        https,
+        grpc,
+        ca_file,
+        socket: socket_path,
+        generated,
+    })
 }
 
 impl Server {
@@ -186,7 +211,9 @@ impl Server {
                 lifetime: OWN_JOIN_TOKEN_LIFETIME,
                 server: Some(grpc.to_string()),
             };
-            plane.workloads.create_join_token(&request, &Caller::default())
+            plane
+                .workloads
+                .create_join_token(&request, &Caller::default())
         });
         match made.await {
             Ok(token) => Ok(token?.print()),
@@ -213,17 +240,32 @@ impl Addresses {
             })
         };
         let (https, grpc) = (bound(https)?, bound(grpc)?);
-        let name = fleet.public_names.first().map_or("localhost", String::as_str);
-        let grpc_name =
-            if grpc.ip().is_loopback() { grpc.to_string() } else { format!("{name}:{}", grpc.port()) };
-        Ok(Self { url: format!("https://{name}:{}", https.port()), https, grpc, grpc_name })
+        let name = fleet
+            .public_names
+            .first()
+            .map_or("localhost", String::as_str);
+        let grpc_name = if grpc.ip().is_loopback() {
+            grpc.to_string()
+        } else {
+            format!("{name}:{}", grpc.port())
+        };
+        Ok(Self {
+            url: format!("https://{name}:{}", https.port()),
+            https,
+            grpc,
+            grpc_name,
+        })
     }
 }
 
 async fn bind(address: SocketAddr, purpose: &'static str) -> Result<TcpListener, StartError> {
     TcpListener::bind(address)
         .await
-        .map_err(|source| StartError::Listen { address: address.to_string(), purpose, source })
+        .map_err(|source| StartError::Listen {
+            address: address.to_string(),
+            purpose,
+            source,
+        })
 }
 
 async fn open(
@@ -243,7 +285,10 @@ async fn open(
     let fleet = options.fleet.clone();
     let opened = tokio::task::spawn_blocking(move || {
         let plane = Plane::open(plane_options)?;
-        let actor = Actor { client: Some("start".to_owned()), ..Actor::default() };
+        let actor = Actor {
+            client: Some("start".to_owned()),
+            ..Actor::default()
+        };
         let applied = apply(&plane, &fleet, &actor)?;
         info!(snapshot = %applied.activated.snapshot.version, "the fleet is in force");
         Ok((Arc::new(plane), applied.generated))
@@ -257,8 +302,14 @@ async fn open(
 /// The data folder is for its owner alone.
 fn make_folder(path: &Path) -> Result<(), StartError> {
     use std::os::unix::fs::DirBuilderExt;
-    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(|source| StartError::File { path: path.to_owned(), source })
+    let made = fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path);
+    made.map_err(|source| StartError::File {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// The control plane's own certificates.
@@ -273,7 +324,11 @@ impl Own {
         let identity = proxies::own_identity(&plane.workloads)?;
         let names = options.fleet.public_names.clone();
         let web = web_certificate(plane, &names)?;
-        Ok(Self { identity, web, names })
+        Ok(Self {
+            identity,
+            web,
+            names,
+        })
     }
 }
 
@@ -354,5 +409,8 @@ fn write_ca(path: &Path, bundle: &TrustBundle) -> Result<(), StartError> {
     }
     let temporary = path.with_extension("pem.new");
     let written = fs::write(&temporary, pem).and_then(|()| fs::rename(&temporary, path));
-    written.map_err(|source| StartError::File { path: path.to_owned(), source })
+    written.map_err(|source| StartError::File {
+        path: path.to_owned(),
+        source,
+    })
 }

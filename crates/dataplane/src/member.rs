@@ -9,7 +9,8 @@ use std::{
 };
 
 use testudo_model::{
-    Clock, Entropy, InvalidJoinToken, JoinToken, Redacted, ServiceName, SpiffeId, TenantName, limits,
+    Clock, Entropy, InvalidJoinToken, JoinToken, Redacted, ServiceName, SpiffeId, TenantName,
+    limits,
 };
 use testudo_runtime::{Drain, DrainWatch, Readiness, SpanSink, Tasks};
 use testudo_trust::{
@@ -185,7 +186,10 @@ impl Member {
     /// Whether it knows that the sidecar of `service` is reached at `address`.
     pub fn knows(&self, service: &ServiceName, address: SocketAddr) -> bool {
         let endpoints = self.parts.state.endpoints();
-        endpoints.services.get(service).is_some_and(|known| known.contains(&address))
+        endpoints
+            .services
+            .get(service)
+            .is_some_and(|known| known.contains(&address))
     }
 
     /// Keeps the link up until the process drains.

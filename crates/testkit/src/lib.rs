@@ -20,7 +20,10 @@ pub struct FakeClock {
 impl FakeClock {
     /// A clock at `unix_millis`.
     pub fn at(unix_millis: i64) -> Arc<Self> {
-        Arc::new(Self { millis: AtomicI64::new(unix_millis), nanos: AtomicU64::new(0) })
+        Arc::new(Self {
+            millis: AtomicI64::new(unix_millis),
+            nanos: AtomicU64::new(0),
+        })
     }
 
     /// A clock at 2026-11-22T10:00:00Z.
@@ -30,8 +33,14 @@ impl FakeClock {
 
     /// Moves both the wall clock and the monotonic clock.
     pub fn advance(&self, by: Duration) {
-        self.millis.fetch_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX), Ordering::SeqCst);
-        self.nanos.fetch_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX), Ordering::SeqCst);
+        self.millis.fetch_add(
+            i64::try_from(by.as_millis()).unwrap_or(i64::MAX),
+            Ordering::SeqCst,
+        );
+        self.nanos.fetch_add(
+            u64::try_from(by.as_nanos()).unwrap_or(u64::MAX),
+            Ordering::SeqCst,
+        );
     }
 
     /// Moves the wall clock alone, backwards or forwards, as an administrator or NTP would.
@@ -63,7 +72,10 @@ impl SeededEntropy {
 
 impl Entropy for SeededEntropy {
     fn fill(&self, bytes: &mut [u8]) {
-        let mut state = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut state = self
+            .0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         for chunk in bytes.chunks_mut(8) {
             *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
             let mut z = *state;

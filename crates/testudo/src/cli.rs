@@ -6,9 +6,16 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Security in every service of a fleet, from one binary.
 #[derive(Debug, Parser)]
-#[command(name = "testudo", version, propagate_version = true, max_term_width = 100)]
-#[command(after_help = "Start with `testudo up FLEET.toml`. Exit codes: 0 done, 1 failed, 2 usage, 3 not found, \
-4 denied or not logged in, 5 conflict, 6 check failed, 7 unreachable.")]
+#[command(
+    name = "testudo",
+    version,
+    propagate_version = true,
+    max_term_width = 100
+)]
+#[command(
+    after_help = "Start with `testudo up FLEET.toml`. Exit codes: 0 done, 1 failed, 2 usage, 3 not found, \
+4 denied or not logged in, 5 conflict, 6 check failed, 7 unreachable."
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -23,27 +30,64 @@ pub struct Cli {
 #[derive(Debug, Clone, Args)]
 pub struct Global {
     /// Where logins and the last used fleet are remembered [default: ~/.config/testudo]
-    #[arg(long, global = true, env = "TESTUDO_HOME", value_name = "DIR", help_heading = "Global options")]
+    #[arg(
+        long,
+        global = true,
+        env = "TESTUDO_HOME",
+        value_name = "DIR",
+        help_heading = "Global options"
+    )]
     pub home: Option<PathBuf>,
 
     /// Control plane to talk to, e.g. https://localhost:9443 [default: the last fleet started here]
-    #[arg(long, global = true, env = "TESTUDO_SERVER", value_name = "URL", help_heading = "Global options")]
+    #[arg(
+        long,
+        global = true,
+        env = "TESTUDO_SERVER",
+        value_name = "URL",
+        help_heading = "Global options"
+    )]
     pub server: Option<String>,
 
     /// PEM file with the CA of the control plane's certificate
-    #[arg(long, global = true, env = "TESTUDO_CA", value_name = "FILE", help_heading = "Global options")]
+    #[arg(
+        long,
+        global = true,
+        env = "TESTUDO_CA",
+        value_name = "FILE",
+        help_heading = "Global options"
+    )]
     pub ca: Option<PathBuf>,
 
     /// How results are printed; one JSON document, or one a line for streams
-    #[arg(long, short, global = true, value_enum, default_value_t, help_heading = "Global options")]
+    #[arg(
+        long,
+        short,
+        global = true,
+        value_enum,
+        default_value_t,
+        help_heading = "Global options"
+    )]
     pub output: OutputFormat,
 
     /// Log filter, e.g. `info,testudo_dataplane=debug`
-    #[arg(long, global = true, env = "TESTUDO_LOG", value_name = "FILTER", help_heading = "Global options")]
+    #[arg(
+        long,
+        global = true,
+        env = "TESTUDO_LOG",
+        value_name = "FILTER",
+        help_heading = "Global options"
+    )]
     pub log: Option<String>,
 
     /// Log form; human on a terminal, JSON otherwise
-    #[arg(long, global = true, env = "TESTUDO_LOG_FORMAT", value_enum, help_heading = "Global options")]
+    #[arg(
+        long,
+        global = true,
+        env = "TESTUDO_LOG_FORMAT",
+        value_enum,
+        help_heading = "Global options"
+    )]
     pub log_format: Option<LogFormatArgument>,
 }
 
@@ -275,7 +319,11 @@ pub struct LoginArguments {
     #[arg(long, short, value_name = "NAME")]
     pub username: Option<String>,
     /// Scopes to ask for
-    #[arg(long, value_name = "SCOPES", default_value = "openid profile offline_access")]
+    #[arg(
+        long,
+        value_name = "SCOPES",
+        default_value = "openid profile offline_access"
+    )]
     pub scope: String,
     /// Print the address instead of opening a browser
     #[arg(long)]
@@ -471,9 +519,13 @@ pub struct PageArguments {
 
 /// `90s`, `15m`, `24h`.
 fn parse_duration(text: &str) -> Result<Duration, String> {
-    let split = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
+    let split = text
+        .find(|character: char| !character.is_ascii_digit())
+        .unwrap_or(text.len());
     let (digits, unit) = text.split_at(split);
-    let number: u64 = digits.parse().map_err(|_| format!("`{text}` does not start with a number"))?;
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| format!("`{text}` does not start with a number"))?;
     let seconds = match unit {
         "s" => 1,
         "m" => 60,

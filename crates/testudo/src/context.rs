@@ -56,11 +56,17 @@ impl Context {
             (Some(home), _) => home.clone(),
             (None, Some(home)) => home.join(".config/testudo"),
             (None, None) => {
-                let error = Failure::new(Exit::Failed, "there is no home directory to remember logins in");
+                let error = Failure::new(
+                    Exit::Failed,
+                    "there is no home directory to remember logins in",
+                );
                 return Err(error.help("set TESTUDO_HOME"));
             }
         };
-        Ok(Self { home, global: global.clone() })
+        Ok(Self {
+            home,
+            global: global.clone(),
+        })
     }
 
     /// Remembers the fleet that was just started.
@@ -87,12 +93,20 @@ impl Context {
             (Some(server), Some(ca)) => (server.clone(), ca.clone()),
             (server, ca) => {
                 let fleet = self.known_fleet()?;
-                (server.clone().unwrap_or(fleet.server), ca.clone().unwrap_or(fleet.ca))
+                (
+                    server.clone().unwrap_or(fleet.server),
+                    ca.clone().unwrap_or(fleet.ca),
+                )
             }
         };
-        let base = server.parse().map_err(|error| Failure::new(Exit::Failed, error_of(&server, &error)))?;
+        let base = server
+            .parse()
+            .map_err(|error| Failure::new(Exit::Failed, error_of(&server, &error)))?;
         let roots_pem = fs::read(&ca).map_err(|error| {
-            Failure::new(Exit::Failed, format!("cannot read the CA file {}: {error}", ca.display()))
+            Failure::new(
+                Exit::Failed,
+                format!("cannot read the CA file {}: {error}", ca.display()),
+            )
         })?;
         Ok(Connection::new(Target::Https { base, roots_pem }))
     }
@@ -107,8 +121,11 @@ impl Context {
 
     /// Keeps a login.
     pub fn remember_login(&self, tokens: TokenSet) -> Result<(), Failure> {
-        let login =
-            KeptLogin { server: self.server_url()?, tokens, obtained_at: SystemClock::new().now().unix_seconds() };
+        let login = KeptLogin {
+            server: self.server_url()?,
+            tokens,
+            obtained_at: SystemClock::new().now().unix_seconds(),
+        };
         Ok(write_private(&self.home, LOGIN_FILE, &login)?)
     }
 
@@ -124,7 +141,8 @@ impl Context {
     /// An access token that is good for a while, renewed if needed.
     pub async fn access_token(&self) -> Result<String, Failure> {
         let path = self.home.join(LOGIN_FILE);
-        let not_logged_in = || Failure::new(Exit::Denied, "you are not logged in").help("run `testudo login`");
+        let not_logged_in =
+            || Failure::new(Exit::Denied, "you are not logged in").help("run `testudo login`");
         let login: KeptLogin = read(&path)?.ok_or_else(not_logged_in)?;
         if login.server != self.server_url()? {
             return Err(not_logged_in());
@@ -142,8 +160,11 @@ impl Context {
 
     fn known_fleet(&self) -> Result<KnownFleet, Failure> {
         read(&self.home.join(FLEET_FILE))?.ok_or_else(|| {
-            Failure::new(Exit::Unreachable, "no fleet was started on this machine yet")
-                .help("start one with `testudo up FLEET.toml`, or name one with --server and --ca")
+            Failure::new(
+                Exit::Unreachable,
+                "no fleet was started on this machine yet",
+            )
+            .help("start one with `testudo up FLEET.toml`, or name one with --server and --ca")
         })
     }
 }
@@ -156,8 +177,11 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Failure> {
     match fs::read(path) {
         Ok(bytes) => match serde_json::from_slice(&bytes) {
             Ok(value) => Ok(Some(value)),
-            Err(error) => Err(Failure::new(Exit::Failed, format!("{} is damaged: {error}", path.display()))
-                .help("delete it and log in again")),
+            Err(error) => Err(Failure::new(
+                Exit::Failed,
+                format!("{} is damaged: {error}", path.display()),
+            )
+            .help("delete it and log in again")),
         },
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error.into()),
@@ -166,10 +190,17 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Failure> {
 
 /// Writes readable by the owner only, whole or not at all.
 fn write_private(home: &Path, name: &str, value: &impl Serialize) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(home)?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(home)?;
     let temporary = home.join(format!("{name}.{}.new", std::process::id()));
-    let mut file =
-        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)?;
     file.write_all(&serde_json::to_vec(value)?)?;
     file.sync_all()?;
     fs::rename(&temporary, home.join(name))

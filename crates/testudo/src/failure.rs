@@ -35,7 +35,11 @@ pub struct Failure {
 impl Failure {
     /// A failure with an exit code.
     pub fn new(exit: Exit, error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self { exit, error: error.into(), help: None }
+        Self {
+            exit,
+            error: error.into(),
+            help: None,
+        }
     }
 
     /// Whether it is only that nobody reads the output any more (`testudo … | head`).
@@ -57,7 +61,11 @@ impl fmt::Display for Failure {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = self.error.to_string();
         // Problems of fleet files and policies bring their own heads, one each.
-        let head = if text.starts_with("error[") || text.starts_with("warning[") { "" } else { "error: " };
+        let head = if text.starts_with("error[") || text.starts_with("warning[") {
+            ""
+        } else {
+            "error: "
+        };
         write!(formatter, "{head}{text}")?;
         let mut cause = self.error.source();
         while let Some(error) = cause {

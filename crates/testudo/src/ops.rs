@@ -29,7 +29,10 @@ impl Ops {
     /// Binds `address`.
     pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
         TcpListener::bind(address).await.map_err(|error| {
-            io::Error::new(error.kind(), format!("cannot listen on {address} for health and metrics: {error}"))
+            io::Error::new(
+                error.kind(),
+                format!("cannot listen on {address} for health and metrics: {error}"),
+            )
         })
     }
 
@@ -72,7 +75,11 @@ impl Ops {
 
     fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         if request.method() != Method::GET {
-            return respond(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "GET only\n".to_owned());
+            return respond(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "text/plain",
+                "GET only\n".to_owned(),
+            );
         }
         match request.uri().path() {
             "/healthz" => respond(StatusCode::OK, "text/plain", "ok\n".to_owned()),
@@ -81,7 +88,11 @@ impl Ops {
                 let media_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
                 respond(StatusCode::OK, media_type, self.metrics.encode())
             }
-            _ => respond(StatusCode::NOT_FOUND, "text/plain", "/healthz /readyz /metrics\n".to_owned()),
+            _ => respond(
+                StatusCode::NOT_FOUND,
+                "text/plain",
+                "/healthz /readyz /metrics\n".to_owned(),
+            ),
         }
     }
 
@@ -90,16 +101,32 @@ impl Ops {
         let ready = status.iter().all(|(_, reason)| reason.is_none());
         let gates: serde_json::Map<_, _> = status
             .into_iter()
-            .map(|(name, reason)| (name, reason.map_or_else(|| json!("ready"), |reason| json!(reason))))
+            .map(|(name, reason)| {
+                (
+                    name,
+                    reason.map_or_else(|| json!("ready"), |reason| json!(reason)),
+                )
+            })
             .collect();
-        let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        respond(code, "application/json", format!("{}\n", json!({ "ready": ready, "gates": gates })))
+        let code = if ready {
+            StatusCode::OK
+        } else {
+            StatusCode::SERVICE_UNAVAILABLE
+        };
+        respond(
+            code,
+            "application/json",
+            format!("{}\n", json!({ "ready": ready, "gates": gates })),
+        )
     }
 }
 
 fn respond(status: StatusCode, media_type: &'static str, body: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(media_type));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        header::HeaderValue::from_static(media_type),
+    );
     response
 }

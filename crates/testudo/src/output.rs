@@ -25,13 +25,21 @@ impl Output {
 
     /// Prints `value` as JSON, or what `text` makes of it.
     pub fn value(self, value: &Value, text: impl FnOnce(&Value) -> String) -> io::Result<()> {
-        let printed = if self.is_json() { format!("{value:#}") } else { text(value) };
+        let printed = if self.is_json() {
+            format!("{value:#}")
+        } else {
+            text(value)
+        };
         self.line(printed.trim_end())
     }
 
     /// Prints one item of a stream: a line of JSON, or what `text` makes of it.
     pub fn item(self, value: &Value, text: impl FnOnce(&Value) -> String) -> io::Result<()> {
-        let printed = if self.is_json() { value.to_string() } else { text(value) };
+        let printed = if self.is_json() {
+            value.to_string()
+        } else {
+            text(value)
+        };
         self.line(printed.trim_end())
     }
 
@@ -58,12 +66,17 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
         }
     }
     let render = |cells: &mut dyn Iterator<Item = &str>| {
-        let padded: Vec<String> =
-            cells.zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let padded: Vec<String> = cells
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:<width$}"))
+            .collect();
         padded.join("  ").trim_end().to_owned()
     };
     let mut lines = vec![render(&mut header.iter().copied())];
-    lines.extend(rows.iter().map(|row| render(&mut row.iter().map(String::as_str))));
+    lines.extend(
+        rows.iter()
+            .map(|row| render(&mut row.iter().map(String::as_str))),
+    );
     lines.join("\n")
 }
 
@@ -86,7 +99,10 @@ mod tests {
 
     #[test]
     fn tables_align_and_cut_nothing() {
-        let rows = vec![vec!["a".to_owned(), "long value".to_owned()], vec!["bcd".to_owned(), String::new()]];
+        let rows = vec![
+            vec!["a".to_owned(), "long value".to_owned()],
+            vec!["bcd".to_owned(), String::new()],
+        ];
         insta::assert_snapshot!(table(&["id", "name"], &rows), @r"
         id   name
         a    long value

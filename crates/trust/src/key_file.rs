@@ -43,15 +43,26 @@ pub enum KeyFileError {
 ///
 /// # Errors
 /// See [`KeyFileError`].
-pub fn load_or_create_root_key(path: &Path, entropy: &dyn Entropy) -> Result<RootKey, KeyFileError> {
-    let io_error = |source| KeyFileError::Io { path: path.to_owned(), source };
+pub fn load_or_create_root_key(
+    path: &Path,
+    entropy: &dyn Entropy,
+) -> Result<RootKey, KeyFileError> {
+    let io_error = |source| KeyFileError::Io {
+        path: path.to_owned(),
+        source,
+    };
     match fs::read_to_string(path) {
         Ok(text) => {
             let mode = fs::metadata(path).map_err(io_error)?.permissions().mode() & 0o777;
             if mode & 0o077 != 0 {
-                return Err(KeyFileError::Exposed { path: path.to_owned(), mode });
+                return Err(KeyFileError::Exposed {
+                    path: path.to_owned(),
+                    mode,
+                });
             }
-            parse(&Redacted::new(text)).ok_or_else(|| KeyFileError::Malformed { path: path.to_owned() })
+            parse(&Redacted::new(text)).ok_or_else(|| KeyFileError::Malformed {
+                path: path.to_owned(),
+            })
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let key = RootKey::generate(entropy);
@@ -69,9 +80,16 @@ fn parse(text: &Redacted<String>) -> Option<RootKey> {
 
 /// The key must survive a crash before anything is sealed under it: synced, folder included.
 fn write(path: &Path, key: &RootKey) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
     writeln!(file, "{}", hex::encode(key.expose_bytes().as_ref()))?;
     file.sync_all()?;
     fs::File::open(folder)?.sync_all()

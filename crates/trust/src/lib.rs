@@ -44,8 +44,8 @@ pub use encoding::{base64url, hex};
 pub use entropy::SystemEntropy;
 pub use hash::{constant_time_eq, hmac_sha256, sha256};
 pub use jose::{JoseError, JwkSet, check_times, verify_jwt, verify_jwt_x5c};
-pub use key_file::{KeyFileError, load_or_create_root_key};
 pub use key::{InvalidKey, SIGNATURE_BYTES, SigningKey};
+pub use key_file::{KeyFileError, load_or_create_root_key};
 pub use note::{Checkpoint, NoteError, NoteSigner, NoteVerifier};
 pub use password::{dummy_verify, hash_password, needs_rehash, verify_password};
 pub use tls::{

@@ -71,15 +71,22 @@ pub struct Tail {
 /// `GET /api/v1/audit/tail`: events from a leaf on, oldest first; waits a while if there are none.
 pub async fn tail(State(plane): State<Arc<Plane>>, Query(tail): Query<Tail>) -> Answer {
     let filter = parse(&plane, &tail.filter)?;
-    let waits = Duration::from_secs(tail.wait_seconds).min(MAX_WAIT).as_millis() / LOOK.as_millis();
+    let waits = Duration::from_secs(tail.wait_seconds)
+        .min(MAX_WAIT)
+        .as_millis()
+        / LOOK.as_millis();
     let mut next = tail.from;
     for _ in 0..=waits {
         let from = next;
-        let leaves = plane.blocking(move |plane| plane.ledger.tail(from, TAIL_PAGE)).await?;
+        let leaves = plane
+            .blocking(move |plane| plane.ledger.tail(from, TAIL_PAGE))
+            .await?;
         let leaves = leaves.map_err(|error| refusal(&error))?;
         next = leaves.last().map_or(next, |last| last.index + 1);
         let matching = leaves.iter().filter(|leaf| {
-            leaf.leaf.event().is_some_and(|event| filter.matches(event, &leaf.text))
+            leaf.leaf
+                .event()
+                .is_some_and(|event| filter.matches(event, &leaf.text))
         });
         let items: Vec<Value> = matching.map(entry).collect();
         if !items.is_empty() {
@@ -94,7 +101,9 @@ pub async fn tail(State(plane): State<Arc<Plane>>, Query(tail): Query<Tail>) -> 
 
 /// `GET /api/v1/audit/events/{event}`: by event id, decision id or index.
 pub async fn show(State(plane): State<Arc<Plane>>, Path(event): Path<String>) -> Answer {
-    plane.blocking(move |plane| Ok(Json(entry(&find(plane, &event)?)))).await?
+    plane
+        .blocking(move |plane| Ok(Json(entry(&find(plane, &event)?))))
+        .await?
 }
 
 /// `GET /api/v1/audit/events/{event}/proof`.
@@ -102,7 +111,10 @@ pub async fn prove(State(plane): State<Arc<Plane>>, Path(event): Path<String>) -
     plane
         .blocking(move |plane| {
             let found = find(plane, &event)?;
-            let proof = plane.ledger.prove(found.index).map_err(|error| refusal(&error))?;
+            let proof = plane
+                .ledger
+                .prove(found.index)
+                .map_err(|error| refusal(&error))?;
             Ok(Json(json!({ "index": found.index, "proof": proof })))
         })
         .await?
@@ -125,20 +137,35 @@ pub async fn decision(State(plane): State<Arc<Plane>>, Path(decision): Path<Deci
 }
 
 fn explain(plane: &Plane, record: &DecisionRecord) -> Result<String, Refusal> {
-    let snapshot = plane.activation.current().map_err(|error| Refusal::internal(&error))?;
-    let engine = snapshot.as_ref().and_then(|snapshot| testudo_policy::PolicyEngine::compile(snapshot).ok());
+    let snapshot = plane
+        .activation
+        .current()
+        .map_err(|error| Refusal::internal(&error))?;
+    let engine = snapshot
+        .as_ref()
+        .and_then(|snapshot| testudo_policy::PolicyEngine::compile(snapshot).ok());
     let operation = record.operation.as_deref().unwrap_or("no route");
-    let verdict = if record.reason == "allowed" { "allowed" } else { "denied" };
+    let verdict = if record.reason == "allowed" {
+        "allowed"
+    } else {
+        "denied"
+    };
     let mut lines = vec![format!(
         "{} {verdict}: {} {} on {} ({operation}), snapshot {}",
         record.id, record.method, record.path, record.service, record.snapshot
     )];
     lines.push(format!("reason: {}", record.reason));
     if snapshot.is_some_and(|snapshot| snapshot.version.0 != record.snapshot) {
-        lines.push("note: the policies have changed since; what is missing is said by today's".to_owned());
+        lines.push(
+            "note: the policies have changed since; what is missing is said by today's".to_owned(),
+        );
     }
     for leg in &record.legs {
-        lines.push(engine.as_ref().map_or_else(String::new, |engine| engine.explain(leg)));
+        lines.push(
+            engine
+                .as_ref()
+                .map_or_else(String::new, |engine| engine.explain(leg)),
+        );
     }
     Ok(lines.join("\n"))
 }
@@ -168,11 +195,20 @@ pub struct Verification {
 }
 
 /// `POST /api/v1/audit/verify`: recomputes everything in place.
-pub async fn verify(State(plane): State<Arc<Plane>>, Json(verification): Json<Verification>) -> Answer {
+pub async fn verify(
+    State(plane): State<Arc<Plane>>,
+    Json(verification): Json<Verification>,
+) -> Answer {
     plane
         .blocking(move |plane| {
-            let roots = plane.workloads.historic_bundle().map_err(|error| Refusal::internal(&error))?;
-            match plane.ledger.verify(Some(&roots), verification.checkpoint.as_deref()) {
+            let roots = plane
+                .workloads
+                .historic_bundle()
+                .map_err(|error| Refusal::internal(&error))?;
+            match plane
+                .ledger
+                .verify(Some(&roots), verification.checkpoint.as_deref())
+            {
                 Ok(report) => Ok(Json(json!({
                     "verified": report.is_intact(),
                     "size": report.leaves,
@@ -204,8 +240,12 @@ pub async fn export(
     Json(Export { directory }): Json<Export>,
 ) -> Answer {
     if administrator.source_ip.is_some() {
-        return Err(Refusal::new(403, "audit.export_local", "an export is made on the control plane's machine")
-            .detail("run `testudo audit export` there, without --server"));
+        return Err(Refusal::new(
+            403,
+            "audit.export_local",
+            "an export is made on the control plane's machine",
+        )
+        .detail("run `testudo audit export` there, without --server"));
     }
     plane
         .blocking(move |plane| match plane.ledger.export(&directory) {
@@ -222,16 +262,22 @@ fn find(plane: &Plane, name: &str) -> Result<Entry, Refusal> {
     } else if let Ok(id) = name.parse::<EventId>() {
         plane.ledger.event(&id).map_err(|error| refusal(&error))?
     } else if let Ok(id) = name.parse::<DecisionId>() {
-        plane.ledger.decision(&id).map_err(|error| refusal(&error))?
+        plane
+            .ledger
+            .decision(&id)
+            .map_err(|error| refusal(&error))?
     } else {
-        return Err(Refusal::bad_request("name an event by `evt_…`, `dec_…` or its index"));
+        return Err(Refusal::bad_request(
+            "name an event by `evt_…`, `dec_…` or its index",
+        ));
     };
     found.ok_or_else(|| Refusal::not_found("event"))
 }
 
 fn parse(plane: &Plane, filter: &str) -> Result<Filter, Refusal> {
-    Filter::parse(filter, plane.clock.now())
-        .map_err(|error| Refusal::new(400, "audit.filter", "the filter is not valid").detail(error.to_string()))
+    Filter::parse(filter, plane.clock.now()).map_err(|error| {
+        Refusal::new(400, "audit.filter", "the filter is not valid").detail(error.to_string())
+    })
 }
 
 fn entry(entry: &Entry) -> Value {
@@ -239,7 +285,10 @@ fn entry(entry: &Entry) -> Value {
         Leaf::Event(event) => json!(event),
         Leaf::Block(evidence) | Leaf::Fork(evidence) => json!(evidence),
     };
-    let time = entry.leaf.event().map_or(entry.recorded_at, |event| event.time);
+    let time = entry
+        .leaf
+        .event()
+        .map_or(entry.recorded_at, |event| event.time);
     json!({ "index": entry.index, "time": time.to_string(), "event": content })
 }
 

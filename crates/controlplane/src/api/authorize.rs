@@ -29,12 +29,19 @@ pub struct Administrator {
 impl Administrator {
     /// For the events of `identity`.
     pub fn identity_caller(&self) -> testudo_identity::Caller {
-        testudo_identity::Caller { actor: self.actor.clone(), source_ip: self.source_ip, trace_id: None }
+        testudo_identity::Caller {
+            actor: self.actor.clone(),
+            source_ip: self.source_ip,
+            trace_id: None,
+        }
     }
 
     /// For the events of `workload`.
     pub fn workload_caller(&self) -> testudo_workload::Caller {
-        testudo_workload::Caller { actor: self.actor.clone(), source_ip: self.source_ip }
+        testudo_workload::Caller {
+            actor: self.actor.clone(),
+            source_ip: self.source_ip,
+        }
     }
 }
 
@@ -74,19 +81,35 @@ pub async fn authorize(
     right: Right,
     question: Question,
 ) -> Result<Administrator, Refusal> {
-    let Question::Network { source_ip, workload, token, operation } = question else {
-        let actor = Actor { client: Some("admin.sock".to_owned()), ..Actor::default() };
-        return Ok(Administrator { actor, source_ip: None });
+    let Question::Network {
+        source_ip,
+        workload,
+        token,
+        operation,
+    } = question
+    else {
+        let actor = Actor {
+            client: Some("admin.sock".to_owned()),
+            ..Actor::default()
+        };
+        return Ok(Administrator {
+            actor,
+            source_ip: None,
+        });
     };
     let (checked, known) = plane
         .blocking(move |plane| {
             let peer = plane.standing(workload.as_ref());
             let checked = plane.provider.access_token(&token, peer.as_ref());
-            let roles = checked.as_ref().ok().map(|claims| plane.roles_of(&claims.sub));
+            let roles = checked
+                .as_ref()
+                .ok()
+                .map(|claims| plane.roles_of(&claims.sub));
             (checked, roles)
         })
         .await?;
-    let claims = checked.map_err(|_| unauthenticated("the access token is not valid; log in again"))?;
+    let claims =
+        checked.map_err(|_| unauthenticated("the access token is not valid; log in again"))?;
     let roles = known.transpose()?.unwrap_or_default();
     let actor = Actor {
         subject: Some(claims.sub),
@@ -96,7 +119,10 @@ pub async fn authorize(
     };
     let has = |role: &str| roles.iter().any(|granted| granted.as_str() == role);
     if has(ADMIN_ROLE) || (right == Right::Read && has(AUDITOR_ROLE)) {
-        return Ok(Administrator { actor, source_ip: Some(source_ip) });
+        return Ok(Administrator {
+            actor,
+            source_ip: Some(source_ip),
+        });
     }
     record_refusal(plane, actor, source_ip, operation).await?;
     let needed = match right {
@@ -110,10 +136,17 @@ pub async fn authorize(
 fn bearer_token(request: &Request) -> Result<String, Refusal> {
     let mut fields = request.headers().get_all(header::AUTHORIZATION).iter();
     let (Some(field), None) = (fields.next(), fields.next()) else {
-        return Err(unauthenticated("send one `Authorization: Bearer` field with an access token"));
+        return Err(unauthenticated(
+            "send one `Authorization: Bearer` field with an access token",
+        ));
     };
-    let token = field.to_str().ok().and_then(|field| field.strip_prefix("Bearer "));
-    token.map(str::to_owned).ok_or_else(|| unauthenticated("the Authorization field has no bearer token"))
+    let token = field
+        .to_str()
+        .ok()
+        .and_then(|field| field.strip_prefix("Bearer "));
+    token
+        .map(str::to_owned)
+        .ok_or_else(|| unauthenticated("the Authorization field has no bearer token"))
 }
 
 fn unauthenticated(detail: &str) -> Refusal {
@@ -135,5 +168,8 @@ async fn record_refusal(
         target: None,
         details: vec![("operation", Detail::from(operation))],
     };
-    plane.blocking(move |plane| plane.note(note)).await?.map_err(|error| Refusal::internal(&error))
+    plane
+        .blocking(move |plane| plane.note(note))
+        .await?
+        .map_err(|error| Refusal::internal(&error))
 }

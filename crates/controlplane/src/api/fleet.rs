@@ -34,16 +34,23 @@ pub async fn apply(
 ) -> Answer {
     plane
         .blocking(move |plane| {
-            let fleet = bundle.load().map_err(|errors| invalid(errors.to_string()))?.fleet;
+            let fleet = bundle
+                .load()
+                .map_err(|errors| invalid(errors.to_string()))?
+                .fleet;
             if mode.dry_run {
-                return Ok(Json(rehearse(plane, &fleet).map_err(|error| refusal(&error))?));
+                return Ok(Json(
+                    rehearse(plane, &fleet).map_err(|error| refusal(&error))?,
+                ));
             }
-            let applied = apply_fleet(plane, &fleet, &administrator.actor).map_err(|error| refusal(&error))?;
+            let applied = apply_fleet(plane, &fleet, &administrator.actor)
+                .map_err(|error| refusal(&error))?;
             let mut summary = applied.summary();
             if let Some(summary) = summary.as_object_mut() {
-                let generated = applied.generated.iter().map(|made| {
-                    json!({ "name": made.name, "secret": made.secret.expose() })
-                });
+                let generated = applied
+                    .generated
+                    .iter()
+                    .map(|made| json!({ "name": made.name, "secret": made.secret.expose() }));
                 summary.insert("generated".to_owned(), generated.collect());
             }
             Ok(Json(summary))
@@ -60,5 +67,10 @@ fn refusal(error: &ApplyError) -> Refusal {
 }
 
 fn invalid(why: String) -> Refusal {
-    Refusal::new(422, "fleet.invalid", "the fleet is not valid; nothing was changed").detail(why)
+    Refusal::new(
+        422,
+        "fleet.invalid",
+        "the fleet is not valid; nothing was changed",
+    )
+    .detail(why)
 }

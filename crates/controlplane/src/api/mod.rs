@@ -66,7 +66,12 @@ where
         Method::DELETE => routing::delete(handler),
         _ => routing::get(handler),
     };
-    Operation { method, path, right, handler }
+    Operation {
+        method,
+        path,
+        right,
+        handler,
+    }
 }
 
 /// All operations.
@@ -77,23 +82,83 @@ pub fn operations() -> Vec<Operation> {
         operation(get.clone(), "/api/v1/status", Read, status::status),
         operation(post.clone(), "/api/v1/fleet/apply", Change, fleet::apply),
         operation(get.clone(), "/api/v1/proxies", Read, proxies::list),
-        operation(post.clone(), "/api/v1/join-tokens", Change, proxies::create_join_token),
-        operation(post.clone(), "/api/v1/identities/revoke", Change, proxies::revoke_identity),
-        operation(post.clone(), "/api/v1/identities/reinstate", Change, proxies::reinstate_identity),
+        operation(
+            post.clone(),
+            "/api/v1/join-tokens",
+            Change,
+            proxies::create_join_token,
+        ),
+        operation(
+            post.clone(),
+            "/api/v1/identities/revoke",
+            Change,
+            proxies::revoke_identity,
+        ),
+        operation(
+            post.clone(),
+            "/api/v1/identities/reinstate",
+            Change,
+            proxies::reinstate_identity,
+        ),
         operation(get.clone(), "/api/v1/users", Read, users::list),
         operation(get.clone(), "/api/v1/users/{username}", Read, users::show),
-        operation(post.clone(), "/api/v1/users/{username}/disable", Change, users::disable),
-        operation(post.clone(), "/api/v1/users/{username}/enable", Change, users::enable),
-        operation(put, "/api/v1/users/{username}/password", Change, users::set_password),
-        operation(get.clone(), "/api/v1/users/{username}/sessions", Read, sessions::list),
-        operation(delete, "/api/v1/sessions/{session}", Change, sessions::revoke),
-        operation(get.clone(), "/api/v1/decisions/{decision}", Read, audit::decision),
+        operation(
+            post.clone(),
+            "/api/v1/users/{username}/disable",
+            Change,
+            users::disable,
+        ),
+        operation(
+            post.clone(),
+            "/api/v1/users/{username}/enable",
+            Change,
+            users::enable,
+        ),
+        operation(
+            put,
+            "/api/v1/users/{username}/password",
+            Change,
+            users::set_password,
+        ),
+        operation(
+            get.clone(),
+            "/api/v1/users/{username}/sessions",
+            Read,
+            sessions::list,
+        ),
+        operation(
+            delete,
+            "/api/v1/sessions/{session}",
+            Change,
+            sessions::revoke,
+        ),
+        operation(
+            get.clone(),
+            "/api/v1/decisions/{decision}",
+            Read,
+            audit::decision,
+        ),
         operation(get.clone(), "/api/v1/audit/events", Read, audit::search),
-        operation(get.clone(), "/api/v1/audit/events/{event}", Read, audit::show),
-        operation(get.clone(), "/api/v1/audit/events/{event}/proof", Read, audit::prove),
+        operation(
+            get.clone(),
+            "/api/v1/audit/events/{event}",
+            Read,
+            audit::show,
+        ),
+        operation(
+            get.clone(),
+            "/api/v1/audit/events/{event}/proof",
+            Read,
+            audit::prove,
+        ),
         operation(get.clone(), "/api/v1/audit/tail", Read, audit::tail),
         operation(post.clone(), "/api/v1/audit/export", Change, audit::export),
-        operation(get.clone(), "/api/v1/audit/checkpoint", Read, audit::checkpoint),
+        operation(
+            get.clone(),
+            "/api/v1/audit/checkpoint",
+            Read,
+            audit::checkpoint,
+        ),
         operation(get, "/api/v1/audit/key", Read, audit::key),
         operation(post.clone(), "/api/v1/audit/verify", Read, audit::verify),
         operation(post.clone(), "/api/v1/keys/rotate", Change, keys::rotate),
@@ -114,7 +179,9 @@ pub(crate) fn router(plane: &Arc<Plane>) -> Router {
         );
         router = router.route(operation.path, operation.handler.route_layer(guard));
     }
-    router.layer(DefaultBodyLimit::max(MAX_BODY_BYTES)).with_state(Arc::clone(plane))
+    router
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .with_state(Arc::clone(plane))
 }
 
 /// Lets the request through if its caller has the right; the handler finds an [`Administrator`].

@@ -13,12 +13,17 @@ use crate::{http::Refusal, plane::Plane};
 
 /// `GET /api/v1/proxies`.
 pub async fn list(State(plane): State<Arc<Plane>>) -> Answer {
-    plane.blocking(|plane| Ok(Json(json!({ "items": rows(plane)? })))).await?
+    plane
+        .blocking(|plane| Ok(Json(json!({ "items": rows(plane)? }))))
+        .await?
 }
 
 /// Proxies that are alive, or were lately.
 pub fn rows(plane: &Plane) -> Result<Vec<Value>, Refusal> {
-    let instances = plane.workloads.instances().map_err(|error| Refusal::internal(&error))?;
+    let instances = plane
+        .workloads
+        .instances()
+        .map_err(|error| Refusal::internal(&error))?;
     let rows = instances.iter().map(|instance| {
         json!({
             "instance": instance.instance,
@@ -55,17 +60,27 @@ pub async fn create_join_token(
     let id = match (&wanted.service, wanted.gateway) {
         (Some(service), false) => domain.service(service),
         (None, true) => domain.gateway(),
-        _ => return Err(Refusal::bad_request("say either `service` or `gateway: true`")),
+        _ => {
+            return Err(Refusal::bad_request(
+                "say either `service` or `gateway: true`",
+            ));
+        }
     };
     let lifetime = Duration::from_secs(wanted.ttl_seconds);
     plane
         .blocking(move |plane| {
-            let request = JoinTokenRequest { id, lifetime, server: Some(plane.grpc_address.clone()) };
+            let request = JoinTokenRequest {
+                id,
+                lifetime,
+                server: Some(plane.grpc_address.clone()),
+            };
             let token = plane
                 .workloads
                 .create_join_token(&request, &administrator.workload_caller())
                 .map_err(|error| refusal(&error))?;
-            Ok(Json(json!({ "token": token.print().expose(), "id": token.id })))
+            Ok(Json(
+                json!({ "token": token.print().expose(), "id": token.id }),
+            ))
         })
         .await?
 }
@@ -86,8 +101,14 @@ pub async fn revoke_identity(
     plane
         .blocking(move |plane| {
             let caller = administrator.workload_caller();
-            let revoked = plane.workloads.revoke(&spiffe_id, &caller).map_err(|error| refusal(&error))?;
-            plane.distribution.revoke(revoked).map_err(|error| Refusal::internal(&error))?;
+            let revoked = plane
+                .workloads
+                .revoke(&spiffe_id, &caller)
+                .map_err(|error| refusal(&error))?;
+            plane
+                .distribution
+                .revoke(revoked)
+                .map_err(|error| Refusal::internal(&error))?;
             Ok(Json(json!({ "revoked": spiffe_id })))
         })
         .await?
@@ -102,7 +123,10 @@ pub async fn reinstate_identity(
     plane
         .blocking(move |plane| {
             let caller = administrator.workload_caller();
-            plane.workloads.reinstate(&spiffe_id, &caller).map_err(|error| refusal(&error))?;
+            plane
+                .workloads
+                .reinstate(&spiffe_id, &caller)
+                .map_err(|error| refusal(&error))?;
             Ok(Json(json!({ "reinstated": spiffe_id })))
         })
         .await?
@@ -110,9 +134,12 @@ pub async fn reinstate_identity(
 
 fn refusal(error: &testudo_workload::WorkloadError) -> Refusal {
     match error {
-        testudo_workload::WorkloadError::NotRegistered { .. } => Refusal::not_found("workload identity").detail(error.to_string()),
+        testudo_workload::WorkloadError::NotRegistered { .. } => {
+            Refusal::not_found("workload identity").detail(error.to_string())
+        }
         testudo_workload::WorkloadError::Revoked { .. } => {
-            Refusal::new(409, "workload.revoked", "the identity is revoked").detail(error.to_string())
+            Refusal::new(409, "workload.revoked", "the identity is revoked")
+                .detail(error.to_string())
         }
         error => Refusal::internal(error),
     }

@@ -17,9 +17,14 @@ use crate::{http::Refusal, plane::Plane};
 pub async fn list(State(plane): State<Arc<Plane>>, Path(username): Path<Username>) -> Answer {
     plane
         .blocking(move |plane| {
-            let user = plane.provider.user_by_name(&username).map_err(|error| refusal(&error))?;
-            let sessions =
-                plane.provider.sessions_of(&user.record.id).map_err(|fault| Refusal::internal(&fault))?;
+            let user = plane
+                .provider
+                .user_by_name(&username)
+                .map_err(|error| refusal(&error))?;
+            let sessions = plane
+                .provider
+                .sessions_of(&user.record.id)
+                .map_err(|fault| Refusal::internal(&fault))?;
             let items: Vec<Value> = sessions.iter().map(view).collect();
             Ok(Json(json!({ "items": items })))
         })
@@ -35,19 +40,28 @@ pub async fn revoke(
     plane
         .blocking(move |plane| {
             let caller = administrator.identity_caller();
-            let ended = plane.provider.end_session(&session, EndReason::Administrator, &caller);
+            let ended = plane
+                .provider
+                .end_session(&session, EndReason::Administrator, &caller);
             if !ended.map_err(|fault| Refusal::internal(&fault))? {
                 return Err(Refusal::not_found("session"));
             }
             // The relay would tell proxies within a second; an administrator expects it now.
-            plane.distribution.follow_revocations().map_err(|error| Refusal::internal(&error))?;
+            plane
+                .distribution
+                .follow_revocations()
+                .map_err(|error| Refusal::internal(&error))?;
             Ok(Json(json!({ "revoked": session })))
         })
         .await?
 }
 
 fn view(session: &SessionView) -> Value {
-    let clients: Vec<_> = session.grants.iter().map(|grant| &grant.client_id).collect();
+    let clients: Vec<_> = session
+        .grants
+        .iter()
+        .map(|grant| &grant.client_id)
+        .collect();
     json!({
         "id": session.id,
         "client": clients,

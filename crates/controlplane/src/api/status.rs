@@ -12,9 +12,15 @@ use crate::{http::Refusal, plane::Plane};
 pub async fn status(State(plane): State<Arc<Plane>>) -> Answer {
     plane
         .blocking(|plane| {
-            let snapshot = plane.activation.current().map_err(|error| Refusal::internal(&error))?;
+            let snapshot = plane
+                .activation
+                .current()
+                .map_err(|error| Refusal::internal(&error))?;
             let proxies = proxies::rows(plane)?;
-            let size = plane.ledger.size().map_err(|error| Refusal::internal(&error))?;
+            let size = plane
+                .ledger
+                .size()
+                .map_err(|error| Refusal::internal(&error))?;
             Ok(Json(json!({
                 "trust_domain": plane.workloads.trust_domain(),
                 "issuer": plane.provider.settings().issuer,

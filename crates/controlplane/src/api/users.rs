@@ -35,10 +35,22 @@ pub async fn list(State(plane): State<Arc<Plane>>, Query(paging): Query<Paging>)
     plane
         .blocking(move |plane| {
             let limit = paging.limit.clamp(1, MAX_PAGE);
-            let after = paging.after.as_deref().map(str::parse::<Cursor>).transpose();
-            let after = after.map_err(|_| Refusal::bad_request("`after` is the `next` of the page before"))?;
-            let page = plane.provider.users(after, limit).map_err(|error| refusal(&error))?;
-            let items: Vec<Value> = page.items.iter().map(|stored| view(&stored.record)).collect();
+            let after = paging
+                .after
+                .as_deref()
+                .map(str::parse::<Cursor>)
+                .transpose();
+            let after = after
+                .map_err(|_| Refusal::bad_request("`after` is the `next` of the page before"))?;
+            let page = plane
+                .provider
+                .users(after, limit)
+                .map_err(|error| refusal(&error))?;
+            let items: Vec<Value> = page
+                .items
+                .iter()
+                .map(|stored| view(&stored.record))
+                .collect();
             let next = page.next.map(|cursor| cursor.to_string());
             Ok(Json(json!({ "items": items, "next": next })))
         })
@@ -49,7 +61,10 @@ pub async fn list(State(plane): State<Arc<Plane>>, Query(paging): Query<Paging>)
 pub async fn show(State(plane): State<Arc<Plane>>, Path(username): Path<Username>) -> Answer {
     plane
         .blocking(move |plane| {
-            let user = plane.provider.user_by_name(&username).map_err(|error| refusal(&error))?;
+            let user = plane
+                .provider
+                .user_by_name(&username)
+                .map_err(|error| refusal(&error))?;
             Ok(Json(view(&user.record)))
         })
         .await?
@@ -73,7 +88,10 @@ pub async fn enable(
     Path(username): Path<Username>,
     Extension(administrator): Extension<Administrator>,
 ) -> Answer {
-    change(&plane, username, administrator, |plane, id, caller| plane.provider.enable_user(id, caller)).await
+    change(&plane, username, administrator, |plane, id, caller| {
+        plane.provider.enable_user(id, caller)
+    })
+    .await
 }
 
 /// Body of a password change.
@@ -92,18 +110,31 @@ pub async fn set_password(
 ) -> Answer {
     let password = NewPassword::Given(password);
     change(&plane, username, administrator, move |plane, id, caller| {
-        plane.provider.set_password(id, &password, caller).map(|_| ())
+        plane
+            .provider
+            .set_password(id, &password, caller)
+            .map(|_| ())
     })
     .await
 }
 
-async fn change<F>(plane: &Arc<Plane>, username: Username, administrator: Administrator, work: F) -> Answer
+async fn change<F>(
+    plane: &Arc<Plane>,
+    username: Username,
+    administrator: Administrator,
+    work: F,
+) -> Answer
 where
     F: FnOnce(&Plane, &UserId, &Caller) -> Result<(), AdminError> + Send + 'static,
 {
     plane
         .hashing(move |plane| {
-            let id = plane.provider.user_by_name(&username).map_err(|error| refusal(&error))?.record.id;
+            let id = plane
+                .provider
+                .user_by_name(&username)
+                .map_err(|error| refusal(&error))?
+                .record
+                .id;
             work(plane, &id, &administrator.identity_caller()).map_err(|error| refusal(&error))?;
             let user = plane.provider.user(&id).map_err(|error| refusal(&error))?;
             Ok(Json(view(&user.record)))
@@ -129,7 +160,8 @@ fn view(user: &User) -> Value {
 /// The answer to a refused administrative operation.
 pub fn refusal(error: &AdminError) -> Refusal {
     match error.status() {
-        status @ 400..500 => Refusal::new(status, error.code(), "the operation was refused").detail(error.to_string()),
+        status @ 400..500 => Refusal::new(status, error.code(), "the operation was refused")
+            .detail(error.to_string()),
         _ => Refusal::internal(error),
     }
 }

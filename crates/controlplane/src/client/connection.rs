@@ -96,12 +96,19 @@ impl Answer {
     /// The body as JSON if the status is a success, its problem otherwise.
     pub fn json<T: serde::de::DeserializeOwned>(self) -> Result<T, ConnectionError> {
         if (200..300).contains(&self.status) {
-            let body: &[u8] = if self.body.is_empty() { b"null" } else { &self.body };
-            return serde_json::from_slice(body).map_err(|error| ConnectionError::Broken(error.into()));
+            let body: &[u8] = if self.body.is_empty() {
+                b"null"
+            } else {
+                &self.body
+            };
+            return serde_json::from_slice(body)
+                .map_err(|error| ConnectionError::Broken(error.into()));
         }
         match serde_json::from_slice(&self.body) {
             Ok(problem) => Err(ConnectionError::Problem(Box::new(problem))),
-            Err(_) => Err(ConnectionError::NotUnderstood { status: self.status }),
+            Err(_) => Err(ConnectionError::NotUnderstood {
+                status: self.status,
+            }),
         }
     }
 }
@@ -116,7 +123,10 @@ pub struct Connection {
 impl Connection {
     /// A way to `target`.
     pub const fn new(target: Target) -> Self {
-        Self { target, token: None }
+        Self {
+            target,
+            token: None,
+        }
     }
 
     /// Shows `token` with each request.
@@ -132,7 +142,10 @@ impl Connection {
     }
 
     /// `GET path`, JSON back.
-    pub async fn get<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<T, ConnectionError> {
+    pub async fn get<T: serde::de::DeserializeOwned>(
+        &self,
+        path: &str,
+    ) -> Result<T, ConnectionError> {
         self.send(self.request("GET", path, None)?).await?.json()
     }
 
@@ -156,9 +169,15 @@ impl Connection {
     ) -> Result<Request<Full<Bytes>>, ConnectionError> {
         let authority = match &self.target {
             Target::Socket(_) => "localhost".to_owned(),
-            Target::Https { base, .. } => base.authority().map(ToString::to_string).unwrap_or_default(),
+            Target::Https { base, .. } => base
+                .authority()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
         };
-        let mut request = Request::builder().method(method).uri(path).header(header::HOST, authority);
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, authority);
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {}", token.expose()));
         }
@@ -184,7 +203,9 @@ impl Connection {
                 }
             }
         };
-        tokio::time::timeout(EXCHANGE_TIMEOUT, exchange).await.map_err(|_| ConnectionError::Timeout)?
+        tokio::time::timeout(EXCHANGE_TIMEOUT, exchange)
+            .await
+            .map_err(|_| ConnectionError::Timeout)?
     }
 
     async fn connect_tls(
@@ -192,11 +213,17 @@ impl Connection {
         base: &Uri,
         roots_pem: &[u8],
     ) -> Result<impl AsyncRead + AsyncWrite + Unpin + Send + 'static, ConnectionError> {
-        let invalid = || ConnectionError::Address { address: base.to_string() };
+        let invalid = || ConnectionError::Address {
+            address: base.to_string(),
+        };
         if base.scheme_str() != Some("https") {
             return Err(invalid());
         }
-        let host = base.host().ok_or_else(invalid)?.trim_matches(['[', ']']).to_owned();
+        let host = base
+            .host()
+            .ok_or_else(invalid)?
+            .trim_matches(['[', ']'])
+            .to_owned();
         let config = testudo_trust::web_client_config(roots_pem, &["http/1.1"])
             .map_err(|error| ConnectionError::Roots(error.into()))?;
         let tcp = TcpStream::connect((host.as_str(), base.port_u16().unwrap_or(443))).await;
@@ -220,14 +247,30 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let broken = |error: hyper::Error| ConnectionError::Broken(error.into());
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(broken)?;
     let driver = tokio::spawn(connection);
-    let (head, body) = sender.send_request(request).await.map_err(broken)?.into_parts();
-    let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await.map_err(|error| {
-        let what = if error.is::<LengthLimitError>() { "the answer is too long".into() } else { error };
-        ConnectionError::Broken(what)
-    })?;
+    let (head, body) = sender
+        .send_request(request)
+        .await
+        .map_err(broken)?
+        .into_parts();
+    let body = Limited::new(body, MAX_ANSWER_BYTES)
+        .collect()
+        .await
+        .map_err(|error| {
+            let what = if error.is::<LengthLimitError>() {
+                "the answer is too long".into()
+            } else {
+                error
+            };
+            ConnectionError::Broken(what)
+        })?;
     driver.abort();
-    Ok(Answer { status: head.status.as_u16(), headers: head.headers, body: body.to_bytes() })
+    Ok(Answer {
+        status: head.status.as_u16(),
+        headers: head.headers,
+        body: body.to_bytes(),
+    })
 }

@@ -91,7 +91,11 @@ pub fn begin_browser_login(scope: &str, redirect_uri: &str, entropy: &dyn Entrop
 
 impl Login {
     /// Finishes with the query of the redirect (`code=…&state=…&iss=…`).
-    pub async fn finish(&self, connection: &Connection, query: &str) -> Result<TokenSet, LoginError> {
+    pub async fn finish(
+        &self,
+        connection: &Connection,
+        query: &str,
+    ) -> Result<TokenSet, LoginError> {
         let (mut code, mut state, mut error, mut description) = (None, None, None, None);
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             match &*name {
@@ -133,7 +137,9 @@ pub async fn log_in_with_password(
     entropy: &dyn Entropy,
 ) -> Result<TokenSet, LoginError> {
     let login = begin_browser_login(scope, TERMINAL_REDIRECT, entropy);
-    let page = connection.send(connection.request("GET", &login.authorize_path, None)?).await?;
+    let page = connection
+        .send(connection.request("GET", &login.authorize_path, None)?)
+        .await?;
     if page.status != 200 {
         return Err(refusal(&page));
     }
@@ -143,13 +149,19 @@ pub async fn log_in_with_password(
         .append_pair("username", username)
         .append_pair("password", password.expose())
         .finish();
-    let mut request =
-        connection.request("POST", &form.action, Some(("application/x-www-form-urlencoded", body)))?;
+    let mut request = connection.request(
+        "POST",
+        &form.action,
+        Some(("application/x-www-form-urlencoded", body)),
+    )?;
     if let Ok(cookie) = form.cookie.parse() {
         request.headers_mut().insert(http::header::COOKIE, cookie);
     }
     let answer = connection.send(request).await?;
-    let location = answer.headers.get(http::header::LOCATION).and_then(|value| value.to_str().ok());
+    let location = answer
+        .headers
+        .get(http::header::LOCATION)
+        .and_then(|value| value.to_str().ok());
     match location.and_then(|location| location.strip_prefix(TERMINAL_REDIRECT)) {
         Some(rest) => login.finish(connection, rest.trim_start_matches('?')).await,
         None => Err(LoginError::Credentials),
@@ -158,8 +170,11 @@ pub async fn log_in_with_password(
 
 /// Exchanges the refresh token for new tokens.
 pub async fn refresh(connection: &Connection, refresh_token: &str) -> Result<TokenSet, LoginError> {
-    let parameters =
-        [("grant_type", "refresh_token"), ("client_id", CLI_CLIENT), ("refresh_token", refresh_token)];
+    let parameters = [
+        ("grant_type", "refresh_token"),
+        ("client_id", CLI_CLIENT),
+        ("refresh_token", refresh_token),
+    ];
     token_request(connection, &parameters).await
 }
 
@@ -169,14 +184,31 @@ pub async fn revoke(connection: &Connection, refresh_token: &str) -> Result<(), 
         .append_pair("client_id", CLI_CLIENT)
         .append_pair("token", refresh_token)
         .finish();
-    let request = connection.request("POST", paths::REVOKE, Some(("application/x-www-form-urlencoded", body)))?;
+    let request = connection.request(
+        "POST",
+        paths::REVOKE,
+        Some(("application/x-www-form-urlencoded", body)),
+    )?;
     let answer = connection.send(request).await?;
-    if answer.status == 200 { Ok(()) } else { Err(refusal(&answer)) }
+    if answer.status == 200 {
+        Ok(())
+    } else {
+        Err(refusal(&answer))
+    }
 }
 
-async fn token_request(connection: &Connection, parameters: &[(&str, &str)]) -> Result<TokenSet, LoginError> {
-    let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(parameters).finish();
-    let request = connection.request("POST", paths::TOKEN, Some(("application/x-www-form-urlencoded", body)))?;
+async fn token_request(
+    connection: &Connection,
+    parameters: &[(&str, &str)],
+) -> Result<TokenSet, LoginError> {
+    let body = form_urlencoded::Serializer::new(String::new())
+        .extend_pairs(parameters)
+        .finish();
+    let request = connection.request(
+        "POST",
+        paths::TOKEN,
+        Some(("application/x-www-form-urlencoded", body)),
+    )?;
     let answer = connection.send(request).await?;
     if answer.status != 200 {
         return Err(refusal(&answer));
@@ -186,8 +218,14 @@ async fn token_request(connection: &Connection, parameters: &[(&str, &str)]) -> 
 
 fn refusal(answer: &Answer) -> LoginError {
     match serde_json::from_slice::<OAuthError>(&answer.body) {
-        Ok(refused) => LoginError::Refused { error: refused.error, description: refused.error_description },
-        Err(_) => ConnectionError::NotUnderstood { status: answer.status }.into(),
+        Ok(refused) => LoginError::Refused {
+            error: refused.error,
+            description: refused.error_description,
+        },
+        Err(_) => ConnectionError::NotUnderstood {
+            status: answer.status,
+        }
+        .into(),
     }
 }
 
@@ -201,7 +239,9 @@ struct LoginForm {
 impl LoginForm {
     fn read(page: &Answer) -> Option<Self> {
         let html = std::str::from_utf8(&page.body).ok()?;
-        let form = html.split("<form").find(|part| part.contains("name=\"password\""))?;
+        let form = html
+            .split("<form")
+            .find(|part| part.contains("name=\"password\""))?;
         let action = attribute(form.split('>').next()?, "action")?;
         let hidden = form
             .split("<input")
@@ -210,12 +250,22 @@ impl LoginForm {
             .collect();
         let cookies = page.headers.get_all(http::header::SET_COOKIE).iter();
         let cookies = cookies.filter_map(|value| value.to_str().ok()?.split(';').next());
-        Some(Self { action, hidden, cookie: cookies.collect::<Vec<_>>().join("; ") })
+        Some(Self {
+            action,
+            hidden,
+            cookie: cookies.collect::<Vec<_>>().join("; "),
+        })
     }
 }
 
 fn attribute(tag: &str, name: &str) -> Option<String> {
     let (_, rest) = tag.split_once(&format!("{name}=\""))?;
     let (value, _) = rest.split_once('"')?;
-    Some(value.replace("&#38;", "&").replace("&amp;", "&").replace("&#34;", "\"").replace("&#39;", "'"))
+    Some(
+        value
+            .replace("&#38;", "&")
+            .replace("&amp;", "&")
+            .replace("&#34;", "\"")
+            .replace("&#39;", "'"),
+    )
 }

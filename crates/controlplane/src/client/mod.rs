@@ -7,4 +7,7 @@ mod connection;
 mod login;
 
 pub use connection::{Answer, Connection, ConnectionError, Target};
-pub use login::{CLI_CLIENT, Login, LoginError, TokenSet, begin_browser_login, log_in_with_password, refresh, revoke};
+pub use login::{
+    CLI_CLIENT, Login, LoginError, TokenSet, begin_browser_login, log_in_with_password, refresh,
+    revoke,
+};

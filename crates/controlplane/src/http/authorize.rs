@@ -35,7 +35,9 @@ async fn authorize(State(plane): State<Arc<Plane>>, request: Request) -> Result<
         .blocking(move |plane| {
             let session = cookies::read(&form.headers, cookies::SESSION);
             let browser = cookies::read(&form.headers, cookies::BROWSER);
-            plane.provider.authorize(&form.parameters, session, browser, &form.caller)
+            plane
+                .provider
+                .authorize(&form.parameters, session, browser, &form.caller)
         })
         .await?;
     Ok(match answered {
@@ -45,7 +47,12 @@ async fn authorize(State(plane): State<Arc<Plane>>, request: Request) -> Result<
         Err(AuthorizeError::Unavailable(fault)) => return Err(Refusal::internal(&fault)),
         Err(shown) => {
             let status = StatusCode::from_u16(shown.status()).unwrap_or(StatusCode::BAD_REQUEST);
-            message(&plane, status, "This request cannot be answered", &sentence(&shown))
+            message(
+                &plane,
+                status,
+                "This request cannot be answered",
+                &sentence(&shown),
+            )
         }
     })
 }
@@ -60,7 +67,12 @@ fn login_page(plane: &Plane, prompt: &LoginPrompt) -> Response {
         message: None,
     };
     let mut response = pages::render(StatusCode::OK, &page);
-    cookies::set(response.headers_mut(), cookies::BROWSER, &prompt.browser, None);
+    cookies::set(
+        response.headers_mut(),
+        cookies::BROWSER,
+        &prompt.browser,
+        None,
+    );
     response
 }
 
@@ -75,7 +87,10 @@ async fn login(State(plane): State<Arc<Plane>>, request: Request) -> Result<Resp
     refuse_cross_site(request.headers())?;
     let form = Form::read(request, &*plane.entropy).await?;
     let field = |name: &str| form.parameters.get(name).unwrap_or("").to_owned();
-    let typed = Typed { flow: field("flow"), username: field("username") };
+    let typed = Typed {
+        flow: field("flow"),
+        username: field("username"),
+    };
     let password = Redacted::new(field("password"));
     let outcome = plane
         .hashing(move |plane| {
@@ -97,14 +112,24 @@ async fn login(State(plane): State<Arc<Plane>>, request: Request) -> Result<Resp
         }
         Err(error) => {
             let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::BAD_REQUEST);
-            Ok(message(&plane, status, "Please start again", &sentence(&error)))
+            Ok(message(
+                &plane,
+                status,
+                "Please start again",
+                &sentence(&error),
+            ))
         }
     }
 }
 
 fn logged_in_answer(logged_in: &LoggedIn) -> Response {
     let mut response = redirect(logged_in.location.expose());
-    cookies::set(response.headers_mut(), cookies::SESSION, &logged_in.session_cookie, None);
+    cookies::set(
+        response.headers_mut(),
+        cookies::SESSION,
+        &logged_in.session_cookie,
+        None,
+    );
     response
 }
 
@@ -128,7 +153,10 @@ fn login_page_again(plane: &Plane, typed: &Typed, error: &LoginError) -> Respons
 
 /// `GET /logout`: a page with a button, so that no link of somebody else logs anybody out.
 async fn logout_page(State(plane): State<Arc<Plane>>) -> Response {
-    let page = LogoutPage { fleet: plane.fleet_name(), stylesheet: pages::STYLESHEET };
+    let page = LogoutPage {
+        fleet: plane.fleet_name(),
+        stylesheet: pages::STYLESHEET,
+    };
     pages::render(StatusCode::OK, &page)
 }
 
@@ -137,10 +165,12 @@ async fn logout(State(plane): State<Arc<Plane>>, request: Request) -> Result<Res
     refuse_cross_site(request.headers())?;
     let form = Form::read(request, &*plane.entropy).await?;
     let ended = plane
-        .blocking(move |plane| match cookies::read(&form.headers, cookies::SESSION) {
-            Some(cookie) => plane.provider.logout(cookie, &form.caller),
-            None => Ok(false),
-        })
+        .blocking(
+            move |plane| match cookies::read(&form.headers, cookies::SESSION) {
+                Some(cookie) => plane.provider.logout(cookie, &form.caller),
+                None => Ok(false),
+            },
+        )
         .await?;
     ended.map_err(|fault| Refusal::internal(&fault))?;
     let text = "Your session and all tokens that belong to it are ended.";
@@ -154,26 +184,38 @@ async fn logout(State(plane): State<Arc<Plane>>, request: Request) -> Result<Res
 fn refuse_cross_site(headers: &HeaderMap) -> Result<(), Refusal> {
     match headers.get("sec-fetch-site").map(HeaderValue::as_bytes) {
         None | Some(b"same-origin" | b"none") => Ok(()),
-        Some(_) => Err(Refusal::new(403, "api.cross_site", "the request comes from another site")),
+        Some(_) => Err(Refusal::new(
+            403,
+            "api.cross_site",
+            "the request comes from another site",
+        )),
     }
 }
 
 /// 303: the browser follows with `GET` and does not send the password on (RFC 9700 section 4.12).
 fn redirect(location: &str) -> Response {
     let Ok(location) = HeaderValue::from_str(location) else {
-        return Refusal::bad_request("the redirect address has characters a header cannot have").into_response();
+        return Refusal::bad_request("the redirect address has characters a header cannot have")
+            .into_response();
     };
     let headers = [
         (header::LOCATION, location),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
-        (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+        (
+            header::REFERRER_POLICY,
+            HeaderValue::from_static("no-referrer"),
+        ),
     ];
     (StatusCode::SEE_OTHER, headers).into_response()
 }
 
 fn message(plane: &Plane, status: StatusCode, heading: &str, text: &str) -> Response {
-    let page =
-        MessagePage { fleet: plane.fleet_name(), stylesheet: pages::STYLESHEET, heading, text };
+    let page = MessagePage {
+        fleet: plane.fleet_name(),
+        stylesheet: pages::STYLESHEET,
+        heading,
+        text,
+    };
     pages::render(status, &page)
 }
 
@@ -181,6 +223,9 @@ fn message(plane: &Plane, status: StatusCode, heading: &str, text: &str) -> Resp
 fn sentence(error: &dyn std::error::Error) -> String {
     let text = error.to_string();
     let mut characters = text.chars();
-    let first = characters.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();
+    let first = characters
+        .next()
+        .map(|first| first.to_uppercase().to_string())
+        .unwrap_or_default();
     format!("{first}{}.", characters.as_str())
 }

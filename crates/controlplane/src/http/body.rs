@@ -30,14 +30,21 @@ impl Form {
         let (caller, workload) = caller(&head.extensions, &head.headers, entropy);
         let parameters = if head.method == http::Method::POST {
             require_form(&head.headers)?;
-            let body: Bytes = axum::body::to_bytes(body, MAX_FORM_BYTES).await.map_err(|_| too_large())?;
+            let body: Bytes = axum::body::to_bytes(body, MAX_FORM_BYTES)
+                .await
+                .map_err(|_| too_large())?;
             let text = std::str::from_utf8(&body).map_err(|_| malformed("it is not UTF-8"))?;
             Parameters::parse(text)
         } else {
             Parameters::parse(head.uri.query().unwrap_or(""))
         };
         let parameters = parameters.map_err(|error| malformed(&error.to_string()))?;
-        Ok(Self { headers: head.headers, parameters, caller, workload })
+        Ok(Self {
+            headers: head.headers,
+            parameters,
+            caller,
+            workload,
+        })
     }
 }
 
@@ -47,25 +54,42 @@ pub fn caller(
     headers: &HeaderMap,
     entropy: &dyn Entropy,
 ) -> (Caller, Option<Workload>) {
-    let traceparent = headers.get("traceparent").and_then(|value| value.to_str().ok());
+    let traceparent = headers
+        .get("traceparent")
+        .and_then(|value| value.to_str().ok());
     let trace_id = Some(TraceContext::accept(traceparent, [], entropy).trace_id());
     match extensions.get::<Remote>() {
         Some(Remote::Network { address, workload }) => {
-            let caller = Caller { source_ip: Some(*address), trace_id, ..Caller::default() };
+            let caller = Caller {
+                source_ip: Some(*address),
+                trace_id,
+                ..Caller::default()
+            };
             (caller, workload.clone())
         }
-        _ => (Caller { trace_id, ..Caller::default() }, None),
+        _ => (
+            Caller {
+                trace_id,
+                ..Caller::default()
+            },
+            None,
+        ),
     }
 }
 
 fn require_form(headers: &HeaderMap) -> Result<(), Refusal> {
-    let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+    let media_type = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or("");
     let essence = media_type.split(';').next().unwrap_or("").trim();
     if essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
         return Ok(());
     }
-    Err(Refusal::new(415, "api.media_type", "the media type is not supported")
-        .detail("send application/x-www-form-urlencoded"))
+    Err(
+        Refusal::new(415, "api.media_type", "the media type is not supported")
+            .detail("send application/x-www-form-urlencoded"),
+    )
 }
 
 fn too_large() -> Refusal {

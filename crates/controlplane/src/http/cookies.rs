@@ -23,10 +23,19 @@ pub fn read<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 }
 
 /// Sets a cookie until the browser closes, or for `max_age_seconds`.
-pub fn set(headers: &mut HeaderMap, name: &str, value: &Redacted<String>, max_age_seconds: Option<u64>) {
-    let max_age = max_age_seconds.map(|seconds| format!("; Max-Age={seconds}")).unwrap_or_default();
-    let field =
-        format!("{name}={}; Path=/; Secure; HttpOnly; SameSite=Lax{max_age}", value.expose());
+pub fn set(
+    headers: &mut HeaderMap,
+    name: &str,
+    value: &Redacted<String>,
+    max_age_seconds: Option<u64>,
+) {
+    let max_age = max_age_seconds
+        .map(|seconds| format!("; Max-Age={seconds}"))
+        .unwrap_or_default();
+    let field = format!(
+        "{name}={}; Path=/; Secure; HttpOnly; SameSite=Lax{max_age}",
+        value.expose()
+    );
     if let Ok(mut field) = HeaderValue::from_str(&field) {
         field.set_sensitive(true);
         headers.append(header::SET_COOKIE, field);

@@ -34,15 +34,24 @@ pub fn public_router(plane: &Arc<Plane>, metrics: &ControlMetrics) -> Router {
     let provider = Router::new()
         .merge(authorize::routes())
         .merge(oauth::routes())
-        .route(&format!("/assets/{}", pages::STYLESHEET), get(pages::stylesheet))
+        .route(
+            &format!("/assets/{}", pages::STYLESHEET),
+            get(pages::stylesheet),
+        )
         .layer(DefaultBodyLimit::max(MAX_FORM_BYTES))
         .with_state(Arc::clone(plane));
     let layers = ServiceBuilder::new().map_response(|mut response: Response| {
-        response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, STRICT_TRANSPORT_SECURITY);
+        response
+            .headers_mut()
+            .insert(header::STRICT_TRANSPORT_SECURITY, STRICT_TRANSPORT_SECURITY);
         response
     });
     let counting = middleware::from_fn_with_state(metrics.clone(), count);
-    provider.merge(api::router(plane)).fallback(not_found).layer(counting).layer(layers)
+    provider
+        .merge(api::router(plane))
+        .fallback(not_found)
+        .layer(counting)
+        .layer(layers)
 }
 
 /// What is served on the admin socket: the API alone.

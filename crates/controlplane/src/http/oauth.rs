@@ -96,12 +96,19 @@ async fn jwks(State(plane): State<Arc<Plane>>) -> Result<Response, Refusal> {
 
 /// `GET /.well-known/…` (OpenID Connect Discovery, RFC 8414).
 async fn discovery(State(plane): State<Arc<Plane>>) -> Result<Response, Refusal> {
-    cacheable(plane.blocking(|plane| Ok(plane.provider.discovery())).await?)
+    cacheable(
+        plane
+            .blocking(|plane| Ok(plane.provider.discovery()))
+            .await?,
+    )
 }
 
 fn cacheable(document: Result<Value, Fault>) -> Result<Response, Refusal> {
     let document = document.map_err(|fault| Refusal::internal(&fault))?;
-    let headers = [(header::CACHE_CONTROL, PUBLIC_CACHE), (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*")];
+    let headers = [
+        (header::CACHE_CONTROL, PUBLIC_CACHE),
+        (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
+    ];
     Ok((headers, Json(document)).into_response())
 }
 
@@ -118,14 +125,22 @@ fn authorization(headers: &HeaderMap) -> Option<&str> {
 fn oauth_error(error: &OauthError) -> Response {
     let status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::BAD_REQUEST);
     let mut response = no_store((status, Json(error)).into_response());
-    if let Some(challenge) = error.challenge.as_deref().and_then(|text| HeaderValue::from_str(text).ok()) {
-        response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+    if let Some(challenge) = error
+        .challenge
+        .as_deref()
+        .and_then(|text| HeaderValue::from_str(text).ok())
+    {
+        response
+            .headers_mut()
+            .insert(header::WWW_AUTHENTICATE, challenge);
     }
     response
 }
 
 /// RFC 6749 section 5.1.
 fn no_store(mut response: Response) -> Response {
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

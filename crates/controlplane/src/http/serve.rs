@@ -58,18 +58,26 @@ pub struct Workload {
 }
 
 /// Serves `router` over TLS until the process drains.
-pub async fn serve_https(listener: TcpListener, tls: Arc<ServerConfig>, router: Router, drain: Drain) {
+pub async fn serve_https(
+    listener: TcpListener,
+    tls: Arc<ServerConfig>,
+    router: Router,
+    drain: Drain,
+) {
     let acceptor = TlsAcceptor::from(tls);
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
-        let Some((stream, address)) = accept(&drain, || listener.accept()).await else { return };
+        let Some((stream, address)) = accept(&drain, || listener.accept()).await else {
+            return;
+        };
         let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
             warn!("the HTTPS interface has {MAX_CONNECTIONS} connections; one more was closed");
             continue;
         };
         let (acceptor, router, drain) = (acceptor.clone(), router.clone(), drain.clone());
         tokio::spawn(async move {
-            let handshake = tokio::time::timeout(limits::HANDSHAKE_TIMEOUT, acceptor.accept(stream));
+            let handshake =
+                tokio::time::timeout(limits::HANDSHAKE_TIMEOUT, acceptor.accept(stream));
             match handshake.await {
                 Ok(Ok(tls)) => {
                     let remote = remote_of(address, tls.get_ref().1);
@@ -86,7 +94,9 @@ pub async fn serve_https(listener: TcpListener, tls: Arc<ServerConfig>, router: 
 /// Serves `router` on the admin socket, mode 0600.
 pub async fn serve_socket(listener: UnixListener, router: Router, drain: Drain) {
     loop {
-        let Some((stream, _)) = accept(&drain, || listener.accept()).await else { return };
+        let Some((stream, _)) = accept(&drain, || listener.accept()).await else {
+            return;
+        };
         let (router, drain) = (router.clone(), drain.clone());
         tokio::spawn(async move { serve_connection(stream, router, Remote::Local, drain).await });
     }
@@ -132,9 +142,18 @@ fn remote_of(address: SocketAddr, tls: &rustls::ServerConnection) -> Remote {
     let workload = certified.and_then(|(spiffe_id, leaf)| {
         let (_, until) = testudo_trust::certificate_times(leaf).ok()?;
         let certificate_thumbprint = testudo_trust::certificate_thumbprint(leaf);
-        Some(Workload { peer: Peer { spiffe_id, certificate_thumbprint }, until })
+        Some(Workload {
+            peer: Peer {
+                spiffe_id,
+                certificate_thumbprint,
+            },
+            until,
+        })
     });
-    Remote::Network { address: address.ip().to_canonical(), workload }
+    Remote::Network {
+        address: address.ip().to_canonical(),
+        workload,
+    }
 }
 
 async fn serve_connection<S>(stream: S, router: Router, remote: Remote, drain: Drain)
@@ -158,7 +177,8 @@ where
         .max_concurrent_streams(limits::MAX_HTTP2_STREAMS)
         .max_header_list_size(u32::try_from(limits::MAX_HEADER_BYTES).unwrap_or(u32::MAX))
         .keep_alive_interval(limits::IDLE_TIMEOUT);
-    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+    let connection =
+        builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
     let mut connection = std::pin::pin!(connection);
     let mut watch = drain.watch();
     let ended = tokio::select! {

@@ -100,6 +100,8 @@ mod tests {
             message: None,
         };
         let html = page.render().unwrap();
-        assert!(!html.contains("<script>") && !html.contains("\"><b>") && !html.contains("\"onfocus"));
+        assert!(
+            !html.contains("<script>") && !html.contains("\"><b>") && !html.contains("\"onfocus")
+        );
     }
 }

@@ -18,16 +18,25 @@ fn root() -> &'static Path {
 fn table() -> Table {
     let page = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
     let names = |cell: &str| -> Vec<String> {
-        cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+        cell.split('`')
+            .skip(1)
+            .step_by(2)
+            .map(str::to_owned)
+            .collect()
     };
-    let (_, after_header) = page.split_once("| Room | May import | Must never import |").unwrap();
+    let (_, after_header) = page
+        .split_once("| Room | May import | Must never import |")
+        .unwrap();
     after_header
         .lines()
         .skip(2)
         .take_while(|line| line.starts_with('|'))
         .map(|line| {
             let cells: Vec<&str> = line.split('|').collect();
-            (names(cells[1])[0].clone(), (names(cells[2]), names(cells[3])))
+            (
+                names(cells[1])[0].clone(),
+                (names(cells[2]), names(cells[3])),
+            )
         })
         .collect()
 }
@@ -39,12 +48,20 @@ fn dependencies() -> BTreeMap<String, Vec<String>> {
         .current_dir(root())
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let rooms = metadata["packages"].as_array().unwrap().iter().filter(|package| {
-        let path = package["manifest_path"].as_str().unwrap();
-        path.contains("/crates/") && !path.contains("/testkit/")
-    });
+    let rooms = metadata["packages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|package| {
+            let path = package["manifest_path"].as_str().unwrap();
+            path.contains("/crates/") && !path.contains("/testkit/")
+        });
     rooms
         .map(|package| {
             let dependencies = package["dependencies"].as_array().unwrap().iter();
@@ -58,7 +75,10 @@ fn dependencies() -> BTreeMap<String, Vec<String>> {
 }
 
 fn room(package: &str) -> String {
-    package.strip_prefix("testudo-").unwrap_or(package).to_owned()
+    package
+        .strip_prefix("testudo-")
+        .unwrap_or(package)
+        .to_owned()
 }
 
 #[test]
@@ -74,7 +94,10 @@ fn rooms_import_only_the_rooms_they_may() {
     for (room, imports) in &all {
         let (allowed, _) = &table[room];
         for import in imports.iter().filter(|import| all.contains_key(*import)) {
-            assert!(allowed.contains(import), "{room} imports {import}; ARCHITECTURE.md does not allow it");
+            assert!(
+                allowed.contains(import),
+                "{room} imports {import}; ARCHITECTURE.md does not allow it"
+            );
         }
     }
 }
@@ -85,7 +108,10 @@ fn rooms_do_not_name_the_libraries_that_belong_to_others() {
     for (room, imports) in &all {
         let (_, forbidden) = &table[room];
         for import in imports {
-            assert!(!forbidden.contains(import), "{room} names {import}; ARCHITECTURE.md forbids it");
+            assert!(
+                !forbidden.contains(import),
+                "{room} names {import}; ARCHITECTURE.md forbids it"
+            );
         }
     }
 }
@@ -97,7 +123,11 @@ fn unsafe_code_is_forbidden_and_lints_hold_in_every_crate() {
     for room in dependencies().keys() {
         let manifest = root().join("crates").join(room).join("Cargo.toml");
         let text = std::fs::read_to_string(&manifest).unwrap();
-        assert!(text.contains("[lints]\nworkspace = true"), "{} escapes the lints", manifest.display());
+        assert!(
+            text.contains("[lints]\nworkspace = true"),
+            "{} escapes the lints",
+            manifest.display()
+        );
     }
 }
 
@@ -111,7 +141,12 @@ const EMPTY_NAMES: [&str; 4] = ["util", "helper", "manager", "common"];
 fn no_source_file_is_too_long_to_be_about_one_thing() {
     let long: Vec<_> = sources()
         .into_iter()
-        .map(|path| (std::fs::read_to_string(&path).unwrap().lines().count(), path))
+        .map(|path| {
+            (
+                std::fs::read_to_string(&path).unwrap().lines().count(),
+                path,
+            )
+        })
         .filter(|(lines, _)| *lines > MAX_LINES)
         .collect();
     assert!(long.is_empty(), "longer than {MAX_LINES} lines: {long:#?}");
@@ -130,8 +165,9 @@ fn every_source_file_is_named_after_what_is_in_it() {
 /// All Rust files of the repository.
 fn sources() -> Vec<PathBuf> {
     let mut files = Vec::new();
-    let mut folders: Vec<PathBuf> =
-        ["crates", "bench", "examples", "fuzz", "xtask"].map(|folder| root().join(folder)).into();
+    let mut folders: Vec<PathBuf> = ["crates", "bench", "examples", "fuzz", "xtask"]
+        .map(|folder| root().join(folder))
+        .into();
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();

@@ -15,7 +15,9 @@ pub async fn user(invocation: &Invocation, command: UserCommand) -> Outcome {
     match command {
         UserCommand::List(page) => list(invocation, page).await,
         UserCommand::Show { username } => {
-            let user: Value = connection.get(&format!("/api/v1/users/{}", segment(&username))).await?;
+            let user: Value = connection
+                .get(&format!("/api/v1/users/{}", segment(&username)))
+                .await?;
             Ok(invocation.output.value(&user, |user| format!("{user:#}"))?)
         }
         UserCommand::Disable { username } => set(invocation, &username, "disable").await,
@@ -23,8 +25,12 @@ pub async fn user(invocation: &Invocation, command: UserCommand) -> Outcome {
         UserCommand::Password { username } => {
             let password = read_password(&format!("New password for {username}: "))?;
             let path = format!("/api/v1/users/{}/password", segment(&username));
-            connection.call::<Value>("PUT", &path, &json!({ "password": password.expose() })).await?;
-            say(format!("the password of {username} is set; its sessions are revoked"));
+            connection
+                .call::<Value>("PUT", &path, &json!({ "password": password.expose() }))
+                .await?;
+            say(format!(
+                "the password of {username} is set; its sessions are revoked"
+            ));
             Ok(())
         }
     }
@@ -32,12 +38,24 @@ pub async fn user(invocation: &Invocation, command: UserCommand) -> Outcome {
 
 async fn list(invocation: &Invocation, page: PageArguments) -> Outcome {
     let connection = invocation.context.admin().await?;
-    let after = page.after.map(|cursor| format!("&after={}", segment(&cursor))).unwrap_or_default();
-    let users: Value = connection.get(&format!("/api/v1/users?limit={}{after}", page.limit)).await?;
+    let after = page
+        .after
+        .map(|cursor| format!("&after={}", segment(&cursor)))
+        .unwrap_or_default();
+    let users: Value = connection
+        .get(&format!("/api/v1/users?limit={}{after}", page.limit))
+        .await?;
     invocation.output.value(&users, |users| {
-        let rows = rows(users, &["/username", "/groups", "/roles", "/disabled", "/id"]);
+        let rows = rows(
+            users,
+            &["/username", "/groups", "/roles", "/disabled", "/id"],
+        );
         let next = field(users, "/next");
-        let more = if next.is_empty() { next } else { format!("\nmore: --after {next}") };
+        let more = if next.is_empty() {
+            next
+        } else {
+            format!("\nmore: --after {next}")
+        };
         table(&["USERNAME", "GROUPS", "ROLES", "DISABLED", "ID"], &rows) + &more
     })?;
     Ok(())
@@ -59,14 +77,19 @@ pub async fn session(invocation: &Invocation, command: SessionCommand) -> Outcom
             let path = format!("/api/v1/users/{}/sessions", segment(&username));
             let sessions: Value = connection.get(&path).await?;
             invocation.output.value(&sessions, |sessions| {
-                let rows = rows(sessions, &["/id", "/client", "/created", "/expires", "/source_ip"]);
+                let rows = rows(
+                    sessions,
+                    &["/id", "/client", "/created", "/expires", "/source_ip"],
+                );
                 table(&["SESSION", "CLIENT", "CREATED", "EXPIRES", "FROM"], &rows)
             })?;
             Ok(())
         }
         SessionCommand::Revoke { session } => {
             let path = format!("/api/v1/sessions/{}", segment(&session));
-            connection.call::<Value>("DELETE", &path, &json!({})).await?;
+            connection
+                .call::<Value>("DELETE", &path, &json!({}))
+                .await?;
             say(format!("{session} is revoked"));
             Ok(())
         }
@@ -75,11 +98,25 @@ pub async fn session(invocation: &Invocation, command: SessionCommand) -> Outcom
 
 /// Rows of the `items` of a page.
 pub fn rows(page: &Value, pointers: &[&str]) -> Vec<Vec<String>> {
-    let items = page.get("items").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    items.iter().map(|item| pointers.iter().map(|pointer| field(item, pointer)).collect()).collect()
+    let items = page
+        .get("items")
+        .and_then(Value::as_array)
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    items
+        .iter()
+        .map(|item| {
+            pointers
+                .iter()
+                .map(|pointer| field(item, pointer))
+                .collect()
+        })
+        .collect()
 }
 
 /// A value as one segment or query value of an address.
 pub fn segment(text: &str) -> String {
-    url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20")
+    url::form_urlencoded::byte_serialize(text.as_bytes())
+        .collect::<String>()
+        .replace('+', "%20")
 }

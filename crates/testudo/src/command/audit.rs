@@ -15,24 +15,40 @@ use crate::{
 /// `testudo audit …`.
 pub async fn run(invocation: &Invocation, command: AuditCommand) -> Outcome {
     match command {
-        AuditCommand::Tail { lines, no_follow, filter } => tail(invocation, lines, !no_follow, &filter).await,
+        AuditCommand::Tail {
+            lines,
+            no_follow,
+            filter,
+        } => tail(invocation, lines, !no_follow, &filter).await,
         AuditCommand::Search { filter, limit } => search(invocation, &filter, limit).await,
         AuditCommand::Show { event } => show(invocation, &event).await,
         AuditCommand::Prove { event, to } => prove(invocation, &event, to.as_deref()).await,
         AuditCommand::Export { directory } => export(invocation, &directory).await,
-        AuditCommand::Verify { export: Some(directory), key, .. } => {
-            verify_export(invocation, &directory, key).await
+        AuditCommand::Verify {
+            export: Some(directory),
+            key,
+            ..
+        } => verify_export(invocation, &directory, key).await,
+        AuditCommand::Verify {
+            proof: Some(proof),
+            key,
+            ..
+        } => verify_proof(invocation, &proof, key).await,
+        AuditCommand::Verify { checkpoint, .. } => {
+            verify_running(invocation, checkpoint.as_deref()).await
         }
-        AuditCommand::Verify { proof: Some(proof), key, .. } => verify_proof(invocation, &proof, key).await,
-        AuditCommand::Verify { checkpoint, .. } => verify_running(invocation, checkpoint.as_deref()).await,
         AuditCommand::Key => text(invocation, "/api/v1/audit/key", "/key").await,
-        AuditCommand::Checkpoint => text(invocation, "/api/v1/audit/checkpoint", "/checkpoint").await,
+        AuditCommand::Checkpoint => {
+            text(invocation, "/api/v1/audit/checkpoint", "/checkpoint").await
+        }
     }
 }
 
 async fn text(invocation: &Invocation, path: &str, pointer: &str) -> Outcome {
     let value: Value = invocation.context.admin().await?.get(path).await?;
-    Ok(invocation.output.value(&value, |value| field(value, pointer))?)
+    Ok(invocation
+        .output
+        .value(&value, |value| field(value, pointer))?)
 }
 
 async fn tail(invocation: &Invocation, lines: usize, follow: bool, filter: &[String]) -> Outcome {
@@ -46,18 +62,26 @@ async fn tail(invocation: &Invocation, lines: usize, follow: bool, filter: &[Str
     let mut from = page.pointer("/size").and_then(Value::as_u64).unwrap_or(0);
     while follow {
         let page: Value = connection
-            .get(&format!("/api/v1/audit/tail?from={from}&wait_seconds=20&filter={filter}"))
+            .get(&format!(
+                "/api/v1/audit/tail?from={from}&wait_seconds=20&filter={filter}"
+            ))
             .await?;
         for event in items(&page) {
             invocation.output.item(event, one_line)?;
         }
-        from = page.pointer("/next").and_then(Value::as_u64).unwrap_or(from);
+        from = page
+            .pointer("/next")
+            .and_then(Value::as_u64)
+            .unwrap_or(from);
     }
     Ok(())
 }
 
 async fn search(invocation: &Invocation, filter: &[String], limit: usize) -> Outcome {
-    let path = format!("/api/v1/audit/events?limit={limit}&filter={}", segment(&filter.join(" ")));
+    let path = format!(
+        "/api/v1/audit/events?limit={limit}&filter={}",
+        segment(&filter.join(" "))
+    );
     let page: Value = invocation.context.admin().await?.get(&path).await?;
     for event in items(&page) {
         invocation.output.item(event, one_line)?;
@@ -71,7 +95,9 @@ async fn search(invocation: &Invocation, filter: &[String], limit: usize) -> Out
 async fn show(invocation: &Invocation, event: &str) -> Outcome {
     let path = format!("/api/v1/audit/events/{}", segment(event));
     let event: Value = invocation.context.admin().await?.get(&path).await?;
-    Ok(invocation.output.value(&event, |event| format!("{event:#}"))?)
+    Ok(invocation
+        .output
+        .value(&event, |event| format!("{event:#}"))?)
 }
 
 async fn prove(invocation: &Invocation, event: &str, to: Option<&Path>) -> Outcome {
@@ -81,7 +107,10 @@ async fn prove(invocation: &Invocation, event: &str, to: Option<&Path>) -> Outco
     match to {
         Some(file) => {
             fs::write(file, text)?;
-            say(format!("the proof is in {}; anybody can check it with `testudo audit verify --proof`", file.display()));
+            say(format!(
+                "the proof is in {}; anybody can check it with `testudo audit verify --proof`",
+                file.display()
+            ));
             Ok(())
         }
         None => Ok(invocation.output.line(text)?),
@@ -91,8 +120,14 @@ async fn prove(invocation: &Invocation, event: &str, to: Option<&Path>) -> Outco
 async fn export(invocation: &Invocation, directory: &Path) -> Outcome {
     let body = json!({ "directory": std::path::absolute(directory)? });
     let connection = invocation.context.admin().await?;
-    let exported: Value = connection.call("POST", "/api/v1/audit/export", &body).await?;
-    say(format!("{} entries written to {}", field(&exported, "/size"), directory.display()));
+    let exported: Value = connection
+        .call("POST", "/api/v1/audit/export", &body)
+        .await?;
+    say(format!(
+        "{} entries written to {}",
+        field(&exported, "/size"),
+        directory.display()
+    ));
     Ok(())
 }
 
@@ -101,7 +136,12 @@ async fn verifier_key(invocation: &Invocation, key: Option<String>) -> Result<St
     if let Some(key) = key {
         return Ok(key);
     }
-    let key: Value = invocation.context.admin().await?.get("/api/v1/audit/key").await?;
+    let key: Value = invocation
+        .context
+        .admin()
+        .await?
+        .get("/api/v1/audit/key")
+        .await?;
     Ok(field(&key, "/key"))
 }
 
@@ -110,18 +150,25 @@ async fn verify_export(invocation: &Invocation, directory: &Path, key: Option<St
     let report = offline::verify_export(directory, &key)
         .map_err(|error| Failure::new(Exit::CheckFailed, error))?;
     Ok(invocation.output.value(&report, |report| {
-        format!("verified: {} entries, tree head {}", field(report, "/size"), field(report, "/root"))
+        format!(
+            "verified: {} entries, tree head {}",
+            field(report, "/size"),
+            field(report, "/root")
+        )
     })?)
 }
 
 async fn verify_proof(invocation: &Invocation, proof: &Path, key: Option<String>) -> Outcome {
     let key = verifier_key(invocation, key).await?;
     let text = fs::read_to_string(proof)?;
-    let report =
-        offline::verify_proof(&text, &key).map_err(|error| Failure::new(Exit::CheckFailed, error))?;
+    let report = offline::verify_proof(&text, &key)
+        .map_err(|error| Failure::new(Exit::CheckFailed, error))?;
     Ok(invocation.output.value(&report, |report| {
         let (index, size) = (field(report, "/index"), field(report, "/size"));
-        format!("verified: entry {index} of {size}\n{}", field(report, "/entry"))
+        format!(
+            "verified: entry {index} of {size}\n{}",
+            field(report, "/entry")
+        )
     })?)
 }
 
@@ -129,36 +176,61 @@ async fn verify_running(invocation: &Invocation, checkpoint: Option<&Path>) -> O
     let checkpoint = checkpoint.map(fs::read_to_string).transpose()?;
     let connection = invocation.context.admin().await?;
     let body = json!({ "checkpoint": checkpoint });
-    let report: Value = connection.call("POST", "/api/v1/audit/verify", &body).await?;
+    let report: Value = connection
+        .call("POST", "/api/v1/audit/verify", &body)
+        .await?;
     let verified = report.get("verified").and_then(Value::as_bool) == Some(true);
     invocation.output.value(&report, |report| match verified {
-        true => format!("verified: {} entries, tree head {}", field(report, "/size"), field(report, "/root")),
+        true => format!(
+            "verified: {} entries, tree head {}",
+            field(report, "/size"),
+            field(report, "/root")
+        ),
         false => format!("NOT VERIFIED: {}", field(report, "/problem")),
     })?;
     if verified {
         Ok(())
     } else {
-        Err(Failure::new(Exit::CheckFailed, "the ledger does not verify"))
+        Err(Failure::new(
+            Exit::CheckFailed,
+            "the ledger does not verify",
+        ))
     }
 }
 
 fn items(page: &Value) -> &[Value] {
-    page.get("items").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+    page.get("items")
+        .and_then(Value::as_array)
+        .map(Vec::as_slice)
+        .unwrap_or_default()
 }
 
 /// `12 2026-11-22T10:00:00.000Z denied decision.enforce orders:orders.create alice@… policy.user_leg_denied dec_…`.
 fn one_line(item: &Value) -> String {
     let event = item.get("event").unwrap_or(item);
-    let who = [field(event, "/actor/subject"), field(event, "/actor/workload"), field(event, "/actor/client")];
+    let who = [
+        field(event, "/actor/subject"),
+        field(event, "/actor/workload"),
+        field(event, "/actor/client"),
+    ];
     let decision = event.get("decision").filter(|decision| !decision.is_null());
     let what = match decision {
         Some(decision) => {
             let target = [field(decision, "/service"), field(decision, "/operation")].join(":");
-            format!("{} {target} {} {}", field(decision, "/method"), field(decision, "/reason"), field(decision, "/id"))
+            format!(
+                "{} {target} {} {}",
+                field(decision, "/method"),
+                field(decision, "/reason"),
+                field(decision, "/id")
+            )
         }
         None => field(event, "/target"),
     };
-    let who: Vec<&str> = who.iter().map(String::as_str).filter(|text| !text.is_empty()).collect();
+    let who: Vec<&str> = who
+        .iter()
+        .map(String::as_str)
+        .filter(|text| !text.is_empty())
+        .collect();
     format!(
         "{:>8} {} {:<7} {:<20} {} [{}] {}",
         field(item, "/index"),

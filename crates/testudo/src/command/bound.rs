@@ -15,7 +15,11 @@ use crate::failure::{Exit, Failure};
 /// How to start `program` bound to this process: through this binary, which then becomes it.
 pub fn bound(program: &OsStr) -> io::Result<tokio::process::Command> {
     let mut command = tokio::process::Command::new(std::env::current_exe()?);
-    command.arg("run-bound").arg(std::process::id().to_string()).arg("--").arg(program);
+    command
+        .arg("run-bound")
+        .arg(std::process::id().to_string())
+        .arg("--")
+        .arg(program);
     Ok(command)
 }
 
@@ -37,7 +41,10 @@ pub fn become_program(parent: u32, command: &[OsString]) -> Failure {
         return error.into();
     }
     let error = Command::new(program).args(arguments).exec();
-    Failure::new(Exit::Failed, format!("cannot run `{}`: {error}", program.to_string_lossy()))
+    Failure::new(
+        Exit::Failed,
+        format!("cannot run `{}`: {error}", program.to_string_lossy()),
+    )
 }
 
 /// The kernel sends SIGTERM to this process when its parent ends; a program run in its place inherits that.
@@ -49,7 +56,9 @@ fn end_with(parent: u32) -> io::Result<()> {
     // It may have ended before the kernel was asked.
     match getppid().is_some_and(|found| found.as_raw_nonzero().get().cast_unsigned() == parent) {
         true => Ok(()),
-        false => Err(io::Error::other("the process that started this one has ended")),
+        false => Err(io::Error::other(
+            "the process that started this one has ended",
+        )),
     }
 }
 

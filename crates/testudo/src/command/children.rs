@@ -30,7 +30,12 @@ pub struct Children {
 
 impl Children {
     /// Adds the program of a service. Its outgoing calls go through the sidecar: `HTTP_PROXY`.
-    pub fn add(&mut self, name: &ServiceName, run: &RunCommand, outbound: SocketAddr) -> io::Result<()> {
+    pub fn add(
+        &mut self,
+        name: &ServiceName,
+        run: &RunCommand,
+        outbound: SocketAddr,
+    ) -> io::Result<()> {
         let mut command = bound(run.program.as_ref())?;
         let proxy = format!("http://{outbound}");
         command
@@ -44,20 +49,28 @@ impl Children {
         if let Some(directory) = &run.directory {
             command.current_dir(directory);
         }
-        self.children.push((name.clone(), run.program.clone(), command));
+        self.children
+            .push((name.clone(), run.program.clone(), command));
         Ok(())
     }
 
     /// Starts them one after the other and waits until each listens.
     pub async fn start(self, tasks: &Tasks, drain: &Drain, fleet: &Fleet) -> Result<(), Failure> {
         for (name, program, mut command) in self.children {
-            let upstream = fleet.services.iter().find(|service| service.name == name).map(|service| service.upstream);
+            let upstream = fleet
+                .services
+                .iter()
+                .find(|service| service.name == name)
+                .map(|service| service.upstream);
             if let Some(upstream) = upstream {
                 refuse_strangers(&name, upstream).await?;
             }
             let mut child = command.spawn().map_err(|error| {
-                Failure::new(Exit::Failed, format!("cannot start `{program}` for service {name}: {error}"))
-                    .help("correct `run` in the fleet file, or start it yourself and use --no-run")
+                Failure::new(
+                    Exit::Failed,
+                    format!("cannot start `{program}` for service {name}: {error}"),
+                )
+                .help("correct `run` in the fleet file, or start it yourself and use --no-run")
             })?;
             if let Some(upstream) = upstream {
                 tokio::select! {
@@ -90,7 +103,10 @@ impl Children {
 /// Asks the program to stop, so that it can end its own children; then ends it.
 async fn stop(child: &mut Child) {
     ask_to_stop(child);
-    if tokio::time::timeout(STOP_DEADLINE, child.wait()).await.is_err() {
+    if tokio::time::timeout(STOP_DEADLINE, child.wait())
+        .await
+        .is_err()
+    {
         if let Err(error) = child.kill().await {
             warn!(%error, "a program could not be stopped");
         }
@@ -102,8 +118,11 @@ async fn refuse_strangers(name: &ServiceName, upstream: SocketAddr) -> Result<()
     if TcpStream::connect(upstream).await.is_err() {
         return Ok(());
     }
-    Err(Failure::new(Exit::Failed, format!("something else listens on {upstream}, where service {name} should"))
-        .help("stop it; or, if it is the service, use --no-run"))
+    Err(Failure::new(
+        Exit::Failed,
+        format!("something else listens on {upstream}, where service {name} should"),
+    )
+    .help("stop it; or, if it is the service, use --no-run"))
 }
 
 async fn listens(address: SocketAddr) {

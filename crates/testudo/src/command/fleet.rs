@@ -38,12 +38,19 @@ pub fn check(invocation: &Invocation, arguments: &FleetArgument) -> Outcome {
     for warning in problems.iter().filter(|problem| !problem.is_error()) {
         say(warning.to_string());
     }
-    let errors: Vec<String> =
-        problems.iter().filter(|problem| problem.is_error()).map(ToString::to_string).collect();
+    let errors: Vec<String> = problems
+        .iter()
+        .filter(|problem| problem.is_error())
+        .map(ToString::to_string)
+        .collect();
     if !errors.is_empty() {
         return Err(Failure::new(Exit::CheckFailed, errors.join("\n")));
     }
-    let routes: usize = fleet.services.iter().map(|service| service.routes.len()).sum();
+    let routes: usize = fleet
+        .services
+        .iter()
+        .map(|service| service.routes.len())
+        .sum();
     let report = json!({
         "valid": true,
         "trust_domain": fleet.trust_domain,
@@ -91,16 +98,35 @@ async fn rollout(connection: &Connection, snapshot: u64) -> Result<Rollout, Fail
     let until = Instant::now() + ROLLOUT;
     loop {
         let page: Value = connection.get("/api/v1/proxies").await?;
-        let proxies = page.get("items").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-        let live = proxies.iter().filter(|proxy| proxy.get("live").and_then(Value::as_bool) == Some(true));
+        let proxies = page
+            .get("items")
+            .and_then(Value::as_array)
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        let live = proxies
+            .iter()
+            .filter(|proxy| proxy.get("live").and_then(Value::as_bool) == Some(true));
         let enforces = |proxy: &&Value| {
-            proxy.get("snapshot").and_then(Value::as_u64).is_some_and(|enforced| enforced >= snapshot)
+            proxy
+                .get("snapshot")
+                .and_then(Value::as_u64)
+                .is_some_and(|enforced| enforced >= snapshot)
         };
         let (enforcing, behind): (Vec<&Value>, Vec<&Value>) = live.partition(enforces);
-        let undecided = behind.iter().any(|proxy| field(proxy, "/refused").is_empty());
+        let undecided = behind
+            .iter()
+            .any(|proxy| field(proxy, "/refused").is_empty());
         if !undecided || Instant::now() >= until {
-            let names = |proxies: Vec<&Value>| proxies.into_iter().map(|proxy| field(proxy, "/spiffe_id")).collect();
-            return Ok(Rollout { enforcing: names(enforcing), behind: names(behind) });
+            let names = |proxies: Vec<&Value>| {
+                proxies
+                    .into_iter()
+                    .map(|proxy| field(proxy, "/spiffe_id"))
+                    .collect()
+            };
+            return Ok(Rollout {
+                enforcing: names(enforcing),
+                behind: names(behind),
+            });
         }
         tokio::time::sleep(LOOK).await;
     }
@@ -113,14 +139,35 @@ fn summary(applied: &Value) -> String {
         (true, true) => "this would change:".to_owned(),
         (true, false) => format!("snapshot {} is in force", field(applied, "/snapshot")),
     }];
-    let list = |name: &str| applied.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
-    lines.extend(list("changes").iter().map(|change| format!("  {}", field(change, ""))));
+    let list = |name: &str| {
+        applied
+            .get(name)
+            .and_then(Value::as_array)
+            .cloned()
+            .unwrap_or_default()
+    };
+    lines.extend(
+        list("changes")
+            .iter()
+            .map(|change| format!("  {}", field(change, ""))),
+    );
     lines.extend(list("generated").iter().map(|made| {
-        format!("  secret of {} (shown once): {}", field(made, "/name"), field(made, "/secret"))
+        format!(
+            "  secret of {} (shown once): {}",
+            field(made, "/name"),
+            field(made, "/secret")
+        )
     }));
     if flag("changed") && !flag("dry_run") {
-        lines.push(format!("enforced by {} proxies", field(applied, "/enforcing")));
-        lines.extend(list("behind").iter().map(|proxy| format!("not enforced yet by {}", field(proxy, ""))));
+        lines.push(format!(
+            "enforced by {} proxies",
+            field(applied, "/enforcing")
+        ));
+        lines.extend(
+            list("behind")
+                .iter()
+                .map(|proxy| format!("not enforced yet by {}", field(proxy, ""))),
+        );
     }
     lines.join("\n")
 }
@@ -139,18 +186,27 @@ fn show(invocation: &Invocation, arguments: &FleetArgument, origin: bool) -> Out
     let list = settings.iter().map(|setting| {
         json!({ "key": setting.key, "value": setting.value, "origin": setting.origin.to_string() })
     });
-    invocation.output.value(&json!({ "settings": list.collect::<Vec<_>>() }), |_| {
-        let rows: Vec<Vec<String>> = settings
-            .iter()
-            .map(|setting| {
-                let mut row = vec![setting.key.to_string(), setting.value.to_string()];
+    invocation
+        .output
+        .value(&json!({ "settings": list.collect::<Vec<_>>() }), |_| {
+            let rows: Vec<Vec<String>> = settings
+                .iter()
+                .map(|setting| {
+                    let mut row = vec![setting.key.to_string(), setting.value.to_string()];
+                    if origin {
+                        row.push(setting.origin.to_string());
+                    }
+                    row
+                })
+                .collect();
+            table(
                 if origin {
-                    row.push(setting.origin.to_string());
-                }
-                row
-            })
-            .collect();
-        table(if origin { &["SETTING", "VALUE", "FROM"] } else { &["SETTING", "VALUE"] }, &rows)
-    })?;
+                    &["SETTING", "VALUE", "FROM"]
+                } else {
+                    &["SETTING", "VALUE"]
+                },
+                &rows,
+            )
+        })?;
     Ok(())
 }

@@ -33,18 +33,38 @@ pub async fn login(invocation: &Invocation, arguments: LoginArguments) -> Outcom
     let tokens = match &arguments.username {
         Some(username) => {
             let password = read_password(&format!("Password for {username}: "))?;
-            log_in_with_password(&connection, username, &password, &arguments.scope, &SystemEntropy).await?
+            log_in_with_password(
+                &connection,
+                username,
+                &password,
+                &arguments.scope,
+                &SystemEntropy,
+            )
+            .await?
         }
         None => {
             let listener = TcpListener::bind("127.0.0.1:0").await?;
-            let redirect = format!("http://127.0.0.1:{}/callback", listener.local_addr()?.port());
+            let redirect = format!(
+                "http://127.0.0.1:{}/callback",
+                listener.local_addr()?.port()
+            );
             let login = begin_browser_login(&arguments.scope, &redirect, &SystemEntropy);
-            let address = format!("{}{}", invocation.context.server_url()?, login.authorize_path);
+            let address = format!(
+                "{}{}",
+                invocation.context.server_url()?,
+                login.authorize_path
+            );
             let opened = !arguments.no_browser && open_browser(&address);
-            say(if opened { "Log in in the browser window." } else { "Open this address in a browser:" });
+            say(if opened {
+                "Log in in the browser window."
+            } else {
+                "Open this address in a browser:"
+            });
             say(format!("  {address}"));
             let query = tokio::time::timeout(BROWSER_TIMEOUT, receive_redirect(&listener)).await;
-            let query = query.map_err(|_| Failure::new(Exit::Failed, "nobody logged in within five minutes"))??;
+            let query = query.map_err(|_| {
+                Failure::new(Exit::Failed, "nobody logged in within five minutes")
+            })??;
             login.finish(&connection, &query).await?
         }
     };
@@ -86,9 +106,17 @@ pub fn read_password(prompt: &str) -> Result<Redacted<String>, Failure> {
 }
 
 fn open_browser(address: &str) -> bool {
-    let opener = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };
+    let opener = if cfg!(target_os = "macos") {
+        "open"
+    } else {
+        "xdg-open"
+    };
     let mut command = Command::new(opener);
-    command.arg(address).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .arg(address)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     command.spawn().is_ok()
 }
 
@@ -96,10 +124,17 @@ fn open_browser(address: &str) -> bool {
 async fn receive_redirect(listener: &TcpListener) -> io::Result<String> {
     loop {
         let (mut stream, _) = listener.accept().await?;
-        let Some(target) = request_target(&mut stream).await? else { continue };
+        let Some(target) = request_target(&mut stream).await? else {
+            continue;
+        };
         match target.strip_prefix("/callback?") {
             Some(query) => {
-                respond(&mut stream, "200 OK", "You are logged in. You can close this window.").await?;
+                respond(
+                    &mut stream,
+                    "200 OK",
+                    "You are logged in. You can close this window.",
+                )
+                .await?;
                 return Ok(query.to_owned());
             }
             None => respond(&mut stream, "404 Not Found", "Nothing here.").await?,
@@ -109,10 +144,15 @@ async fn receive_redirect(listener: &TcpListener) -> io::Result<String> {
 
 async fn request_target(stream: &mut TcpStream) -> io::Result<Option<String>> {
     let mut line = String::new();
-    let mut reader = BufReader::new(tokio::io::AsyncReadExt::take(&mut *stream, MAX_REQUEST_LINE));
+    let mut reader = BufReader::new(tokio::io::AsyncReadExt::take(
+        &mut *stream,
+        MAX_REQUEST_LINE,
+    ));
     reader.read_line(&mut line).await?;
     let mut words = line.split(' ');
-    Ok((words.next() == Some("GET")).then(|| words.next().map(str::to_owned)).flatten())
+    Ok((words.next() == Some("GET"))
+        .then(|| words.next().map(str::to_owned))
+        .flatten())
 }
 
 async fn respond(stream: &mut TcpStream, status: &str, text: &str) -> io::Result<()> {

@@ -43,7 +43,10 @@ pub async fn run(cli: Cli) -> Outcome {
     let invocation = Invocation {
         context: Context::new(&cli.global)?,
         output: Output::new(cli.global.output),
-        logging: Logging { format: cli.global.log_format, filter: cli.global.log },
+        logging: Logging {
+            format: cli.global.log_format,
+            filter: cli.global.log,
+        },
     };
     match cli.command {
         Command::Up(arguments) => up::up(&invocation, arguments).await,

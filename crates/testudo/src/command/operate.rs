@@ -10,11 +10,22 @@ use crate::{
 };
 
 const PROXY_COLUMNS: [&str; 5] = ["IDENTITY", "INBOUND", "ENFORCES", "LAST SEEN", "REFUSED"];
-const PROXY_FIELDS: [&str; 5] = ["/spiffe_id", "/inbound", "/snapshot", "/last_seen", "/refused"];
+const PROXY_FIELDS: [&str; 5] = [
+    "/spiffe_id",
+    "/inbound",
+    "/snapshot",
+    "/last_seen",
+    "/refused",
+];
 
 /// `testudo status`.
 pub async fn status(invocation: &Invocation) -> Outcome {
-    let status: Value = invocation.context.admin().await?.get("/api/v1/status").await?;
+    let status: Value = invocation
+        .context
+        .admin()
+        .await?
+        .get("/api/v1/status")
+        .await?;
     invocation.output.value(&status, |status| {
         let line = |name: &str, pointer: &str| format!("{name:<14}{}", field(status, pointer));
         let proxies = json!({ "items": status.pointer("/proxies").cloned().unwrap_or_default() });
@@ -38,17 +49,25 @@ pub async fn proxy(invocation: &Invocation, command: ProxyCommand) -> Outcome {
     match command {
         ProxyCommand::List => {
             let proxies: Value = connection.get("/api/v1/proxies").await?;
-            invocation.output.value(&proxies, |page| table(&PROXY_COLUMNS, &rows(page, &PROXY_FIELDS)))?;
+            invocation.output.value(&proxies, |page| {
+                table(&PROXY_COLUMNS, &rows(page, &PROXY_FIELDS))
+            })?;
         }
         ProxyCommand::Revoke { spiffe_id } => {
             let body = json!({ "spiffe_id": spiffe_id });
-            connection.call::<Value>("POST", "/api/v1/identities/revoke", &body).await?;
+            connection
+                .call::<Value>("POST", "/api/v1/identities/revoke", &body)
+                .await?;
             say(format!("{spiffe_id} is revoked"));
         }
         ProxyCommand::Reinstate { spiffe_id } => {
             let body = json!({ "spiffe_id": spiffe_id });
-            connection.call::<Value>("POST", "/api/v1/identities/reinstate", &body).await?;
-            say(format!("{spiffe_id} is reinstated; proxies let it in again within 15 minutes"));
+            connection
+                .call::<Value>("POST", "/api/v1/identities/reinstate", &body)
+                .await?;
+            say(format!(
+                "{spiffe_id} is reinstated; proxies let it in again within 15 minutes"
+            ));
         }
     }
     Ok(())
@@ -56,13 +75,24 @@ pub async fn proxy(invocation: &Invocation, command: ProxyCommand) -> Outcome {
 
 /// `testudo join-token …`.
 pub async fn join_token(invocation: &Invocation, command: JoinTokenCommand) -> Outcome {
-    let JoinTokenCommand::Create { service, gateway: _, ttl } = command;
+    let JoinTokenCommand::Create {
+        service,
+        gateway: _,
+        ttl,
+    } = command;
     let body = match service {
         Some(service) => json!({ "service": service, "ttl_seconds": ttl.as_secs() }),
         None => json!({ "gateway": true, "ttl_seconds": ttl.as_secs() }),
     };
-    let made: Value = invocation.context.admin().await?.call("POST", "/api/v1/join-tokens", &body).await?;
-    invocation.output.value(&made, |made| field(made, "/token"))?;
+    let made: Value = invocation
+        .context
+        .admin()
+        .await?
+        .call("POST", "/api/v1/join-tokens", &body)
+        .await?;
+    invocation
+        .output
+        .value(&made, |made| field(made, "/token"))?;
     Ok(())
 }
 
@@ -74,6 +104,8 @@ pub async fn key(invocation: &Invocation, command: KeyCommand) -> Outcome {
         KeyCommand::RotateCa => "/api/v1/ca/rotate",
     };
     let answer: Value = connection.call("POST", path, &json!({})).await?;
-    invocation.output.value(&answer, |answer| field(answer, "/message"))?;
+    invocation
+        .output
+        .value(&answer, |answer| field(answer, "/message"))?;
     Ok(())
 }

@@ -31,14 +31,23 @@ fn check(invocation: &Invocation, arguments: &FleetArgument) -> Outcome {
     let problems = offline::check_policies(&fleet);
     let list: Vec<String> = problems.iter().map(ToString::to_string).collect();
     let errors = problems.iter().filter(|problem| problem.is_error()).count();
-    invocation.output.value(&json!({ "valid": errors == 0, "problems": list }), |_| match list.as_slice() {
-        [] => format!("{} policy files are valid", fleet.policies.len()),
-        list => list.join("\n"),
-    })?;
+    invocation.output.value(
+        &json!({ "valid": errors == 0, "problems": list }),
+        |_| match list.as_slice() {
+            [] => format!("{} policy files are valid", fleet.policies.len()),
+            list => list.join("\n"),
+        },
+    )?;
     match errors {
         0 => Ok(()),
-        1 => Err(Failure::new(Exit::CheckFailed, "the policies have a problem")),
-        count => Err(Failure::new(Exit::CheckFailed, format!("the policies have {count} problems"))),
+        1 => Err(Failure::new(
+            Exit::CheckFailed,
+            "the policies have a problem",
+        )),
+        count => Err(Failure::new(
+            Exit::CheckFailed,
+            format!("the policies have {count} problems"),
+        )),
     }
 }
 
@@ -47,16 +56,27 @@ fn test(invocation: &Invocation, arguments: &FleetArgument) -> Outcome {
     if fleet.policy_tests.is_empty() {
         say("no policy tests: add a `*.test.toml` file to the policy folder");
     }
-    let report = offline::test_policies(&fleet)
-        .map_err(|errors| Failure::new(Exit::CheckFailed, errors).help("run `testudo policy check`"))?;
+    let report = offline::test_policies(&fleet).map_err(|errors| {
+        Failure::new(Exit::CheckFailed, errors).help("run `testudo policy check`")
+    })?;
     let failed = report.failures().count();
-    let cases = report.cases.iter().map(|case| json!({ "name": case.name, "failure": case.failure }));
-    let untested: Vec<&str> = report.never_determining.iter().map(|policy| policy.id.as_str()).collect();
+    let cases = report
+        .cases
+        .iter()
+        .map(|case| json!({ "name": case.name, "failure": case.failure }));
+    let untested: Vec<&str> = report
+        .never_determining
+        .iter()
+        .map(|policy| policy.id.as_str())
+        .collect();
     let json = json!({ "cases": cases.collect::<Vec<_>>(), "untested": untested });
     invocation.output.value(&json, |_| report.to_string())?;
     match failed {
         0 => Ok(()),
-        failed => Err(Failure::new(Exit::CheckFailed, format!("{failed} policy tests failed"))),
+        failed => Err(Failure::new(
+            Exit::CheckFailed,
+            format!("{failed} policy tests failed"),
+        )),
     }
 }
 
@@ -66,11 +86,15 @@ async fn explain(invocation: &Invocation, decision: &str) -> Outcome {
     let until = Instant::now() + SHIPPING;
     let explained: Value = loop {
         match connection.get(&path).await {
-            Err(ConnectionError::Problem(problem)) if problem.status == 404 && Instant::now() < until => {
+            Err(ConnectionError::Problem(problem))
+                if problem.status == 404 && Instant::now() < until =>
+            {
                 tokio::time::sleep(LOOK).await;
             }
             answer => break answer?,
         }
     };
-    Ok(invocation.output.value(&explained, |explained| field(explained, "/text"))?)
+    Ok(invocation
+        .output
+        .value(&explained, |explained| field(explained, "/text"))?)
 }

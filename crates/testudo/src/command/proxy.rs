@@ -4,8 +4,8 @@ use std::{fs, net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc, time
 
 use serde_json::json;
 use testudo_dataplane::{
-    Gateway, GatewayOptions, Listeners, Member, MemberError, MemberOptions, ProxyMetrics, Redirect, Running, Sidecar,
-    SidecarOptions, WebCertificate,
+    Gateway, GatewayOptions, Listeners, Member, MemberError, MemberOptions, ProxyMetrics, Redirect,
+    Running, Sidecar, SidecarOptions, WebCertificate,
 };
 use testudo_runtime::{Drain, Gate};
 use tracing::warn;
@@ -28,8 +28,11 @@ pub async fn gateway(invocation: &Invocation, arguments: GatewayArguments) -> Ou
     let member = join(&process, &arguments.join, None).await?;
     let id = member.id();
     if id != id.trust_domain().gateway() {
-        return Err(Failure::new(Exit::Failed, format!("{id} is not the identity of a gateway"))
-            .help("make the join token with `testudo join-token create --gateway`"));
+        return Err(Failure::new(
+            Exit::Failed,
+            format!("{id} is not the identity of a gateway"),
+        )
+        .help("make the join token with `testudo join-token create --gateway`"));
     }
     member.keep_up(&process.stage.tasks, &process.stage.drain);
     let certificate = match (&arguments.tls_certificate, &arguments.tls_key) {
@@ -46,11 +49,20 @@ pub async fn gateway(invocation: &Invocation, arguments: GatewayArguments) -> Ou
         names: arguments.public_names.clone(),
         allow_tls12: arguments.tls_min == "1.2",
     };
-    let (running, addresses) =
-        start_gateway(&member, certificate, listen, workers(arguments.join.workers), &process.stage.drain)?;
+    let (running, addresses) = start_gateway(
+        &member,
+        certificate,
+        listen,
+        workers(arguments.join.workers),
+        &process.stage.drain,
+    )?;
     let ready = json!({ "role": "gateway", "id": member.id(), "gateway": format!("https://{}", addresses.https),
         "ops": format!("http://{}", process.ops) });
-    process.ready(invocation, &ready, &[("gateway", format!("https://{}", addresses.https))])?;
+    process.ready(
+        invocation,
+        &ready,
+        &[("gateway", format!("https://{}", addresses.https))],
+    )?;
     process.run(vec![(running, member)], None).await
 }
 
@@ -63,14 +75,19 @@ pub async fn sidecar(invocation: &Invocation, arguments: SidecarArguments) -> Ou
     let outbound = Listeners::bind(arguments.outbound, workers)?;
     let advertised = arguments.advertise.unwrap_or_else(|| inbound.address());
     if advertised.ip().is_unspecified() {
-        return Err(Failure::new(Exit::Failed, format!("other proxies cannot reach {advertised}"))
-            .help("say with --advertise under which address this host is reached"));
+        return Err(Failure::new(
+            Exit::Failed,
+            format!("other proxies cannot reach {advertised}"),
+        )
+        .help("say with --advertise under which address this host is reached"));
     }
     let member = join(&process, &arguments.join, Some(advertised)).await?;
     let ready = json!({ "role": "sidecar", "id": member.id(), "inbound": inbound.address(),
         "outbound": outbound.address(), "ops": format!("http://{}", process.ops) });
-    let lines =
-        [("inbound", inbound.address().to_string()), ("outbound", format!("http://{}", outbound.address()))];
+    let lines = [
+        ("inbound", inbound.address().to_string()),
+        ("outbound", format!("http://{}", outbound.address())),
+    ];
     member.keep_up(&process.stage.tasks, &process.stage.drain);
     let running = start_sidecar(&member, inbound, outbound, workers, &process.stage.drain)?;
     process.ready(invocation, &ready, &lines)?;
@@ -83,7 +100,12 @@ async fn join(
     inbound: Option<SocketAddr>,
 ) -> Result<Member, Failure> {
     let join_token = match &arguments.join_token_file {
-        Some(path) => Some(String::from_utf8_lossy(&read(path)?).trim().to_owned().into()),
+        Some(path) => Some(
+            String::from_utf8_lossy(&read(path)?)
+                .trim()
+                .to_owned()
+                .into(),
+        ),
         None => None,
     };
     let state_key_file = match &arguments.state_key_file {
@@ -159,14 +181,21 @@ pub fn start_gateway(
 ) -> Result<(Running, GatewayAddresses), Failure> {
     let https = Listeners::bind(listen.https, workers)?;
     let one = NonZeroUsize::MIN;
-    let redirect = listen.redirect.map(|address| Listeners::bind(address, one)).transpose()?;
+    let redirect = listen
+        .redirect
+        .map(|address| Listeners::bind(address, one))
+        .transpose()?;
     let addresses = GatewayAddresses {
         https: https.address(),
         redirect: redirect.as_ref().map(Listeners::address),
     };
     let (https_port, names) = (https.address().port(), listen.names);
     let running = Gateway::start(GatewayOptions {
-        redirect: redirect.map(|listen| Redirect { listen, https_port, names }),
+        redirect: redirect.map(|listen| Redirect {
+            listen,
+            https_port,
+            names,
+        }),
         listen: https,
         certificate,
         allow_tls12: listen.allow_tls12,
@@ -188,8 +217,11 @@ pub fn start_sidecar(
 ) -> Result<Running, Failure> {
     let id = member.id();
     let service = id.service().ok_or_else(|| {
-        Failure::new(Exit::Failed, format!("{id} is not the identity of a service"))
-            .help("make the join token with `testudo join-token create --service NAME`")
+        Failure::new(
+            Exit::Failed,
+            format!("{id} is not the identity of a service"),
+        )
+        .help("make the join token with `testudo join-token create --service NAME`")
     })?;
     Ok(Sidecar::start(SidecarOptions {
         service,
@@ -216,6 +248,10 @@ pub fn key_file_beside(folder: &std::path::Path) -> PathBuf {
 }
 
 fn read(path: &PathBuf) -> Result<Vec<u8>, Failure> {
-    fs::read(path)
-        .map_err(|error| Failure::new(Exit::Failed, format!("cannot read {}: {error}", path.display())))
+    fs::read(path).map_err(|error| {
+        Failure::new(
+            Exit::Failed,
+            format!("cannot read {}: {error}", path.display()),
+        )
+    })
 }

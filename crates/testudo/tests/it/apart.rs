@@ -5,7 +5,7 @@ use std::{fs, process::Command, thread, time::Duration};
 use serde_json::Value;
 
 use crate::{
-    fleet::{Folder, TESTUDO, free_ports, wait_for_ready, Process},
+    fleet::{Folder, Process, TESTUDO, free_ports, wait_for_ready},
     roles::{Apart, Role, eventually, join_token, readiness},
 };
 
@@ -24,15 +24,30 @@ fn the_bookshop_answers_the_same_with_every_role_in_its_own_process() {
         let (status, gates) = proxy.readiness();
         assert_eq!(status, 200, "{gates}");
     }
-    let listed = apart.fleet.folder.run(&["proxy", "list", "--output", "json"]);
+    let listed = apart
+        .fleet
+        .folder
+        .run(&["proxy", "list", "--output", "json"]);
     let listed: Value = serde_json::from_str(&listed).unwrap();
-    let live = listed["items"].as_array().unwrap().iter().filter(|item| item["live"] == true);
+    let live = listed["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|item| item["live"] == true);
     assert_eq!(live.count(), 4, "{listed:#}");
 
     // Stopped or killed, a proxy goes on without a new token: its state is in its folder, sealed.
     apart.sidecars.get_mut("orders").unwrap().process.stop();
-    let Apart { fleet, gateway, sidecars, .. } = &mut apart;
-    sidecars.get_mut("orders").unwrap().start_again(&fleet.folder);
+    let Apart {
+        fleet,
+        gateway,
+        sidecars,
+        ..
+    } = &mut apart;
+    sidecars
+        .get_mut("orders")
+        .unwrap()
+        .start_again(&fleet.folder);
     gateway.process.signal("-KILL");
     gateway.start_again(&fleet.folder);
     apart.wait_until_it_answers();
@@ -55,7 +70,10 @@ fn the_bookshop_answers_the_same_with_every_role_in_its_own_process() {
         "127.0.0.1:0",
     ]);
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && errors.contains("does not open with this state key"), "{errors}");
+    assert!(
+        !output.status.success() && errors.contains("does not open with this state key"),
+        "{errors}"
+    );
 
     apart.fleet.folder.run(&["audit", "verify"]);
 }
@@ -67,7 +85,10 @@ fn the_bookshop_answers(apart: &Apart, alice: &str, bob: &str) {
     assert_eq!(made.status, 201, "{}", made.body);
     assert_eq!(call("POST", "/orders", None, ORDER).status, 401);
     assert_eq!(call("POST", "/orders", Some(bob), ORDER).status, 403);
-    assert_eq!(call("POST", "/books/1/reserve", Some(alice), "").status, 403);
+    assert_eq!(
+        call("POST", "/books/1/reserve", Some(alice), "").status,
+        403
+    );
 }
 
 #[test]
@@ -89,7 +110,12 @@ fn a_join_token_works_once_in_its_fleet_and_in_its_time() {
     let refused = refused_sidecar(&folder, "stranger", &token.replace(pin, &"0".repeat(64)));
     assert!(refused.contains("not the pinned one"), "{refused}");
     // The control plane never saw it, so it still holds.
-    drop(Role::sidecar(&folder, "still-good", free_ports::<1>()[0], Some(&token)));
+    drop(Role::sidecar(
+        &folder,
+        "still-good",
+        free_ports::<1>()[0],
+        Some(&token),
+    ));
 
     let token = join_token(&folder, &["--service", "orders", "--ttl", "1s"]);
     thread::sleep(Duration::from_millis(1100));
@@ -98,13 +124,29 @@ fn a_join_token_works_once_in_its_fleet_and_in_its_time() {
 
     // A sidecar's token makes no gateway and a gateway's no sidecar; what is not declared gets none.
     let token = join_token(&folder, &["--service", "orders"]);
-    let refused = refusal(&folder, "impostor", &token, &["gateway", "--listen", "127.0.0.1:0"]);
-    assert!(refused.contains("is not the identity of a gateway"), "{refused}");
+    let refused = refusal(
+        &folder,
+        "impostor",
+        &token,
+        &["gateway", "--listen", "127.0.0.1:0"],
+    );
+    assert!(
+        refused.contains("is not the identity of a gateway"),
+        "{refused}"
+    );
     let token = join_token(&folder, &["--gateway"]);
     let refused = refused_sidecar(&folder, "other-impostor", &token);
-    assert!(refused.contains("is not the identity of a service"), "{refused}");
+    assert!(
+        refused.contains("is not the identity of a service"),
+        "{refused}"
+    );
     let unknown = folder.testudo(&["join-token", "create", "--service", "accounting"]);
-    assert_eq!(unknown.status.code(), Some(3), "{}", String::from_utf8_lossy(&unknown.stderr));
+    assert_eq!(
+        unknown.status.code(),
+        Some(3),
+        "{}",
+        String::from_utf8_lossy(&unknown.stderr)
+    );
 
     // All of it is in the ledger.
     let events = folder.run(&["audit", "search", "outcome=denied", "--output", "json"]);
@@ -125,7 +167,18 @@ fn start_server(folder: &Folder) -> Process {
 }
 
 fn refused_sidecar(folder: &Folder, name: &str, token: &str) -> String {
-    refusal(folder, name, token, &["sidecar", "--inbound", "127.0.0.1:0", "--outbound", "127.0.0.1:0"])
+    refusal(
+        folder,
+        name,
+        token,
+        &[
+            "sidecar",
+            "--inbound",
+            "127.0.0.1:0",
+            "--outbound",
+            "127.0.0.1:0",
+        ],
+    )
 }
 
 /// What a proxy says that must not get in.
@@ -157,12 +210,23 @@ fn calls_go_on_while_the_control_plane_is_away_and_nothing_is_forgotten() {
     the_bookshop_answers(&apart, &alice, &bob);
     let refused = apart.fleet.call("POST", "/orders", Some(&bob), ORDER);
     let decision = refused.json()["decision"].as_str().unwrap().to_owned();
-    let unreachable = apart.fleet.folder.testudo(&["login", "--username", "alice"]);
+    let unreachable = apart
+        .fleet
+        .folder
+        .testudo(&["login", "--username", "alice"]);
     assert!(!unreachable.status.success());
 
     // Even proxies that are started meanwhile: what they enforced is in their folder.
-    let Apart { fleet, gateway, sidecars, .. } = &mut apart;
-    sidecars.get_mut("inventory").unwrap().start_again(&fleet.folder);
+    let Apart {
+        fleet,
+        gateway,
+        sidecars,
+        ..
+    } = &mut apart;
+    sidecars
+        .get_mut("inventory")
+        .unwrap()
+        .start_again(&fleet.folder);
     gateway.start_again(&fleet.folder);
     apart.wait_until_it_answers();
     the_bookshop_answers(&apart, &alice, &bob);
@@ -170,10 +234,20 @@ fn calls_go_on_while_the_control_plane_is_away_and_nothing_is_forgotten() {
     apart.start_server_again();
     let folder = &apart.fleet.folder;
     eventually("the refused call is in the ledger", || {
-        folder.testudo(&["audit", "show", &decision]).status.success()
+        folder
+            .testudo(&["audit", "show", &decision])
+            .status
+            .success()
     });
     folder.run(&["audit", "verify"]);
-    let orders = folder.run(&["audit", "search", "service=orders", "outcome=denied", "-n", "500"]);
+    let orders = folder.run(&[
+        "audit",
+        "search",
+        "service=orders",
+        "outcome=denied",
+        "-n",
+        "500",
+    ]);
     assert!(orders.contains(&decision), "{orders}");
     the_bookshop_answers(&apart, &alice, &bob);
 }
@@ -190,7 +264,13 @@ fn a_proxy_whose_control_plane_is_away_from_the_start_says_so_and_joins_when_it_
     let [ops] = free_ports();
     let address = std::net::SocketAddr::from(([127, 0, 0, 1], ops));
     let child = Command::new(TESTUDO)
-        .args(["sidecar", "--inbound", "127.0.0.1:0", "--outbound", "127.0.0.1:0"])
+        .args([
+            "sidecar",
+            "--inbound",
+            "127.0.0.1:0",
+            "--outbound",
+            "127.0.0.1:0",
+        ])
         .args(["--ops", &address.to_string(), "--data"])
         .arg(Role::data(&folder, "orders"))
         .arg("--join-token-file")
@@ -201,7 +281,9 @@ fn a_proxy_whose_control_plane_is_away_from_the_start_says_so_and_joins_when_it_
         .unwrap();
     let sidecar = Process(child);
     eventually("it says what is missing", || {
-        let Ok(stream) = crate::wire::connect(address) else { return false };
+        let Ok(stream) = crate::wire::connect(address) else {
+            return false;
+        };
         drop(stream);
         let (status, said) = readiness(address);
         status == 503 && said["gates"].to_string().contains("control plane")

@@ -78,7 +78,10 @@ impl Process {
 
     /// Sends a signal.
     pub fn signal(&self, signal: &str) {
-        Command::new("kill").args([signal, &self.0.id().to_string()]).status().unwrap();
+        Command::new("kill")
+            .args([signal, &self.0.id().to_string()])
+            .status()
+            .unwrap();
     }
 }
 
@@ -111,13 +114,20 @@ impl Folder {
         let folder = Self::empty();
         copy(&repository().join("examples/bookshop"), folder.path());
         let text = fs::read_to_string(folder.fleet_file()).unwrap();
-        fs::write(folder.fleet_file(), with_free_ports(&text, &["7001", "7002", "7003"])).unwrap();
+        fs::write(
+            folder.fleet_file(),
+            with_free_ports(&text, &["7001", "7002", "7003"]),
+        )
+        .unwrap();
         folder
     }
 
     /// An empty folder.
     pub fn empty() -> Self {
-        Self { directory: TempDir::new().unwrap(), ports: free_ports() }
+        Self {
+            directory: TempDir::new().unwrap(),
+            ports: free_ports(),
+        }
     }
 
     pub fn path(&self) -> &Path {
@@ -148,9 +158,15 @@ impl Folder {
     /// The command line, remembering things in this folder and listening on its ports.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(TESTUDO);
-        command.args(arguments).env("TESTUDO_HOME", self.path().join("home")).current_dir(self.path());
+        command
+            .args(arguments)
+            .env("TESTUDO_HOME", self.path().join("home"))
+            .current_dir(self.path());
         for (name, port) in LISTENERS.iter().zip(self.ports) {
-            command.env(format!("TESTUDO__LISTEN__{name}"), format!("127.0.0.1:{port}"));
+            command.env(
+                format!("TESTUDO__LISTEN__{name}"),
+                format!("127.0.0.1:{port}"),
+            );
         }
         for side in ["INBOUND", "OUTBOUND"] {
             command.env(format!("TESTUDO__LISTEN__SIDECAR_{side}"), "127.0.0.1:0");
@@ -160,7 +176,10 @@ impl Folder {
 
     /// Runs the command line.
     pub fn testudo(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).stdin(Stdio::null()).output().unwrap()
+        self.command(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
     }
 
     /// Runs the command line and returns its standard output; it must succeed.
@@ -174,10 +193,18 @@ impl Folder {
     /// Starts `testudo up` and waits until it is ready.
     pub fn up(self) -> Fleet {
         let mut command = self.command(&["up", "fleet.toml", "--output", "json"]);
-        let log = fs::OpenOptions::new().create(true).append(true).open(self.path().join("log")).unwrap();
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.path().join("log"))
+            .unwrap();
         let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let ready = wait_for_ready(&mut child, &self.path().join("log"));
-        Fleet { process: Process(child), ready, folder: self }
+        Fleet {
+            process: Process(child),
+            ready,
+            folder: self,
+        }
     }
 }
 
@@ -198,7 +225,10 @@ pub fn wait_for_ready(child: &mut Child, log: &Path) -> Value {
     });
     receiver.recv_timeout(START_TIMEOUT).unwrap_or_else(|_| {
         let _ = child.kill();
-        panic!("not ready in time; log:\n{}", fs::read_to_string(log).unwrap_or_default());
+        panic!(
+            "not ready in time; log:\n{}",
+            fs::read_to_string(log).unwrap_or_default()
+        );
     })
 }
 
@@ -218,24 +248,35 @@ impl Fleet {
 
     /// Sends raw bytes to the gateway on a new connection. `None`: closed without an answer.
     pub fn raw(&self, request: &[u8]) -> Option<Answer> {
-        let mut stream = wire::connect_tls(self.address("/gateway"), "localhost", &self.tls()).unwrap();
+        let mut stream =
+            wire::connect_tls(self.address("/gateway"), "localhost", &self.tls()).unwrap();
         wire::exchange(&mut stream, request).unwrap()
     }
 
     /// A plain request to the gateway, with a token if there is one.
     pub fn call(&self, method: &str, path: &str, token: Option<&str>, body: &str) -> Answer {
-        self.try_call(method, path, token, body).unwrap_or_else(|| panic!("{method} {path}: no answer"))
+        self.try_call(method, path, token, body)
+            .unwrap_or_else(|| panic!("{method} {path}: no answer"))
     }
 
     /// As [`Self::call`]; `None` if the gateway is gone or goes away meanwhile.
-    pub fn try_call(&self, method: &str, path: &str, token: Option<&str>, body: &str) -> Option<Answer> {
-        let authorization = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
+    pub fn try_call(
+        &self,
+        method: &str,
+        path: &str,
+        token: Option<&str>,
+        body: &str,
+    ) -> Option<Answer> {
+        let authorization = token
+            .map(|token| format!("Authorization: Bearer {token}\r\n"))
+            .unwrap_or_default();
         let request = format!(
             "{method} {path} HTTP/1.1\r\nHost: localhost\r\n{authorization}Content-Type: application/json\r\n\
              Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
             body.len()
         );
-        let mut stream = wire::connect_tls(self.address("/gateway"), "localhost", &self.tls()).ok()?;
+        let mut stream =
+            wire::connect_tls(self.address("/gateway"), "localhost", &self.tls()).ok()?;
         wire::exchange(&mut stream, request.as_bytes()).ok()?
     }
 
@@ -247,9 +288,16 @@ impl Fleet {
     /// As [`Self::token`], with the given scopes.
     pub fn token_with_scope(&self, username: &str, scope: &str) -> String {
         let password = fs::File::open(self.folder.path().join("passwords").join(username)).unwrap();
-        let home = self.folder.path().join(format!("home-{username}-{}", scope.len()));
+        let home = self
+            .folder
+            .path()
+            .join(format!("home-{username}-{}", scope.len()));
         fs::create_dir_all(&home).unwrap();
-        fs::copy(self.folder.path().join("home/fleet.json"), home.join("fleet.json")).unwrap();
+        fs::copy(
+            self.folder.path().join("home/fleet.json"),
+            home.join("fleet.json"),
+        )
+        .unwrap();
         let login = self
             .folder
             .command(&["login", "--username", username, "--scope", scope])
@@ -257,8 +305,17 @@ impl Fleet {
             .stdin(password)
             .output()
             .unwrap();
-        assert!(login.status.success(), "login of {username}: {}", String::from_utf8_lossy(&login.stderr));
-        let token = self.folder.command(&["token"]).env("TESTUDO_HOME", &home).output().unwrap();
+        assert!(
+            login.status.success(),
+            "login of {username}: {}",
+            String::from_utf8_lossy(&login.stderr)
+        );
+        let token = self
+            .folder
+            .command(&["token"])
+            .env("TESTUDO_HOME", &home)
+            .output()
+            .unwrap();
         assert!(token.status.success());
         String::from_utf8(token.stdout).unwrap().trim().to_owned()
     }
@@ -287,6 +344,9 @@ fn with_free_ports(text: &str, ports: &[&str]) -> String {
         text = text.replace(port, &free.to_string());
     }
     let cargo = r#""cargo", "run", "--quiet", "--release", "-p", "bookshop", "--""#;
-    assert!(text.contains(cargo), "the example runs its services otherwise than {cargo}");
+    assert!(
+        text.contains(cargo),
+        "the example runs its services otherwise than {cargo}"
+    );
     text.replace(cargo, &format!("{:?}", bookshop_binary()))
 }

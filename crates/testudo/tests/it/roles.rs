@@ -50,10 +50,17 @@ impl Role {
     fn proxy(folder: &Folder, name: &str, arguments: &[&str], token: Option<&str>) -> Self {
         let [ops] = free_ports();
         let ops = SocketAddr::from(([127, 0, 0, 1], ops));
-        let mut arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        let mut arguments: Vec<String> = arguments
+            .iter()
+            .map(|&argument| argument.to_owned())
+            .collect();
         let control_plane = folder.address("GRPC").to_string();
         let data = Self::data(folder, name).display().to_string();
-        for (flag, value) in [("--control-plane", control_plane), ("--data", data), ("--ops", ops.to_string())] {
+        for (flag, value) in [
+            ("--control-plane", control_plane),
+            ("--data", data),
+            ("--ops", ops.to_string()),
+        ] {
             arguments.extend([flag.to_owned(), value]);
         }
         let mut first = arguments.clone();
@@ -63,7 +70,13 @@ impl Role {
             first.extend(["--join-token-file".to_owned(), file.display().to_string()]);
         }
         let (process, ready) = start(folder, name, &first);
-        Self { name: name.to_owned(), arguments, ops, ready, process }
+        Self {
+            name: name.to_owned(),
+            arguments,
+            ops,
+            ready,
+            process,
+        }
     }
 
     /// Starts it again, without a token: it has its state.
@@ -92,8 +105,17 @@ fn start(folder: &Folder, name: &str, arguments: &[String]) -> (Process, Value) 
     let mut arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     arguments.extend(["--output", "json"]);
     let log = folder.path().join(format!("{name}.log"));
-    let file = fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
-    let mut child = folder.command(&arguments).stdout(Stdio::piped()).stderr(file).spawn().unwrap();
+    let file = fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&log)
+        .unwrap();
+    let mut child = folder
+        .command(&arguments)
+        .stdout(Stdio::piped())
+        .stderr(file)
+        .spawn()
+        .unwrap();
     let ready = wait_for_ready(&mut child, &log);
     (Process(child), ready)
 }
@@ -121,13 +143,27 @@ impl Apart {
         let mut sidecars = BTreeMap::new();
         for (name, port) in upstreams(&folder) {
             let [outbound] = free_ports();
-            let sidecar = Role::sidecar(&folder, &name, outbound, Some(&token(&["--service", &name])));
+            let sidecar = Role::sidecar(
+                &folder,
+                &name,
+                outbound,
+                Some(&token(&["--service", &name])),
+            );
             services.push(service(&name, port, outbound));
             sidecars.insert(name, sidecar);
         }
         let gateway = Role::gateway(&folder, Some(&token(&["--gateway"])));
-        let fleet = Fleet { process, ready, folder };
-        let mut apart = Self { fleet, gateway, sidecars, _services: services };
+        let fleet = Fleet {
+            process,
+            ready,
+            folder,
+        };
+        let mut apart = Self {
+            fleet,
+            gateway,
+            sidecars,
+            _services: services,
+        };
         apart.fleet.ready["gateway"] = apart.gateway.ready["gateway"].clone();
         apart.wait_until_it_answers();
         apart
@@ -151,16 +187,24 @@ impl Apart {
 
     /// Waits until every hop has its snapshot and knows where the others are.
     pub fn wait_until_it_answers(&self) {
-        eventually("the catalogue answers", || self.fleet.call("GET", "/books/1", None, "").status == 200);
+        eventually("the catalogue answers", || {
+            self.fleet.call("GET", "/books/1", None, "").status == 200
+        });
         for (name, sidecar) in &self.sidecars {
-            eventually(&format!("{name}'s sidecar is ready"), || sidecar.readiness().0 == 200);
+            eventually(&format!("{name}'s sidecar is ready"), || {
+                sidecar.readiness().0 == 200
+            });
         }
     }
 }
 
 /// A join token from the command line.
 pub fn join_token(folder: &Folder, what: &[&str]) -> String {
-    let arguments: Vec<&str> = ["join-token", "create"].iter().chain(what).copied().collect();
+    let arguments: Vec<&str> = ["join-token", "create"]
+        .iter()
+        .chain(what)
+        .copied()
+        .collect();
     folder.run(&arguments).trim().to_owned()
 }
 
@@ -180,7 +224,9 @@ fn service(name: &str, port: u16, outbound: u16) -> Process {
         .spawn()
         .unwrap();
     let process = Process(child);
-    eventually(&format!("{name} listens"), || wire::connect(SocketAddr::from(([127, 0, 0, 1], port))).is_ok());
+    eventually(&format!("{name} listens"), || {
+        wire::connect(SocketAddr::from(([127, 0, 0, 1], port))).is_ok()
+    });
     process
 }
 
@@ -190,8 +236,13 @@ fn upstreams(folder: &Folder) -> Vec<(String, u16)> {
     let shown: Value = serde_json::from_str(&text).unwrap();
     let settings = shown["settings"].as_array().unwrap().iter();
     let upstreams = settings.filter_map(|setting| {
-        let name = setting["key"].as_str()?.strip_prefix("services.")?.strip_suffix(".upstream")?;
-        let value = setting["value"].as_str().map_or_else(|| setting["value"].to_string(), str::to_owned);
+        let name = setting["key"]
+            .as_str()?
+            .strip_prefix("services.")?
+            .strip_suffix(".upstream")?;
+        let value = setting["value"]
+            .as_str()
+            .map_or_else(|| setting["value"].to_string(), str::to_owned);
         let port = value.trim_matches('"').rsplit(':').next()?.parse().ok()?;
         Some((name.to_owned(), port))
     });

@@ -27,11 +27,18 @@ fn left_out() -> bool {
 
 /// Something that `./test.sh` installs.
 fn tool(places: &[&str]) -> String {
-    let found = places.iter().map(|place| repository().join(place)).find(|path| path.exists());
+    let found = places
+        .iter()
+        .map(|place| repository().join(place))
+        .find(|path| path.exists());
     let found = found.unwrap_or_else(|| {
         panic!("none of {places:?} is there: run ./test.sh, which installs it, or set TESTUDO_TEST_FAST=1")
     });
-    fs::canonicalize(found.parent().unwrap()).unwrap().join(found.file_name().unwrap()).display().to_string()
+    fs::canonicalize(found.parent().unwrap())
+        .unwrap()
+        .join(found.file_name().unwrap())
+        .display()
+        .to_string()
 }
 
 /// A fleet of one service: anybody may read, people may write.
@@ -77,7 +84,11 @@ password = {{ file = "passwords/bob" }}
     fs::write(folder.fleet_file(), fleet).unwrap();
     for name in ["alice", "bob"] {
         fs::create_dir_all(folder.path().join("passwords")).unwrap();
-        fs::write(folder.path().join("passwords").join(name), format!("correct horse of {name}\n")).unwrap();
+        fs::write(
+            folder.path().join("passwords").join(name),
+            format!("correct horse of {name}\n"),
+        )
+        .unwrap();
     }
     fs::create_dir(folder.path().join("policies")).unwrap();
     let policy = r#"
@@ -178,14 +189,23 @@ impl<S: Read + Write> Connection<S> {
         }
         let head = String::from_utf8(head).unwrap();
         let status: u16 = head.split(' ').nth(1).unwrap().parse().unwrap();
-        let mut reply = Reply { status, head, body: Vec::new() };
+        let mut reply = Reply {
+            status,
+            head,
+            body: Vec::new(),
+        };
         if method == "HEAD" || matches!(status, 204 | 304) {
             return reply;
         }
         reply.body = match reply.header("content-length") {
             Some(length) => self.exactly(length.parse().unwrap()),
             None => {
-                assert_eq!(reply.header("transfer-encoding"), Some("chunked"), "{}", reply.head);
+                assert_eq!(
+                    reply.header("transfer-encoding"),
+                    Some("chunked"),
+                    "{}",
+                    reply.head
+                );
                 self.chunks()
             }
         };
@@ -199,7 +219,8 @@ impl<S: Read + Write> Connection<S> {
             while !line.ends_with(b"\r\n") {
                 line.push(self.byte());
             }
-            let size = usize::from_str_radix(std::str::from_utf8(&line).unwrap().trim(), 16).unwrap();
+            let size =
+                usize::from_str_radix(std::str::from_utf8(&line).unwrap().trim(), 16).unwrap();
             body.extend(self.exactly(size));
             assert_eq!(self.exactly(2), b"\r\n");
             if size == 0 {
@@ -239,11 +260,21 @@ fn only_people_write(fleet: &Fleet, path: &str) -> String {
     let stranger = connect(fleet).send("POST", path, &[json], b"{}");
     assert_eq!(stranger.status, 401);
     // Nobody has read the body, so nobody could find the next request behind it.
-    assert_eq!(stranger.header("connection"), Some("close"), "{}", stranger.head);
+    assert_eq!(
+        stranger.header("connection"),
+        Some("close"),
+        "{}",
+        stranger.head
+    );
     let bob = bearer(&token(fleet, "bob"));
     let denied = connect(fleet).send("POST", path, &[json, ("Authorization", &bob)], b"{}");
     assert_eq!(denied.status, 403);
-    assert!(denied.json()["decision"].as_str().unwrap().starts_with("dec_"));
+    assert!(
+        denied.json()["decision"]
+            .as_str()
+            .unwrap()
+            .starts_with("dec_")
+    );
     bearer(&token(fleet, "alice"))
 }
 
@@ -254,14 +285,21 @@ fn httpbin_works_behind_it() {
     }
     let fleet = fleet_of(|_, port| {
         let server = tool(&[".tools/venv/bin/waitress-serve"]);
-        vec![server, format!("--listen=127.0.0.1:{port}"), "httpbin:app".to_owned()]
+        vec![
+            server,
+            format!("--listen=127.0.0.1:{port}"),
+            "httpbin:app".to_owned(),
+        ]
     });
     let mut connection = connect(&fleet);
 
     // One connection for everything that reads.
     let got = connection.get("/get?a=1&a=2&text=caf%C3%A9%20%26%20more");
     assert_eq!(got.status, 200);
-    assert_eq!(got.json()["args"], json!({ "a": ["1", "2"], "text": "café & more" }));
+    assert_eq!(
+        got.json()["args"],
+        json!({ "a": ["1", "2"], "text": "café & more" })
+    );
     let head = connection.send("HEAD", "/get", &[], b"");
     assert_eq!((head.status, head.body.len()), (200, 0));
     assert!(head.header("content-length").is_some(), "{}", head.head);
@@ -276,10 +314,16 @@ fn httpbin_works_behind_it() {
 
     // Redirects lead to where the caller can go.
     let redirect = connection.get("/redirect/1");
-    assert_eq!((redirect.status, redirect.header("location")), (302, Some("/get")));
+    assert_eq!(
+        (redirect.status, redirect.header("location")),
+        (302, Some("/get"))
+    );
     let absolute = connection.get("/absolute-redirect/1");
     let location = absolute.header("location").unwrap();
-    assert!(!location.starts_with("http://"), "plain HTTP on the HTTPS port: {location}");
+    assert!(
+        !location.starts_with("http://"),
+        "plain HTTP on the HTTPS port: {location}"
+    );
 
     // Bodies of a length nobody says beforehand, packed bodies, cookies.
     let lines = String::from_utf8(connection.get("/stream/50").body).unwrap();
@@ -291,9 +335,16 @@ fn httpbin_works_behind_it() {
     assert_eq!(cookies.headers("set-cookie").count(), 2, "{}", cookies.head);
 
     // Who calls is for Testudo to say.
-    let forged = [("X-User-Id", "root"), ("X-Forwarded-For", "192.0.2.1"), ("X_User_Id", "root")];
+    let forged = [
+        ("X-User-Id", "root"),
+        ("X-Forwarded-For", "192.0.2.1"),
+        ("X_User_Id", "root"),
+    ];
     let seen = connection.send("GET", "/headers", &forged, b"").json()["headers"].to_string();
-    assert!(!seen.contains("root") && !seen.contains("192.0.2.1"), "{seen}");
+    assert!(
+        !seen.contains("root") && !seen.contains("192.0.2.1"),
+        "{seen}"
+    );
 
     let alice = only_people_write(&fleet, "/post");
     let authorized = ("Authorization", alice.as_str());
@@ -301,22 +352,46 @@ fn httpbin_works_behind_it() {
     let posted = connection.send("POST", "/post", &[authorized, form], b"a=1&b=two");
     assert_eq!(posted.json()["form"], json!({ "a": "1", "b": "two" }));
     let headers = &posted.json()["headers"];
-    assert!(headers["X-User-Id"].as_str().unwrap().starts_with("usr_"), "{headers}");
-    assert!(headers.get("Authorization").is_none(), "the outside token ends at the gateway: {headers}");
+    assert!(
+        headers["X-User-Id"].as_str().unwrap().starts_with("usr_"),
+        "{headers}"
+    );
+    assert!(
+        headers.get("Authorization").is_none(),
+        "the outside token ends at the gateway: {headers}"
+    );
     for method in ["PUT", "PATCH", "DELETE"] {
         let path = format!("/{}", method.to_lowercase());
-        assert_eq!(connection.send(method, &path, &[authorized], b"x").status, 200, "{method}");
+        assert_eq!(
+            connection.send(method, &path, &[authorized], b"x").status,
+            200,
+            "{method}"
+        );
     }
 
     // A megabyte up and down again, with a length and in chunks.
-    let text: String = noise(MEGABYTE).iter().map(|byte| char::from(b'a' + byte % 26)).collect();
+    let text: String = noise(MEGABYTE)
+        .iter()
+        .map(|byte| char::from(b'a' + byte % 26))
+        .collect();
     let plain = ("Content-Type", "text/plain");
-    let whole = connection.send("POST", "/anything/whole", &[authorized, plain], text.as_bytes());
-    assert!(whole.json()["data"] == text.as_str(), "a megabyte changed on its way");
+    let whole = connection.send(
+        "POST",
+        "/anything/whole",
+        &[authorized, plain],
+        text.as_bytes(),
+    );
+    assert!(
+        whole.json()["data"] == text.as_str(),
+        "a megabyte changed on its way"
+    );
     let chunks: Vec<&[u8]> = text.as_bytes().chunks(10_000).collect();
     let chunked = connection.send_chunked("/anything/chunked", &[authorized, plain], &chunks);
     assert_eq!(chunked.status, 200);
-    assert!(chunked.json()["data"] == text.as_str(), "chunks changed on their way");
+    assert!(
+        chunked.json()["data"] == text.as_str(),
+        "chunks changed on their way"
+    );
 }
 
 #[test]
@@ -325,36 +400,85 @@ fn json_server_works_behind_it() {
         return;
     }
     let fleet = fleet_of(|folder, port| {
-        let posts: Vec<Value> = (1..=30).map(|id| json!({ "id": id, "title": format!("post {id}") })).collect();
-        fs::write(folder.join("db.json"), json!({ "posts": posts }).to_string()).unwrap();
+        let posts: Vec<Value> = (1..=30)
+            .map(|id| json!({ "id": id, "title": format!("post {id}") }))
+            .collect();
+        fs::write(
+            folder.join("db.json"),
+            json!({ "posts": posts }).to_string(),
+        )
+        .unwrap();
         let server = tool(&[".tools/node_modules/.bin/json-server"]);
         let database = folder.join("db.json").display().to_string();
         let port = port.to_string();
-        [&server, "--host", "127.0.0.1", "--port", &port, "--quiet", &database].map(str::to_owned).to_vec()
+        [
+            &server,
+            "--host",
+            "127.0.0.1",
+            "--port",
+            &port,
+            "--quiet",
+            &database,
+        ]
+        .map(str::to_owned)
+        .to_vec()
     });
     let mut connection = connect(&fleet);
     assert_eq!(connection.get("/posts/7").json()["title"], "post 7");
-    assert_eq!(connection.get("/posts?_page=2&_limit=10").json().as_array().unwrap().len(), 10);
+    assert_eq!(
+        connection
+            .get("/posts?_page=2&_limit=10")
+            .json()
+            .as_array()
+            .unwrap()
+            .len(),
+        10
+    );
     assert_eq!(connection.get("/posts?q=post%2029").json()[0]["id"], 29);
     assert_eq!(connection.get("/posts/999").status, 404);
     let head = connection.send("HEAD", "/posts/7", &[], b"");
     assert_eq!((head.status, head.body.len()), (200, 0));
 
     // Caching still works: a validator from the service, and nothing twice.
-    let etag = connection.get("/posts/7").header("etag").unwrap().to_owned();
-    assert_eq!(connection.send("GET", "/posts/7", &[("If-None-Match", &etag)], b"").status, 304);
+    let etag = connection
+        .get("/posts/7")
+        .header("etag")
+        .unwrap()
+        .to_owned();
+    assert_eq!(
+        connection
+            .send("GET", "/posts/7", &[("If-None-Match", &etag)], b"")
+            .status,
+        304
+    );
 
     let alice = only_people_write(&fleet, "/posts");
-    let fields = [("Authorization", alice.as_str()), ("Content-Type", "application/json")];
+    let fields = [
+        ("Authorization", alice.as_str()),
+        ("Content-Type", "application/json"),
+    ];
     let long = "x".repeat(MEGABYTE);
-    let made = connection.send("POST", "/posts", &fields, json!({ "title": long }).to_string().as_bytes());
+    let made = connection.send(
+        "POST",
+        "/posts",
+        &fields,
+        json!({ "title": long }).to_string().as_bytes(),
+    );
     assert_eq!(made.status, 201);
     assert_eq!(made.json()["id"], 31);
     assert!(connection.get("/posts/31").json()["title"] == long.as_str());
     let changed = connection.send("PATCH", "/posts/31", &fields, br#"{"title":"short"}"#);
     assert_eq!(changed.json()["title"], "short");
-    assert_eq!(connection.send("PUT", "/posts/31", &fields, br#"{"title":"other"}"#).status, 200);
-    assert_eq!(connection.send("DELETE", "/posts/31", &fields, b"").status, 200);
+    assert_eq!(
+        connection
+            .send("PUT", "/posts/31", &fields, br#"{"title":"other"}"#)
+            .status,
+        200
+    );
+    assert_eq!(
+        connection.send("DELETE", "/posts/31", &fields, b"").status,
+        200
+    );
     assert_eq!(connection.get("/posts/31").status, 404);
 }
 
@@ -375,11 +499,16 @@ fn nginx_works_behind_it() {
         fs::write(folder.join("nginx.conf"), configuration).unwrap();
         let nginx = tool(&["/usr/sbin/nginx", "/usr/local/sbin/nginx", "/usr/bin/nginx"]);
         let file = folder.join("nginx.conf").display().to_string();
-        [&nginx, "-e", "stderr", "-c", &file].map(str::to_owned).to_vec()
+        [&nginx, "-e", "stderr", "-c", &file]
+            .map(str::to_owned)
+            .to_vec()
     });
     let mut connection = connect(&fleet);
     let home = connection.get("/");
-    assert_eq!((home.status, home.header("content-type")), (200, Some("text/html")));
+    assert_eq!(
+        (home.status, home.header("content-type")),
+        (200, Some("text/html"))
+    );
     assert_eq!(home.body, b"<h1>home</h1>");
     assert_eq!(connection.get("/docs/two%20words.txt").body, b"two words");
     assert_eq!(connection.get("/docs/?version=1").body, b"<h1>docs</h1>");
@@ -387,7 +516,10 @@ fn nginx_works_behind_it() {
 
     // nginx names its own address in a redirect; the caller must not be sent there.
     let redirect = connection.get("/docs");
-    assert_eq!((redirect.status, redirect.header("location")), (301, Some("/docs/")));
+    assert_eq!(
+        (redirect.status, redirect.header("location")),
+        (301, Some("/docs/"))
+    );
 
     let large = connection.get("/large.bin");
     assert!(large.body == file, "a megabyte changed on its way");
@@ -397,16 +529,34 @@ fn nginx_works_behind_it() {
     assert_eq!(part.status, 206);
     assert_eq!(part.body, &file[1000..2000]);
     let etag = large.header("etag").unwrap().to_owned();
-    assert_eq!(connection.send("GET", "/large.bin", &[("If-None-Match", &etag)], b"").status, 304);
+    assert_eq!(
+        connection
+            .send("GET", "/large.bin", &[("If-None-Match", &etag)], b"")
+            .status,
+        304
+    );
 
     // Nothing outside of the folder, whatever the spelling; nginx does not even see most of them.
-    for path in ["/../nginx.conf", "/docs/%2e%2e/%2e%2e/nginx.conf", "/..%2fnginx.conf"] {
+    for path in [
+        "/../nginx.conf",
+        "/docs/%2e%2e/%2e%2e/nginx.conf",
+        "/..%2fnginx.conf",
+    ] {
         let answer = connect(&fleet).get(path);
-        assert!(matches!(answer.status, 400 | 404), "{path}: {}", answer.status);
+        assert!(
+            matches!(answer.status, 400 | 404),
+            "{path}: {}",
+            answer.status
+        );
     }
     // Static files take no POST; that is for nginx to say.
     let alice = only_people_write(&fleet, "/large.bin");
-    assert_eq!(connection.send("POST", "/large.bin", &[("Authorization", &alice)], b"x").status, 405);
+    assert_eq!(
+        connection
+            .send("POST", "/large.bin", &[("Authorization", &alice)], b"x")
+            .status,
+        405
+    );
 }
 
 /// Debian's defaults, for one process of whoever runs the test.
@@ -418,7 +568,9 @@ fn nginx_configuration(folder: &Path, root: &Path, port: u16) -> String {
         .map(|module| format!("    {module}_temp_path {folder}/{module};\n"))
         .collect();
     let mime_types = PathBuf::from("/etc/nginx/mime.types");
-    let mime_types = mime_types.exists().then(|| format!("    include {};\n", mime_types.display()));
+    let mime_types = mime_types
+        .exists()
+        .then(|| format!("    include {};\n", mime_types.display()));
     let mime_types = mime_types.unwrap_or_else(|| "    types {{ text/html html; }}\n".to_owned());
     format!(
         "daemon off;\nmaster_process off;\npid {folder}/nginx.pid;\nevents {{}}\nhttp {{\n{mime_types}{paths}    \

@@ -35,7 +35,11 @@ impl Answer {
 }
 
 /// One TLS connection.
-pub fn connect_tls(address: SocketAddr, name: &str, config: &Arc<ClientConfig>) -> io::Result<impl Read + Write + use<>> {
+pub fn connect_tls(
+    address: SocketAddr,
+    name: &str,
+    config: &Arc<ClientConfig>,
+) -> io::Result<impl Read + Write + use<>> {
     connect_tls_on(connect(address)?, name, config)
 }
 
@@ -96,10 +100,15 @@ fn parse(bytes: &[u8], ended: bool) -> Option<Answer> {
     let text = String::from_utf8_lossy(bytes);
     let (head, rest) = text.split_once("\r\n\r\n")?;
     let status: u16 = head.split(' ').nth(1)?.parse().ok()?;
-    let answer = |body: String| Answer { status, head: head.to_owned(), body };
+    let answer = |body: String| Answer {
+        status,
+        head: head.to_owned(),
+        body,
+    };
     let field = |name: &str| answer(String::new()).header(name).map(str::to_owned);
     if let Some(length) = field("content-length").and_then(|length| length.parse::<usize>().ok()) {
-        return (rest.len() >= length || ended).then(|| answer(rest.chars().take(length).collect()));
+        return (rest.len() >= length || ended)
+            .then(|| answer(rest.chars().take(length).collect()));
     }
     if field("transfer-encoding").is_some() {
         return (rest.ends_with("0\r\n\r\n") || ended).then(|| answer(dechunk(rest)));
@@ -110,7 +119,9 @@ fn parse(bytes: &[u8], ended: bool) -> Option<Answer> {
 fn dechunk(mut rest: &str) -> String {
     let mut body = String::new();
     while let Some((size, after)) = rest.split_once("\r\n") {
-        let Ok(size) = usize::from_str_radix(size.trim(), 16) else { break };
+        let Ok(size) = usize::from_str_radix(size.trim(), 16) else {
+            break;
+        };
         if size == 0 || after.len() < size {
             break;
         }

@@ -16,8 +16,8 @@ use testudo_model::Clock;
 use webpki::anchor_from_trusted_cert;
 
 use super::{
-    ExpectedPeer, IdentitySource, TlsError, alpn_protocols, install_crypto_provider,
-    ClockTime, verify::{PeerVerifier, Trust},
+    ClockTime, ExpectedPeer, IdentitySource, TlsError, alpn_protocols, install_crypto_provider,
+    verify::{PeerVerifier, Trust},
 };
 use crate::{SigningKey, x509::certified_key};
 

@@ -11,7 +11,11 @@ pub struct Inventory(Mutex<BTreeMap<String, u64>>);
 
 impl Default for Inventory {
     fn default() -> Self {
-        Self(Mutex::new([("1", 1000), ("2", 1000), ("3", 0)].map(|(id, n)| (id.to_owned(), n)).into()))
+        Self(Mutex::new(
+            [("1", 1000), ("2", 1000), ("3", 0)]
+                .map(|(id, n)| (id.to_owned(), n))
+                .into(),
+        ))
     }
 }
 
@@ -21,7 +25,10 @@ impl Service for Inventory {
         let ["stock", id, rest @ ..] = path.as_slice() else {
             return Answer::not_found();
         };
-        let mut stock = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut stock = self
+            .0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         let Some(copies) = stock.get_mut(*id) else {
             return Answer::not_found();
         };

@@ -3,7 +3,11 @@
 //! `bookshop <catalog|orders|inventory> --port PORT`. They listen on loopback, trust the `X-User-Id` header
 //! (only something that stands in front of them can set it), pass on `traceparent` as any traced program does,
 //! and reach each other by plain names through `HTTP_PROXY`.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program")]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command-line program"
+)]
 
 mod catalog;
 mod inventory;

@@ -20,8 +20,11 @@ impl Service for Orders {
             ("GET", path) => match path.as_slice() {
                 ["orders", id] => {
                     let mine = self.of(user).into_iter();
-                    let mut found = mine.filter(|order| order.get("id").is_some_and(|value| value == id));
-                    found.next().map_or_else(Answer::not_found, |order| Answer(200, order))
+                    let mut found =
+                        mine.filter(|order| order.get("id").is_some_and(|value| value == id));
+                    found
+                        .next()
+                        .map_or_else(Answer::not_found, |order| Answer(200, order))
                 }
                 _ => Answer::not_found(),
             },
@@ -33,8 +36,15 @@ impl Service for Orders {
 
 impl Orders {
     fn of(&self, user: &str) -> Vec<Value> {
-        let orders = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        orders.iter().filter(|(owner, _)| owner == user).map(|(_, order)| order.clone()).collect()
+        let orders = self
+            .0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        orders
+            .iter()
+            .filter(|(owner, _)| owner == user)
+            .map(|(_, order)| order.clone())
+            .collect()
     }
 
     fn create(&self, call: &Call, user: &str) -> Answer {
@@ -44,11 +54,18 @@ impl Orders {
         if !book.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
             return Answer(400, json!({ "error": "a book id is letters and digits" }));
         }
-        let reserved = call_service(call, "POST", &format!("http://inventory/stock/{book}/reserve"));
+        let reserved = call_service(
+            call,
+            "POST",
+            &format!("http://inventory/stock/{book}/reserve"),
+        );
         if reserved.0 != 200 {
             return reserved;
         }
-        let mut orders = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut orders = self
+            .0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         let order = json!({ "id": (orders.len() + 1).to_string(), "book": book });
         orders.push((user.to_owned(), order.clone()));
         Answer(201, order)

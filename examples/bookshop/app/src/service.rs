@@ -48,7 +48,11 @@ impl Answer {
 }
 
 /// Serves until the process ends.
-pub fn serve(name: &str, port: u16, service: &dyn Service) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+pub fn serve(
+    name: &str,
+    port: u16,
+    service: &dyn Service,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let server = Server::http(("127.0.0.1", port))?;
     println!("bookshop {name} listens on http://127.0.0.1:{port}");
     thread::scope(|scope| {
@@ -59,7 +63,8 @@ pub fn serve(name: &str, port: u16, service: &dyn Service) -> Result<(), Box<dyn
                         Ok(call) => service.answer(&call),
                         Err(error) => Answer(400, json!({ "error": error.to_string() })),
                     };
-                    let response = Response::from_string(format!("{body}\n")).with_status_code(status);
+                    let response =
+                        Response::from_string(format!("{body}\n")).with_status_code(status);
                     let response = match Header::from_bytes("Content-Type", "application/json") {
                         Ok(header) => response.with_header(header),
                         Err(()) => response,
@@ -86,7 +91,10 @@ pub fn call_service(call: &Call, method: &str, url: &str) -> Answer {
         Ok(response) => {
             let status = response.status().as_u16();
             let text = response.text().unwrap_or_default();
-            Answer(status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
+            Answer(
+                status,
+                serde_json::from_str(&text).unwrap_or(Value::String(text)),
+            )
         }
         Err(error) => Answer(502, json!({ "error": error.to_string() })),
     }
@@ -94,19 +102,28 @@ pub fn call_service(call: &Call, method: &str, url: &str) -> Answer {
 
 fn read(request: &mut Request) -> Result<Call, Box<dyn std::error::Error>> {
     let header = |name: &'static str| {
-        let field = request.headers().iter().find(|header| header.field.equiv(name));
+        let field = request
+            .headers()
+            .iter()
+            .find(|header| header.field.equiv(name));
         field.map(|header| header.value.to_string())
     };
     let (user, traceparent) = (header("X-User-Id"), header("traceparent"));
     let path = request.url().split('?').next().unwrap_or("").to_owned();
     let mut text = String::new();
-    request.as_reader().take(MAX_BODY).read_to_string(&mut text)?;
+    request
+        .as_reader()
+        .take(MAX_BODY)
+        .read_to_string(&mut text)?;
     Ok(Call {
         method: request.method().to_string(),
         path: path.split('/').skip(1).map(str::to_owned).collect(),
         user,
         traceparent,
-        body: if text.is_empty() { Value::Null } else { serde_json::from_str(&text)? },
+        body: if text.is_empty() {
+            Value::Null
+        } else {
+            serde_json::from_str(&text)?
+        },
     })
 }
-
