@@ -28,7 +28,7 @@ pub use environment::Environment;
 pub use metrics::Metrics;
 pub use prometheus_client;
 pub use readiness::{Gate, Readiness};
-pub use signal::{ShutdownSignal, shutdown_requested};
+pub use signal::{Shutdown, ShutdownSignal};
 pub use spans::{
     Attribute, AttributeValue, Emitter, Span, SpanBatch, SpanKind, SpanQueue, SpanSink, span_queue,
 };

@@ -20,29 +20,55 @@ impl fmt::Display for ShutdownSignal {
     }
 }
 
-/// Waits until the process is asked to stop. Call it once more after it returned to learn of a second Ctrl-C,
-/// which by custom means: stop now.
-///
-/// # Errors
-/// When the operating system refuses a signal handler.
-#[cfg(unix)]
-pub async fn shutdown_requested() -> io::Result<ShutdownSignal> {
-    use tokio::signal::unix::{SignalKind, signal};
-
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    Ok(tokio::select! {
-        _ = interrupt.recv() => ShutdownSignal::Interrupt,
-        _ = terminate.recv() => ShutdownSignal::Terminate,
-    })
+/// Requests to stop, from the moment it is made: what comes before [`Shutdown::requested`] is waiting there.
+#[derive(Debug)]
+pub struct Shutdown {
+    #[cfg(unix)]
+    interrupt: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
 }
 
-/// Waits until the process is asked to stop with Ctrl-C.
-///
-/// # Errors
-/// When the operating system refuses a handler.
+#[cfg(unix)]
+impl Shutdown {
+    /// Catches the signals from now on; until then they end the process at once.
+    ///
+    /// # Errors
+    /// When the operating system refuses a signal handler.
+    pub fn listen() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    /// Waits until the process is asked to stop. Call it once more after it returned to learn of a second
+    /// Ctrl-C, which by custom means: stop now.
+    pub async fn requested(&mut self) -> ShutdownSignal {
+        tokio::select! {
+            _ = self.interrupt.recv() => ShutdownSignal::Interrupt,
+            _ = self.terminate.recv() => ShutdownSignal::Terminate,
+        }
+    }
+}
+
 #[cfg(not(unix))]
-pub async fn shutdown_requested() -> io::Result<ShutdownSignal> {
-    tokio::signal::ctrl_c().await?;
-    Ok(ShutdownSignal::Interrupt)
+impl Shutdown {
+    /// Nothing to prepare here.
+    ///
+    /// # Errors
+    /// None.
+    pub fn listen() -> io::Result<Self> {
+        Ok(Self {})
+    }
+
+    /// Waits until the process is asked to stop with Ctrl-C.
+    pub async fn requested(&mut self) -> ShutdownSignal {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        ShutdownSignal::Interrupt
+    }
 }

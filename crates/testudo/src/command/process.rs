@@ -1,12 +1,18 @@
 //! What every long-running role does: log, tell how it is, wait for the signal, stop in order.
 
-use std::{io::IsTerminal, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io::IsTerminal,
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use serde_json::Value;
 use testudo_controlplane::{Clock, Entropy, SystemEntropy};
 use testudo_dataplane::{Member, Running};
 use testudo_runtime::{
-    Drain, DrainSignal, LogFormat, Metrics, Readiness, SpanSink, SystemClock, Tasks, init_tracing, shutdown_requested, span_queue,
+    Drain, DrainSignal, LogFormat, Metrics, Readiness, Shutdown, SpanSink, SystemClock, Tasks,
+    init_tracing, span_queue,
 };
 use tracing::{info, warn};
 
@@ -37,7 +43,11 @@ impl Stage {
     /// A stage without tasks.
     pub fn new(readiness: &Readiness) -> Self {
         let (signal, drain) = Drain::new();
-        Self { tasks: Tasks::new(readiness.clone(), drain.clone()), drain, signal }
+        Self {
+            tasks: Tasks::new(readiness.clone(), drain.clone()),
+            drain,
+            signal,
+        }
     }
 
     /// Ends the tasks.
@@ -65,6 +75,8 @@ pub struct Process {
     pub ops: SocketAddr,
     /// Takes trace spans, if they are exported.
     pub spans: Option<SpanSink>,
+    /// Signals, caught since the role said that it is ready.
+    shutdown: OnceLock<Shutdown>,
 }
 
 /// A proxy of this process.
@@ -84,37 +96,69 @@ impl Process {
         let stage = Stage::new(&readiness);
         let listener = Ops::bind(ops).await?;
         let ops = listener.local_addr()?;
-        let serving = Ops { metrics: metrics.clone(), readiness: readiness.clone() };
-        stage.tasks.spawn("ops", serving.serve(listener, stage.drain.watch()));
-        Ok(Self { stage, metrics, readiness, clock, entropy: Arc::new(SystemEntropy), ops, spans: None })
+        let serving = Ops {
+            metrics: metrics.clone(),
+            readiness: readiness.clone(),
+        };
+        stage
+            .tasks
+            .spawn("ops", serving.serve(listener, stage.drain.watch()));
+        Ok(Self {
+            stage,
+            metrics,
+            readiness,
+            clock,
+            entropy: Arc::new(SystemEntropy),
+            ops,
+            spans: None,
+            shutdown: OnceLock::new(),
+        })
     }
 
     /// Exports trace spans from here on, if a flag or the fleet file (`configured`) names a collector.
-    pub fn export_spans(&mut self, arguments: &TracingArguments, configured: Option<&str>) -> Outcome {
+    pub fn export_spans(
+        &mut self,
+        arguments: &TracingArguments,
+        configured: Option<&str>,
+    ) -> Outcome {
         if let Some(endpoint) = arguments.otlp_endpoint.as_deref().or(configured) {
             let collector = Collector::new(endpoint, arguments.otlp_ca.as_deref())?;
             let (sink, queue) = span_queue(&self.metrics);
-            self.stage.tasks.spawn("span export", collector.export(queue));
+            self.stage
+                .tasks
+                .spawn("span export", collector.export(queue));
             self.spans = Some(sink);
         }
         Ok(())
     }
 
-    /// Says that the role is ready: a JSON document for programs, `name  address` lines for people.
-    pub fn ready(&self, invocation: &Invocation, ready: &Value, lines: &[(&str, String)]) -> Outcome {
+    /// Says that the role is ready: a JSON document for programs, `name  address` lines for people. Whoever reads
+    /// it may stop the role at once and has it stop in order.
+    pub fn ready(
+        &self,
+        invocation: &Invocation,
+        ready: &Value,
+        lines: &[(&str, String)],
+    ) -> Outcome {
+        let _ = self.shutdown.set(Shutdown::listen()?);
         Ok(invocation.output.item(ready, |_| {
             let ops = [("health, metrics", format!("http://{}", self.ops))];
             let rows = lines.iter().chain(&ops);
-            rows.map(|(name, address)| format!("  {name:<18}{address}\n")).collect()
+            rows.map(|(name, address)| format!("  {name:<18}{address}\n"))
+                .collect()
         })?)
     }
 
     /// Runs until a signal, or until a worker dies; then stops the proxies, and the rest after them.
     /// `proxies` is the stage of the proxies' own tasks if it is another than the process's.
     pub async fn run(mut self, proxies: Vec<RunningProxy>, proxy_stage: Option<Stage>) -> Outcome {
+        let mut shutdown = match self.shutdown.take() {
+            Some(shutdown) => shutdown,
+            None => Shutdown::listen()?,
+        };
         let failed = tokio::select! {
-            signal = shutdown_requested() => {
-                info!(signal = %signal?, "stopping");
+            signal = shutdown.requested() => {
+                info!(%signal, "stopping");
                 false
             }
             () = worker_died(&proxies) => true,
@@ -129,7 +173,10 @@ impl Process {
             None => stop_proxies(self.stage, proxies).await,
         }
         if failed {
-            return Err(Failure::new(Exit::Failed, "a proxy worker ended by itself; the log says why"));
+            return Err(Failure::new(
+                Exit::Failed,
+                "a proxy worker ended by itself; the log says why",
+            ));
         }
         Ok(())
     }
@@ -137,7 +184,11 @@ impl Process {
 
 /// Requests under way are finished, then the last events are written and shipped.
 async fn stop_proxies(stage: Stage, proxies: Vec<RunningProxy>) {
-    let Stage { tasks, drain, signal } = stage;
+    let Stage {
+        tasks,
+        drain,
+        signal,
+    } = stage;
     let draining = tokio::spawn(signal.start(DRAIN_DEADLINE));
     let mut members = Vec::new();
     for (running, member) in proxies {
@@ -177,6 +228,10 @@ fn start_logging(invocation: &Invocation, configured: Option<(LogFormat, &str)>)
         (None, None) if std::io::stderr().is_terminal() => LogFormat::Human,
         (None, None) => LogFormat::Json,
     };
-    let filter = flags.filter.as_deref().or(configured.map(|(_, filter)| filter)).unwrap_or(DEFAULT_FILTER);
+    let filter = flags
+        .filter
+        .as_deref()
+        .or(configured.map(|(_, filter)| filter))
+        .unwrap_or(DEFAULT_FILTER);
     Ok(init_tracing(format, filter)?)
 }
