@@ -167,6 +167,9 @@ impl Workloads {
     /// # Errors
     /// The id was never registered, the store fails, or the event could not be recorded.
     pub fn reinstate(&self, id: &SpiffeId, caller: &Caller) -> Result<(), WorkloadError> {
+        if self.tenant.get::<Registration>(id.as_str())?.is_none() {
+            return Err(WorkloadError::NotRegistered { id: id.clone() });
+        }
         // Recorded first: an unrecorded reinstatement must not take effect.
         self.record_account("workload.reinstate", id, caller)?;
         self.amend_registration(id, |registration| registration.revoked = None)

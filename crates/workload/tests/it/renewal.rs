@@ -81,6 +81,20 @@ fn removing_and_adding_a_service_does_not_lift_its_revocation() {
 }
 
 #[test]
+fn what_was_never_declared_cannot_be_reinstated_and_leaves_no_success_behind() {
+    let fleet = Fleet::new();
+    let before = fleet.events.last();
+    let reinstated = fleet
+        .workloads
+        .reinstate(&id("/svc/stranger"), &Caller::default());
+    assert!(matches!(
+        reinstated,
+        Err(WorkloadError::NotRegistered { .. })
+    ));
+    assert_eq!(fleet.events.last(), before);
+}
+
+#[test]
 fn declaring_the_same_fleet_again_changes_nothing() {
     let fleet = Fleet::new();
     let before = fleet.workloads.registrations().unwrap();
