@@ -23,7 +23,9 @@ use super::{
     children::Children,
     fleet::load,
     process::{Process, RunningProxy, Stage},
-    proxy::{GatewayListen, key_file_beside, start_gateway, start_sidecar, workers},
+    proxy::{
+        GatewayAddresses, GatewayListen, key_file_beside, start_gateway, start_sidecar, workers,
+    },
 };
 use crate::{
     cli::{ServerArguments, UpArguments},
@@ -43,7 +45,11 @@ pub async fn server(invocation: &Invocation, arguments: ServerArguments) -> Outc
         start_server(invocation, fleet, arguments.data, arguments.root_key_file).await?;
     remember(invocation, &server)?;
     say_generated(&server);
-    process.ready(invocation, &server_json(&process, &server), &server_lines(&server))?;
+    process.ready(
+        invocation,
+        &server_json(&process, &server),
+        &server_lines(&server),
+    )?;
     process.run(Vec::new(), None).await
 }
 
@@ -51,79 +57,163 @@ pub async fn server(invocation: &Invocation, arguments: ServerArguments) -> Outc
 pub async fn up(invocation: &Invocation, arguments: UpArguments) -> Outcome {
     let fleet = load(&arguments.fleet.fleet)?.fleet;
     let data = arguments.data.clone().unwrap_or_else(|| fleet.data.clone());
-    let state_key_file = arguments.root_key_file.clone().unwrap_or_else(|| key_file_beside(&data));
-    let (mut process, server) =
-        start_server(invocation, fleet.clone(), Some(data.clone()), Some(state_key_file.clone())).await?;
-    process.export_spans(&arguments.tracing, fleet.observability.otlp_endpoint.as_deref())?;
+    let key_file = arguments
+        .root_key_file
+        .clone()
+        .unwrap_or_else(|| key_file_beside(&data));
+    let (mut process, server) = start_server(
+        invocation,
+        fleet.clone(),
+        Some(data.clone()),
+        Some(key_file.clone()),
+    )
+    .await?;
+    process.export_spans(
+        &arguments.tracing,
+        fleet.observability.otlp_endpoint.as_deref(),
+    )?;
     remember(invocation, &server)?;
+
+    let starter = Starter::new(&process, &server, &data, key_file);
     let proxies = Proxies {
-        process: &process,
-        server: &server,
-        stage: Stage::new(&process.readiness),
-        metrics: ProxyMetrics::register(&process.metrics),
-        data: data.join("proxies"),
-        state_key_file,
+        sidecars: starter.sidecars(&fleet).await?,
+        gateway: starter.gateway(&fleet).await?,
     };
-    let mut running = Vec::new();
-    let mut inbounds = Vec::new();
-    let mut ready = server_json(&process, &server);
-    let mut lines = server_lines(&server);
-    let mut sidecars = Map::new();
-    let mut children = Children::default();
-    for (name, listen) in &fleet.sidecars {
-        let inbound = Listeners::bind(listen.inbound, workers(Some(1)))?;
-        let outbound = Listeners::bind(listen.outbound, workers(Some(1)))?;
-        let addresses = json!({ "inbound": inbound.address(), "outbound": outbound.address() });
-        lines.push(("sidecar", format!("{name}: HTTP_PROXY=http://{}", outbound.address())));
-        if let Some(run) = fleet.runs.get(name).filter(|_| !arguments.no_run) {
-            children.add(name, run, outbound.address())?;
-        }
-        inbounds.push((name, inbound.address()));
-        running.push(proxies.sidecar(&fleet, name, inbound, outbound).await?);
-        sidecars.insert(name.to_string(), addresses);
+    if !arguments.no_run {
+        start_services(&process, &fleet, &proxies.sidecars).await?;
     }
-    let (gateway, addresses) = proxies.gateway(&fleet).await?;
-    running.push(gateway);
-    let url = format!("https://{}", addresses.https);
-    lines.insert(0, ("gateway", url.clone()));
-    if let Some(object) = ready.as_object_mut() {
-        object.insert("role".to_owned(), json!("up"));
-        object.insert("gateway".to_owned(), json!(url));
-        object.insert("redirect".to_owned(), json!(addresses.redirect.map(|at| format!("http://{at}"))));
-        object.insert("sidecars".to_owned(), Value::Object(sidecars));
-    }
-    children.start(&process.stage.tasks, &process.stage.drain, &fleet).await?;
-    until_ready(&process.readiness, &running, &inbounds).await?;
+    until_ready(&process.readiness, &proxies).await?;
+
     say_generated(&server);
-    process.ready(invocation, &ready, &lines)?;
+    process.ready(
+        invocation,
+        &proxies.json(&process, &server),
+        &proxies.lines(&server),
+    )?;
     if !invocation.output.is_json() {
-        invocation.output.line(how_to_try(&fleet, &server, addresses.https.port()))?;
+        let port = proxies.gateway.addresses.https.port();
+        invocation.output.line(how_to_try(&fleet, &server, port))?;
     }
-    let stage = proxies.stage;
-    process.run(running, Some(stage)).await
+    let stage = starter.stage;
+    process.run(proxies.into_running(), Some(stage)).await
+}
+
+/// Starts the programs of the services' `run` tables, each behind its sidecar.
+async fn start_services(process: &Process, fleet: &Fleet, sidecars: &[StartedSidecar]) -> Outcome {
+    let mut children = Children::default();
+    for sidecar in sidecars {
+        if let Some(run) = fleet.runs.get(&sidecar.service) {
+            children.add(&sidecar.service, run, sidecar.outbound)?;
+        }
+    }
+    children
+        .start(&process.stage.tasks, &process.stage.drain, fleet)
+        .await
 }
 
 /// Waits until every gate is open and every proxy knows where the sidecars are: from then on calls are answered.
-async fn until_ready(
-    readiness: &Readiness,
-    running: &[RunningProxy],
-    inbounds: &[(&ServiceName, SocketAddr)],
-) -> Outcome {
-    let all_known = || {
-        let mut proxies = running.iter();
-        proxies.all(|(_, member)| inbounds.iter().all(|(name, address)| member.knows(name, *address)))
-    };
+async fn until_ready(readiness: &Readiness, proxies: &Proxies) -> Outcome {
     let ready = async {
-        while !(readiness.is_ready() && all_known()) {
+        while !(readiness.is_ready() && proxies.know_each_other()) {
             tokio::time::sleep(READY_LOOK).await;
         }
     };
     if tokio::time::timeout(READY_DEADLINE, ready).await.is_ok() {
         return Ok(());
     }
-    let closed = readiness.status().into_iter().filter_map(|(gate, reason)| Some(format!("{gate}: {}", reason?)));
+    let closed = readiness
+        .status()
+        .into_iter()
+        .filter_map(|(gate, reason)| Some(format!("{gate}: {}", reason?)));
     let closed: Vec<String> = closed.collect();
-    Err(Failure::new(Exit::Failed, format!("the fleet does not get ready; {}", closed.join(", "))))
+    Err(Failure::new(
+        Exit::Failed,
+        format!("the fleet does not get ready; {}", closed.join(", ")),
+    ))
+}
+
+/// The running proxies of `testudo up`.
+struct Proxies {
+    sidecars: Vec<StartedSidecar>,
+    gateway: StartedGateway,
+}
+
+struct StartedSidecar {
+    service: ServiceName,
+    inbound: SocketAddr,
+    outbound: SocketAddr,
+    proxy: RunningProxy,
+}
+
+struct StartedGateway {
+    addresses: GatewayAddresses,
+    proxy: RunningProxy,
+}
+
+impl Proxies {
+    fn know_each_other(&self) -> bool {
+        let sidecars = self.sidecars.iter().map(|sidecar| &sidecar.proxy);
+        let mut members = sidecars
+            .chain([&self.gateway.proxy])
+            .map(|(_, member)| member);
+        members.all(|member| {
+            self.sidecars
+                .iter()
+                .all(|other| member.knows(&other.service, other.inbound))
+        })
+    }
+
+    /// What listens where, for programs.
+    fn json(&self, process: &Process, server: &Server) -> Value {
+        let sidecars: Map<String, Value> = self
+            .sidecars
+            .iter()
+            .map(|sidecar| {
+                let addresses = json!({ "inbound": sidecar.inbound, "outbound": sidecar.outbound });
+                (sidecar.service.to_string(), addresses)
+            })
+            .collect();
+        let addresses = &self.gateway.addresses;
+        let mut all = server_json(process, server);
+        if let Some(object) = all.as_object_mut() {
+            object.insert("role".to_owned(), json!("up"));
+            object.insert(
+                "gateway".to_owned(),
+                json!(format!("https://{}", addresses.https)),
+            );
+            object.insert(
+                "redirect".to_owned(),
+                json!(addresses.redirect.map(|at| format!("http://{at}"))),
+            );
+            object.insert("sidecars".to_owned(), Value::Object(sidecars));
+        }
+        all
+    }
+
+    /// What listens where, for people.
+    fn lines(&self, server: &Server) -> Vec<(&'static str, String)> {
+        let mut lines = vec![(
+            "gateway",
+            format!("https://{}", self.gateway.addresses.https),
+        )];
+        lines.extend(server_lines(server));
+        lines.extend(self.sidecars.iter().map(|sidecar| {
+            (
+                "sidecar",
+                format!(
+                    "{}: HTTP_PROXY=http://{}",
+                    sidecar.service, sidecar.outbound
+                ),
+            )
+        }));
+        lines
+    }
+
+    /// The proxies, in the order in which they are stopped.
+    fn into_running(self) -> Vec<RunningProxy> {
+        let sidecars = self.sidecars.into_iter().map(|sidecar| sidecar.proxy);
+        sidecars.chain([self.gateway.proxy]).collect()
+    }
 }
 
 async fn start_server(
@@ -132,7 +222,10 @@ async fn start_server(
     data: Option<PathBuf>,
     root_key_file: Option<PathBuf>,
 ) -> Result<(Process, Server), Failure> {
-    let logs = (fleet.observability.log_format, fleet.observability.log_filter.as_str());
+    let logs = (
+        fleet.observability.log_format,
+        fleet.observability.log_filter.as_str(),
+    );
     let process = Process::start(invocation, fleet.listen.ops, Some(logs)).await?;
     let data = data.unwrap_or_else(|| fleet.data.clone());
     let options = ServerOptions {
@@ -149,8 +242,8 @@ async fn start_server(
     Ok((process, server))
 }
 
-/// The proxies of `testudo up`: each joins like any other, over loopback.
-struct Proxies<'a> {
+/// Starts the proxies of `testudo up`: each joins like any other, over loopback.
+struct Starter<'a> {
     process: &'a Process,
     server: &'a Server,
     stage: Stage,
@@ -159,35 +252,79 @@ struct Proxies<'a> {
     state_key_file: PathBuf,
 }
 
-impl Proxies<'_> {
+impl<'a> Starter<'a> {
+    fn new(process: &'a Process, server: &'a Server, data: &Path, state_key_file: PathBuf) -> Self {
+        Self {
+            process,
+            server,
+            stage: Stage::new(&process.readiness),
+            metrics: ProxyMetrics::register(&process.metrics),
+            data: data.join("proxies"),
+            state_key_file,
+        }
+    }
+
+    async fn sidecars(&self, fleet: &Fleet) -> Result<Vec<StartedSidecar>, Failure> {
+        let mut started = Vec::new();
+        for (service, listen) in &fleet.sidecars {
+            let inbound = Listeners::bind(listen.inbound, workers(Some(1)))?;
+            let outbound = Listeners::bind(listen.outbound, workers(Some(1)))?;
+            started.push(self.sidecar(fleet, service, inbound, outbound).await?);
+        }
+        Ok(started)
+    }
+
     async fn sidecar(
         &self,
         fleet: &Fleet,
-        name: &ServiceName,
+        service: &ServiceName,
         inbound: Listeners,
         outbound: Listeners,
-    ) -> Result<RunningProxy, Failure> {
-        let id = fleet.trust_domain.service(name);
-        let member = self.join(id, name.as_str(), Some(inbound.address())).await?;
-        let running = start_sidecar(&member, inbound, outbound, workers(Some(1)), &self.stage.drain)?;
-        Ok((running, member))
+    ) -> Result<StartedSidecar, Failure> {
+        let (inbound_address, outbound_address) = (inbound.address(), outbound.address());
+        let id = fleet.trust_domain.service(service);
+        let member = self
+            .join(id, service.as_str(), Some(inbound_address))
+            .await?;
+        let running = start_sidecar(
+            &member,
+            inbound,
+            outbound,
+            workers(Some(1)),
+            &self.stage.drain,
+        )?;
+        Ok(StartedSidecar {
+            service: service.clone(),
+            inbound: inbound_address,
+            outbound: outbound_address,
+            proxy: (running, member),
+        })
     }
 
-    async fn gateway(
-        &self,
-        fleet: &Fleet,
-    ) -> Result<(RunningProxy, super::proxy::GatewayAddresses), Failure> {
-        let member = self.join(fleet.trust_domain.gateway(), "gateway", None).await?;
-        let certificate = member.web_certificate(&self.stage.tasks, &self.stage.drain).await?;
+    async fn gateway(&self, fleet: &Fleet) -> Result<StartedGateway, Failure> {
+        let member = self
+            .join(fleet.trust_domain.gateway(), "gateway", None)
+            .await?;
+        let certificate = member
+            .web_certificate(&self.stage.tasks, &self.stage.drain)
+            .await?;
         let listen = GatewayListen {
             https: fleet.listen.gateway,
             redirect: Some(fleet.listen.redirect),
             names: fleet.public_names.clone(),
             allow_tls12: fleet.tls_min == TlsMinimum::Tls12,
         };
-        let (running, addresses) =
-            start_gateway(&member, certificate, listen, workers(None), &self.stage.drain)?;
-        Ok(((running, member), addresses))
+        let (running, addresses) = start_gateway(
+            &member,
+            certificate,
+            listen,
+            workers(None),
+            &self.stage.drain,
+        )?;
+        Ok(StartedGateway {
+            addresses,
+            proxy: (running, member),
+        })
     }
 
     async fn join(
@@ -253,7 +390,12 @@ fn server_lines(server: &Server) -> Vec<(&'static str, String)> {
 /// Generated secrets go to standard error, once; they are not in any log.
 fn say_generated(server: &Server) {
     for made in &server.generated {
-        say(format!("{} {} (shown once): {}", made.kind, made.name, made.secret.expose()));
+        say(format!(
+            "{} {} (shown once): {}",
+            made.kind,
+            made.name,
+            made.secret.expose()
+        ));
     }
 }
 
@@ -261,13 +403,21 @@ fn say_generated(server: &Server) {
 fn how_to_try(fleet: &Fleet, server: &Server, port: u16) -> String {
     let ca = server.ca_file.display();
     let base = format!("https://localhost:{port}");
-    let user = fleet.users.first().map_or("NAME", |user| user.username.as_str());
+    let user = fleet
+        .users
+        .first()
+        .map_or("NAME", |user| user.username.as_str());
     let path = |needs_user: bool| {
-        let routes = fleet.services.iter().filter(|service| service.exposure == testudo_controlplane::Exposure::External);
+        let routes = fleet
+            .services
+            .iter()
+            .filter(|service| service.exposure == testudo_controlplane::Exposure::External);
         let mut routes = routes.flat_map(|service| &service.routes);
         let found = routes.find(|route| {
             let is_open = route.user == testudo_controlplane::UserRequirement::None;
-            is_open != needs_user && route.methods.iter().any(|method| method == "GET") && !route.path.as_str().contains('{')
+            is_open != needs_user
+                && route.methods.iter().any(|method| method == "GET")
+                && !route.path.as_str().contains('{')
         });
         found.map_or("/".to_owned(), |route| route.path.to_string())
     };
