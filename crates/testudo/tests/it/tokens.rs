@@ -59,17 +59,19 @@ fn no_forged_access_token_is_accepted_anywhere() {
         contents(&forge),
         encodings(&forge),
     ];
+    let mut accepted = Vec::new();
     for (what, token) in tables.iter().flatten() {
         let answer = at_gateway(token);
         let status = answer.as_ref().map_or(0, |answer| answer.status);
         // What does not fit a header section is refused before it is looked at, and so is a field that is none.
         let is_misshaped = token.len() > 30_000 || token.contains(['\0', '\t', ' ']);
-        assert!(
-            status == 401 || (is_misshaped && matches!(status, 0 | 400 | 431)),
-            "{what}: {answer:?}"
-        );
+        let is_refused = status == 401 || (is_misshaped && matches!(status, 0 | 400 | 431));
         let seen = shop.upstream.take();
-        assert!(seen.is_empty(), "{what}: {seen:#?}");
+        if !is_refused || !seen.is_empty() {
+            accepted.push(format!(
+                "{what} at the gateway: {answer:?}, the service saw {seen:?}"
+            ));
+        }
         // The flood limit for unknown tokens is not what is tested here.
         std::thread::sleep(Duration::from_millis(2));
         if token.len() > 30_000 {
@@ -79,12 +81,12 @@ fn no_forged_access_token_is_accepted_anywhere() {
             let request = get(path, &format!("Authorization: Bearer {token}\r\n"));
             let answer = wire::exchange(&mut shop.at_server(), request.as_bytes()).unwrap();
             let status = answer.as_ref().map_or(0, |answer| answer.status);
-            assert!(
-                status == 401 || (is_misshaped && status == 400),
-                "{what} at {path}: {answer:?}"
-            );
+            if status != 401 && !(is_misshaped && status == 400) {
+                accepted.push(format!("{what} at {path}: {answer:?}"));
+            }
         }
     }
+    assert!(accepted.is_empty(), "{accepted:#?}");
     // A life without end is the issuer's mistake to make; nothing breaks.
     let forever =
         at_gateway(&forge.with_claims(&json!({ "exp": i64::MAX }))).map(|answer| answer.status);
