@@ -7,6 +7,9 @@
 //! Nothing here reads a database, a user's secret or a policy file: what a proxy enforces arrives through
 //! [`state::ProxyState`], what it decided leaves through [`state::EventSink`].
 
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod iplist;
 pub mod link;
 pub mod revocations;

@@ -10,6 +10,7 @@
 )]
 
 mod architecture;
+mod corpora;
 mod documents;
 mod fences;
 mod monitoring;

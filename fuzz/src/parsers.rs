@@ -1,0 +1,362 @@
+//! One function for each target: it feeds bytes to a parser of the product and checks what must hold for any bytes.
+//!
+//! The fuzz targets run them on what the fuzzer invents; a test (`crates/testkit/tests/it/corpora.rs`) runs the same
+//! functions on the committed corpora with stable Rust.
+
+use std::{
+    net::IpAddr,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use http::{HeaderMap, HeaderValue, Request};
+use rustls::pki_types::CertificateDer;
+use serde_json::Value;
+use tempfile::TempDir;
+use testudo_audit::{Filter, IntakeError, Leaf, Ledger, LedgerOptions, verify_proof_file};
+use testudo_dataplane::{fuzzing, iplist::IpSet, state::Enforced};
+use testudo_identity::Parameters;
+use testudo_model::{
+    CanonicalPath, Clock, JoinToken, TrustDomain,
+    event::Block,
+    snapshot::{PolicyFile, Snapshot},
+};
+use testudo_runtime::fleet::Bundle;
+use testudo_store::{Store, StoreOptions};
+use testudo_testkit::{FakeClock, SeededEntropy};
+use testudo_trust::{
+    CertificateAuthority, Checkpoint, JwkSet, NoteVerifier, RootKey, Svid, SvidKey, TrustBundle,
+    base64url, peer_identity, verify_jwt,
+};
+
+/// Name of a target, and its function.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All targets.
+pub const ALL: &[Target] = &[
+    ("block_intake", block_intake),
+    ("canonical_path", canonical_path),
+    ("filter_language", filter_language),
+    ("fleet_file", fleet_file),
+    ("forwarded_header", forwarded_header),
+    ("framing_admit", framing_admit),
+    ("join_token", join_token),
+    ("jwt_verification", jwt_verification),
+    ("oauth_parameters", oauth_parameters),
+    ("policy_check", policy_check),
+    ("signed_note", signed_note),
+    ("snapshot_json", snapshot_json),
+    ("tlog_proof", tlog_proof),
+    ("x509_spiffe_id", x509_spiffe_id),
+];
+
+/// A snapshot with a service, for what needs one.
+pub const SNAPSHOT: &str = include_str!("../corpus/snapshot_json/orders.json");
+
+/// A block for the ledger, in JSON. One without a certificate chain is signed here first, so that the fuzzer gets past
+/// the signature.
+pub fn block_intake(data: &[u8]) {
+    let _ = Leaf::parse(data);
+    let Ok(mut block) = serde_json::from_slice::<Block>(data) else {
+        return;
+    };
+    let mut world = WORLD.lock().unwrap_or_else(PoisonError::into_inner);
+    let world = world.get_or_insert_with(World::new);
+    if block.chain.is_empty() {
+        world.sign(&mut block);
+    }
+    let before = world.ledger.size().unwrap();
+    match world.ledger.intake(&block, &world.roots) {
+        Ok(receipt) => assert_eq!(world.ledger.intake(&block, &world.roots).unwrap(), receipt),
+        // Two histories of one spool: the ledger keeps the evidence.
+        Err(IntakeError::Forked { .. }) => {}
+        Err(_) => assert_eq!(
+            world.ledger.size().unwrap(),
+            before,
+            "a refused block leaves no leaf"
+        ),
+    }
+}
+
+/// A path as it stands in a request.
+pub fn canonical_path(data: &[u8]) {
+    let Ok(raw) = std::str::from_utf8(data) else {
+        return;
+    };
+    let Ok(path) = CanonicalPath::parse(raw) else {
+        return;
+    };
+    let again = CanonicalPath::parse(path.as_str()).unwrap();
+    assert_eq!(
+        again.as_str(),
+        path.as_str(),
+        "the canonical form is its own"
+    );
+    assert!(path.as_str().starts_with('/'));
+    assert!(
+        !path
+            .as_str()
+            .split('/')
+            .any(|segment| segment == "." || segment == "..")
+    );
+}
+
+/// The language of `testudo audit search`.
+pub fn filter_language(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let _ = Filter::parse(text, FakeClock::today().now());
+}
+
+/// The text of a fleet file; the files it names do not exist.
+pub fn fleet_file(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let bundle = Bundle {
+        name: "fleet.toml".to_owned(),
+        text: text.to_owned(),
+        files: Default::default(),
+        environment: Default::default(),
+        overrides: Vec::new(),
+    };
+    if let Err(errors) = bundle.load() {
+        assert!(!errors.problems.is_empty(), "a refusal says why");
+        let _ = errors.to_string();
+    }
+}
+
+/// Lines of `X-Forwarded-For` of a request that a trusted proxy sent.
+pub fn forwarded_header(data: &[u8]) {
+    let trusted = IpSet::new(&[
+        "10.0.0.0/8".parse().unwrap(),
+        "2001:db8::/32".parse().unwrap(),
+    ]);
+    let mut fields = HeaderMap::new();
+    for line in data.split(|byte| *byte == b'\n').take(100) {
+        if let Ok(value) = HeaderValue::from_bytes(line) {
+            fields.append("x-forwarded-for", value);
+        }
+    }
+    let proxy: IpAddr = "10.0.0.1".parse().unwrap();
+    let client = fuzzing::client_address(proxy, &fields, &trusted);
+    assert_eq!(client, client.to_canonical());
+    let stranger: IpAddr = "203.0.113.9".parse().unwrap();
+    assert_eq!(
+        fuzzing::client_address(stranger, &fields, &trusted),
+        stranger
+    );
+}
+
+/// The head of an HTTP/1.1 request.
+pub fn framing_admit(data: &[u8]) {
+    let mut fields = [httparse::EMPTY_HEADER; 128];
+    let mut head = httparse::Request::new(&mut fields);
+    let Ok(httparse::Status::Complete(_)) = head.parse(data) else {
+        return;
+    };
+    let mut request = Request::builder()
+        .method(head.method.unwrap())
+        .uri(head.path.unwrap());
+    for field in head.headers.iter() {
+        request = request.header(field.name, field.value);
+    }
+    let Ok(request) = request.body(()) else {
+        return;
+    };
+    let (head, ()) = request.into_parts();
+    let Some((authority, path)) = fuzzing::admit(&head) else {
+        return;
+    };
+    assert!(!authority.contains(['@', '/', ' ', ',']), "{authority}");
+    assert_eq!(CanonicalPath::parse(&path).unwrap().as_str(), path);
+    assert_eq!(head.headers.get_all("host").iter().count(), 1);
+}
+
+/// A printed join token, and the credential in one.
+pub fn join_token(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let _ = JoinToken::parse_credential(text);
+    let Ok(token) = JoinToken::parse(text) else {
+        return;
+    };
+    let printed = token.print();
+    let read = JoinToken::parse(printed.expose()).unwrap();
+    assert_eq!(read.print().expose(), printed.expose());
+    let credential = token.credential();
+    let (id, secret) = JoinToken::parse_credential(credential.expose()).unwrap();
+    assert_eq!(
+        (id, secret.expose()),
+        (token.id.clone(), token.secret.expose())
+    );
+    assert!(!format!("{token:?}").contains(secret.expose().as_str()));
+}
+
+/// A key set in the first line, a token in the second.
+pub fn jwt_verification(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let (keys, token) = text.split_once('\n').unwrap_or((text, ""));
+    let token = token.trim_end();
+    let Ok(keys) = JwkSet::parse(keys) else {
+        return;
+    };
+    if verify_jwt::<Value>(token, "at+jwt", &keys).is_ok() {
+        // Strict encoding: no other text is the same token.
+        assert!(verify_jwt::<Value>(&format!("{token}="), "at+jwt", &keys).is_err());
+        assert!(verify_jwt::<Value>(token, "txntoken+jwt", &keys).is_err());
+    }
+}
+
+/// A form of the token endpoint.
+pub fn oauth_parameters(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let _ = Parameters::parse(text);
+}
+
+/// A Cedar policy file.
+pub fn policy_check(data: &[u8]) {
+    static FLEET: OnceLock<Snapshot> = OnceLock::new();
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let fleet = FLEET.get_or_init(|| serde_json::from_str(SNAPSHOT).unwrap());
+    let file = PolicyFile {
+        name: "fuzz.cedar".to_owned(),
+        text: text.to_owned(),
+    };
+    for problem in testudo_policy::check(&[file], fleet) {
+        let _ = problem.to_string();
+    }
+}
+
+/// A verifier key in the first line, a signed note after it.
+pub fn signed_note(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let (key, note) = text.split_once('\n').unwrap_or(("", text));
+    if let Ok(checkpoint) = Checkpoint::parse(note) {
+        assert_eq!(Checkpoint::parse(&checkpoint.to_text()), Ok(checkpoint));
+    }
+    if let Ok(verifier) = NoteVerifier::parse(key)
+        && let Ok(signed) = verifier.open(note)
+    {
+        assert!(
+            note.starts_with(&signed),
+            "what was signed is what stands there"
+        );
+    }
+}
+
+/// A snapshot, compiled as a proxy compiles it.
+pub fn snapshot_json(data: &[u8]) {
+    if let Ok(snapshot) = serde_json::from_slice::<Snapshot>(data) {
+        let _ = Enforced::compile(&snapshot);
+    }
+}
+
+/// A verifier key in the first line, a proof file after it.
+pub fn tlog_proof(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let (key, proof) = text.split_once('\n').unwrap_or(("", text));
+    if let Ok(proven) = verify_proof_file(proof, key) {
+        assert!(proven.index < proven.checkpoint.size);
+    }
+}
+
+/// A certificate in DER.
+pub fn x509_spiffe_id(data: &[u8]) {
+    let certificate = CertificateDer::from(data);
+    if let Some(id) = peer_identity(&[certificate]) {
+        assert_eq!(
+            id.to_string().parse(),
+            Ok(id),
+            "a SPIFFE id is its own text"
+        );
+    }
+    let mut world = WORLD.lock().unwrap_or_else(PoisonError::into_inner);
+    let world = world.get_or_insert_with(World::new);
+    assert!(
+        world
+            .roots
+            .verify_svid(&[data.to_vec()], world.clock.now())
+            .is_err(),
+        "nobody issued it"
+    );
+}
+
+/// Ends the ledger that [`block_intake`] began.
+pub fn clean_up() {
+    *WORLD.lock().unwrap_or_else(PoisonError::into_inner) = None;
+}
+
+static WORLD: Mutex<Option<World>> = Mutex::new(None);
+
+/// A ledger, the fleet it belongs to, and a proxy of it.
+struct World {
+    ledger: Ledger,
+    roots: TrustBundle,
+    svid: Svid,
+    clock: Arc<FakeClock>,
+    _folder: TempDir,
+}
+
+impl World {
+    fn new() -> Self {
+        let (folder, clock) = (TempDir::new().unwrap(), FakeClock::today());
+        let domain: TrustDomain = "bookshop.example".parse().unwrap();
+        let store = Store::open(StoreOptions {
+            path: folder.path().join("data"),
+            root_key: RootKey::from_bytes([7; 32]),
+            clock: clock.clone(),
+            entropy: SeededEntropy::new(1),
+        })
+        .unwrap();
+        let ledger = Ledger::open(LedgerOptions {
+            store,
+            tenant: "default".parse().unwrap(),
+            trust_domain: domain.clone(),
+            clock: clock.clone(),
+            entropy: SeededEntropy::new(2),
+        })
+        .unwrap();
+        let day = Duration::from_secs(86_400);
+        let authority = CertificateAuthority::generate(&domain, clock.now(), day).unwrap();
+        let id = domain.service(&"orders".parse().unwrap());
+        let key = SvidKey::generate();
+        let request = key.csr_der(&id).unwrap();
+        let entropy = SeededEntropy::new(3);
+        let leaf = authority
+            .issue(&request, &id, &[], clock.now(), day, &*entropy)
+            .unwrap();
+        let svid = Svid::new(vec![leaf, authority.cert_der().to_vec()], key).unwrap();
+        let roots = TrustBundle::new(domain, vec![authority.cert_der().to_vec()]).unwrap();
+        Self {
+            ledger,
+            roots,
+            svid,
+            clock,
+            _folder: folder,
+        }
+    }
+
+    fn sign(&self, block: &mut Block) {
+        use base64::{Engine, engine::general_purpose::STANDARD};
+        block.signature = base64url::encode(&self.svid.sign(block.head.as_bytes()));
+        block.chain = self
+            .svid
+            .chain()
+            .iter()
+            .map(|der| STANDARD.encode(der))
+            .collect();
+    }
+}
