@@ -56,7 +56,7 @@ impl Collector {
             for stream in listener.incoming() {
                 let (exports, refusals) = (exports.clone(), refusals.clone());
                 std::thread::spawn(move || {
-                    while take_export(&stream.as_ref().unwrap(), &exports, &refusals) {}
+                    while take_export(stream.as_ref().unwrap(), &exports, &refusals) {}
                 });
             }
         });

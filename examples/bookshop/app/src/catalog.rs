@@ -11,7 +11,6 @@ const BOOKS: &[(&str, &str, &str)] = &[
 ];
 
 /// The catalogue.
-#[derive(Default)]
 pub struct Catalog;
 
 impl Service for Catalog {

@@ -29,7 +29,7 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let served = match name.as_str() {
-        "catalog" => service::serve(name, port, &catalog::Catalog::default()),
+        "catalog" => service::serve(name, port, &catalog::Catalog),
         "orders" => service::serve(name, port, &orders::Orders::default()),
         "inventory" => service::serve(name, port, &inventory::Inventory::default()),
         _ => {
