@@ -50,7 +50,9 @@ fn damage(seed: &[u8], entropy: &dyn Entropy) -> Vec<u8> {
         3 => copy.insert(one, random[5]),
         _ => {
             for (at, byte) in [(one, random[6]), (other, random[7])] {
-                copy.get_mut(at).map(|slot| *slot = byte);
+                if let Some(slot) = copy.get_mut(at) {
+                    *slot = byte;
+                }
             }
         }
     }

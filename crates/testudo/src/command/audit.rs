@@ -59,8 +59,11 @@ async fn tail(invocation: &Invocation, lines: usize, follow: bool, filter: &[Str
     for event in items(&page).iter().rev() {
         invocation.output.item(event, one_line)?;
     }
+    if !follow {
+        return Ok(());
+    }
     let mut from = page.pointer("/size").and_then(Value::as_u64).unwrap_or(0);
-    while follow {
+    loop {
         let page: Value = connection
             .get(&format!(
                 "/api/v1/audit/tail?from={from}&wait_seconds=20&filter={filter}"
@@ -74,7 +77,6 @@ async fn tail(invocation: &Invocation, lines: usize, follow: bool, filter: &[Str
             .and_then(Value::as_u64)
             .unwrap_or(from);
     }
-    Ok(())
 }
 
 async fn search(invocation: &Invocation, filter: &[String], limit: usize) -> Outcome {

@@ -103,13 +103,11 @@ impl Children {
 /// Asks the program to stop, so that it can end its own children; then ends it.
 async fn stop(child: &mut Child) {
     ask_to_stop(child);
-    if tokio::time::timeout(STOP_DEADLINE, child.wait())
-        .await
-        .is_err()
+    let ended = tokio::time::timeout(STOP_DEADLINE, child.wait()).await;
+    if ended.is_err()
+        && let Err(error) = child.kill().await
     {
-        if let Err(error) = child.kill().await {
-            warn!(%error, "a program could not be stopped");
-        }
+        warn!(%error, "a program could not be stopped");
     }
 }
 
