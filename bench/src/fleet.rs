@@ -277,7 +277,11 @@ scopes = ["bench:read"]
 limit = [{{ per = "user", rate = "1000000/s", burst = 1000000 }}]
 
 [services.caller]
-upstream = "{upstream}"
+upstream = "127.0.0.2:{port}"
+
+[[services.caller.routes]]
+operation = "caller.unused"
+match = "GET /unused"
 
 [users.bench]
 groups = ["callers"]
@@ -285,7 +289,8 @@ password = {{ file = "password" }}
 
 [groups]
 callers = []
-"#
+"#,
+        port = upstream.port(),
     );
     for group in 0..GROUPS {
         text.push_str(&format!("group-{group} = []\n"));

@@ -85,6 +85,7 @@ fn bench(scenarios: &[Scenario], plan: &Plan) -> Outcome {
     } else {
         scenarios
     };
+    process::build_own_program("testudo")?;
     let folder = tempfile::Builder::new()
         .prefix("testudo-bench-")
         .disable_cleanup(plan.keep)

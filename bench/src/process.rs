@@ -104,17 +104,32 @@ pub(crate) fn output(command: &mut Command) -> Outcome<String> {
     }
 }
 
-/// A program of this workspace, built beside the bench.
+/// A program of this workspace, beside the bench.
 pub(crate) fn own_program(name: &str) -> Outcome<PathBuf> {
     let path = std::env::current_exe()?.with_file_name(name);
     if path.exists() {
         Ok(path)
     } else {
-        Err(format!(
-            "{} is missing: build it with the bench's profile",
-            path.display()
-        )
-        .into())
+        let path = path.display();
+        Err(format!("{path} is missing: start the bench with `cargo run`, which builds it").into())
+    }
+}
+
+/// Brings a program of this workspace up to date, with the bench's own profile, if cargo started the bench.
+pub(crate) fn build_own_program(name: &str) -> Outcome {
+    let Some(cargo) = std::env::var_os("CARGO") else {
+        return Ok(());
+    };
+    let mut command = Command::new(cargo);
+    command.args(["build", "--quiet", "--package", name]);
+    command.current_dir(env!("CARGO_MANIFEST_DIR"));
+    if !cfg!(debug_assertions) {
+        command.arg("--release");
+    }
+    if command.status()?.success() {
+        Ok(())
+    } else {
+        Err(format!("{name} does not build").into())
     }
 }
 
