@@ -42,6 +42,8 @@ use writer::{Pending, Writer};
 pub const DEFAULT_MAX_BYTES: u64 = 1024 * 1024 * 1024;
 
 const INSTANCE_FILE: &str = "instance";
+/// Binds the sealed instance file to its purpose.
+const INSTANCE_CONTEXT: &[u8] = b"testudo event spool instance 1";
 const REFUSED_FOLDER: &str = "refused";
 /// Blocks set aside before the spool stops shipping.
 const MAX_REFUSED: usize = 64;
@@ -94,6 +96,16 @@ pub enum SpoolError {
         path: PathBuf,
         /// Whose it is.
         owner: String,
+    },
+    /// The folder was made under another state key.
+    #[error(
+        "{} does not open with this state key: use the one it was written with, or move the spool folder away \
+         as evidence: the ledger will show the gap",
+        path.display()
+    )]
+    Key {
+        /// The file that does not open.
+        path: PathBuf,
     },
     /// The ledger refused so many blocks that something is wrong with all of them.
     #[error(
@@ -178,8 +190,9 @@ impl Spool {
         let folder = options.folder;
         fs::create_dir_all(&folder).map_err(|e| SpoolError::io("create", &folder, e))?;
         let lock = lock(&folder)?;
-        let instance = instance(
+        let (instance, is_new) = instance(
             &folder,
+            &options.keyring,
             options.identity.current().id(),
             &*options.clock,
             &*options.entropy,
@@ -194,7 +207,7 @@ impl Spool {
         );
         let shared = Arc::new(Shared::default());
         *shared.backlog() = backlog;
-        let was_clean = disk::take_clean_mark(&folder) || chain.next_block() == 0;
+        let was_clean = disk::take_clean_mark(&folder) || is_new;
         let (sender, ring) = mpsc::sync_channel(options.ring);
         let mut writer = Writer {
             ring,
@@ -391,37 +404,47 @@ fn lock(folder: &Path) -> Result<File, SpoolError> {
 }
 
 /// The instance the folder belongs to; a new one for a new folder.
+/// The spool's name and whether it has just been given. Kept with whose it is, sealed: an identity names a service.
 fn instance(
     folder: &Path,
+    keyring: &Keyring,
     reporter: &SpiffeId,
     clock: &dyn Clock,
     entropy: &dyn Entropy,
-) -> Result<InstanceId, SpoolError> {
+) -> Result<(InstanceId, bool), SpoolError> {
     let path = folder.join(INSTANCE_FILE);
-    match fs::read_to_string(&path) {
-        Ok(text) => {
-            let malformed = || io::Error::new(io::ErrorKind::InvalidData, "not an instance file");
-            let (instance, owner) = text
-                .split_once(' ')
-                .and_then(|(instance, owner)| Some((instance.parse().ok()?, owner.trim())))
-                .ok_or_else(|| SpoolError::io("use", &path, malformed()))?;
+    match fs::read(&path) {
+        Ok(sealed) => {
+            let text = keyring
+                .open(INSTANCE_CONTEXT, &sealed)
+                .map_err(|_| SpoolError::Key { path: path.clone() })?;
+            let (instance, owner) = read_instance(&text).ok_or_else(|| {
+                let malformed = io::Error::new(io::ErrorKind::InvalidData, "not an instance file");
+                SpoolError::io("use", &path, malformed)
+            })?;
             if owner == reporter.as_str() {
-                Ok(instance)
+                Ok((instance, false))
             } else {
                 Err(SpoolError::Foreign {
                     path: folder.to_owned(),
-                    owner: owner.to_owned(),
+                    owner,
                 })
             }
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let instance = InstanceId::generate(clock, entropy);
-            segment::write_durably(&path, format!("{instance} {reporter}\n"))
-                .map_err(|e| SpoolError::io("write", &path, e))?;
-            Ok(instance)
+            let text = format!("{instance} {reporter}");
+            let sealed = keyring.seal(entropy, INSTANCE_CONTEXT, text.as_bytes());
+            segment::write_durably(&path, sealed).map_err(|e| SpoolError::io("write", &path, e))?;
+            Ok((instance, true))
         }
         Err(error) => Err(SpoolError::io("read", &path, error)),
     }
+}
+
+fn read_instance(text: &[u8]) -> Option<(InstanceId, String)> {
+    let (instance, owner) = std::str::from_utf8(text).ok()?.split_once(' ')?;
+    Some((instance.parse().ok()?, owner.to_owned()))
 }
 
 fn delete(segments: &[PathBuf]) {

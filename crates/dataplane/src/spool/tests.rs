@@ -397,7 +397,7 @@ fn another_key_another_workload_and_a_changed_block_are_refused() {
     };
     assert!(matches!(
         Spool::open(other_key),
-        Err(SpoolError::Damaged { .. })
+        Err(SpoolError::Key { .. })
     ));
     let identity = identity_of("stock", &*clock, Duration::from_secs(60));
     let other_workload = SpoolOptions {
