@@ -1,5 +1,7 @@
 //! The JSON schema of the fleet file, for editors. It is committed at `docs/fleet.schema.json`.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
 use super::FleetFile;
@@ -15,9 +17,24 @@ pub fn schema() -> Value {
     schema.to_value()
 }
 
-/// The schema as it is committed: indented, with a final line break.
+/// The schema as it is committed: indented, keys in the order of the alphabet, with a final line break.
 pub fn schema_text() -> String {
-    format!("{:#}\n", schema())
+    format!("{:#}\n", in_order(schema()))
+}
+
+/// Whether serde_json keeps keys in the order of their insertion depends on what else is built with it.
+fn in_order(value: Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let sorted: BTreeMap<_, _> = map.into_iter().collect();
+            let entries = sorted
+                .into_iter()
+                .map(|(key, value)| (key, in_order(value)));
+            Value::Object(entries.collect())
+        }
+        Value::Array(items) => items.into_iter().map(in_order).collect(),
+        other => other,
+    }
 }
 
 #[cfg(test)]
