@@ -33,6 +33,8 @@ use crate::{
 const OBSERVE: Duration = Duration::from_secs(5);
 /// How often records that have expired are swept out and certificates looked at.
 const UPKEEP: Duration = Duration::from_secs(60);
+/// How often the trust bundle is compared with the CA file.
+const CA_FILE_LOOK: Duration = Duration::from_secs(2);
 /// Life of a join token that the same process uses at once.
 const OWN_JOIN_TOKEN_LIFETIME: Duration = Duration::from_secs(60);
 
@@ -180,9 +182,10 @@ pub async fn start(options: ServerOptions, tasks: &Tasks) -> Result<Server, Star
         ),
     );
     tasks.spawn(
-        "upkeep",
-        keep_up(Arc::clone(&plane), own, ca_file.clone(), drain.clone()),
+        "CA file",
+        keep_ca_file(own.identity.clone(), ca_file.clone(), drain.clone()),
     );
+    tasks.spawn("upkeep", keep_up(Arc::clone(&plane), own, drain.clone()));
     follow_store(&plane, drain, gate)?;
     let Addresses {
         url, https, grpc, ..
@@ -352,8 +355,25 @@ async fn observe(plane: Arc<Plane>, metrics: ControlMetrics, drain: Drain) {
     }
 }
 
+/// Keeps the CA file like the trust bundle: people have a new root before anything is signed by it.
+async fn keep_ca_file(identity: IdentitySource, path: PathBuf, drain: Drain) {
+    let mut watch = drain.watch();
+    loop {
+        tokio::select! {
+            () = watch.drained() => return,
+            () = tokio::time::sleep(CA_FILE_LOOK) => {}
+        }
+        let (bundle, path) = (identity.bundle(), path.clone());
+        match tokio::task::spawn_blocking(move || write_ca(&path, &bundle)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => error!(%error, "the CA file could not be written"),
+            Err(error) => error!(%error, "the CA file could not be written"),
+        }
+    }
+}
+
 /// Every minute: sweeps what has expired, rotates the signing keys when it is time, renews the web certificate.
-async fn keep_up(plane: Arc<Plane>, own: Own, ca_file: PathBuf, drain: Drain) {
+async fn keep_up(plane: Arc<Plane>, own: Own, drain: Drain) {
     let own = Arc::new(own);
     let mut watch = drain.watch();
     let mut turn = 0_u32;
@@ -363,7 +383,7 @@ async fn keep_up(plane: Arc<Plane>, own: Own, ca_file: PathBuf, drain: Drain) {
             () = tokio::time::sleep(UPKEEP) => {}
         }
         turn = turn.wrapping_add(1);
-        let (plane, own, ca_file) = (Arc::clone(&plane), Arc::clone(&own), ca_file.clone());
+        let (plane, own) = (Arc::clone(&plane), Arc::clone(&own));
         // Web certificates live a day: a new one every hour is far from the edge.
         let renew = turn.is_multiple_of(60);
         let done = tokio::task::spawn_blocking(move || {
@@ -374,9 +394,6 @@ async fn keep_up(plane: Arc<Plane>, own: Own, ca_file: PathBuf, drain: Drain) {
             let caller = testudo_identity::Caller::default();
             if let Err(error) = plane.provider.rotate_signing_keys_if_due(&caller) {
                 error!(%error, "the signing keys could not be rotated");
-            }
-            if let Err(error) = write_ca(&ca_file, &own.identity.bundle()) {
-                error!(%error, "the CA file could not be written");
             }
             match renew.then(|| web_certificate(&plane, &own.names)) {
                 Some(Ok(web)) => own.web.swap(&web),
