@@ -148,6 +148,13 @@ impl Folder {
         SocketAddr::from(([127, 0, 0, 1], self.ports[index]))
     }
 
+    /// Changes the fleet file.
+    pub fn edit(&self, from: &str, to: &str) {
+        let text = fs::read_to_string(self.fleet_file()).unwrap();
+        assert!(text.contains(from), "the fleet file has no `{from}`");
+        fs::write(self.fleet_file(), text.replace(from, to)).unwrap();
+    }
+
     /// The command line, remembering things in this folder and listening on its ports.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(TESTUDO);

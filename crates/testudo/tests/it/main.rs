@@ -13,9 +13,13 @@
 
 mod admin_api;
 mod apart;
+mod apply;
+mod at_rest;
 mod bookshop;
 mod browser;
+mod commands;
 mod cookbook;
+mod crash;
 mod fleet;
 mod forge;
 mod forged;
