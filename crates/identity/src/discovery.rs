@@ -81,12 +81,35 @@ mod tests {
         let text = serde_json::to_string_pretty(&document("https://id.bookshop.example")).unwrap();
         insta::assert_snapshot!(text, @r#"
         {
-          "acr_values_supported": [
-            "1"
-          ],
+          "issuer": "https://id.bookshop.example",
           "authorization_endpoint": "https://id.bookshop.example/oauth2/authorize",
-          "authorization_response_iss_parameter_supported": true,
-          "claims_parameter_supported": false,
+          "token_endpoint": "https://id.bookshop.example/oauth2/token",
+          "revocation_endpoint": "https://id.bookshop.example/oauth2/revoke",
+          "userinfo_endpoint": "https://id.bookshop.example/oauth2/userinfo",
+          "jwks_uri": "https://id.bookshop.example/oauth2/jwks",
+          "response_types_supported": [
+            "code"
+          ],
+          "response_modes_supported": [
+            "query"
+          ],
+          "grant_types_supported": [
+            "authorization_code",
+            "refresh_token",
+            "client_credentials"
+          ],
+          "subject_types_supported": [
+            "public"
+          ],
+          "id_token_signing_alg_values_supported": [
+            "ES256"
+          ],
+          "scopes_supported": [
+            "email",
+            "offline_access",
+            "openid",
+            "profile"
+          ],
           "claims_supported": [
             "iss",
             "sub",
@@ -105,58 +128,35 @@ mod tests {
             "email",
             "email_verified"
           ],
-          "code_challenge_methods_supported": [
-            "S256"
+          "acr_values_supported": [
+            "1"
           ],
-          "grant_types_supported": [
-            "authorization_code",
-            "refresh_token",
-            "client_credentials"
-          ],
-          "id_token_signing_alg_values_supported": [
-            "ES256"
-          ],
-          "issuer": "https://id.bookshop.example",
-          "jwks_uri": "https://id.bookshop.example/oauth2/jwks",
           "prompt_values_supported": [
             "none",
             "login",
             "consent",
             "select_account"
           ],
-          "request_parameter_supported": false,
-          "request_uri_parameter_supported": false,
-          "response_modes_supported": [
-            "query"
+          "code_challenge_methods_supported": [
+            "S256"
           ],
-          "response_types_supported": [
-            "code"
-          ],
-          "revocation_endpoint": "https://id.bookshop.example/oauth2/revoke",
-          "revocation_endpoint_auth_methods_supported": [
-            "client_secret_basic",
-            "client_secret_post",
-            "tls_client_auth",
-            "none"
-          ],
-          "scopes_supported": [
-            "email",
-            "offline_access",
-            "openid",
-            "profile"
-          ],
-          "subject_types_supported": [
-            "public"
-          ],
-          "tls_client_certificate_bound_access_tokens": true,
-          "token_endpoint": "https://id.bookshop.example/oauth2/token",
           "token_endpoint_auth_methods_supported": [
             "client_secret_basic",
             "client_secret_post",
             "tls_client_auth",
             "none"
           ],
-          "userinfo_endpoint": "https://id.bookshop.example/oauth2/userinfo"
+          "revocation_endpoint_auth_methods_supported": [
+            "client_secret_basic",
+            "client_secret_post",
+            "tls_client_auth",
+            "none"
+          ],
+          "tls_client_certificate_bound_access_tokens": true,
+          "authorization_response_iss_parameter_supported": true,
+          "claims_parameter_supported": false,
+          "request_parameter_supported": false,
+          "request_uri_parameter_supported": false
         }
         "#);
     }
