@@ -47,7 +47,7 @@ fn a_flag_wins_over_the_environment_and_that_over_the_file_and_that_over_the_def
     assert!(fleet.users[0].disabled);
     assert!(!loaded.bundle.environment.contains_key("UNRELATED"));
 
-    let shown: Vec<String> = loaded
+    let mut shown: Vec<String> = loaded
         .origins
         .settings()
         .filter(|setting| {
@@ -55,6 +55,7 @@ fn a_flag_wins_over_the_environment_and_that_over_the_file_and_that_over_the_def
         })
         .map(|setting| format!("{} = {}  # {}", setting.key, setting.value, setting.origin))
         .collect();
+    shown.sort();
     insta::assert_snapshot!(shown.join("\n"), @r#"
     data.directory = "data"  # default
     listen.gateway = "127.0.0.1:8000"  # fleet.toml:3
