@@ -82,6 +82,10 @@ impl Process {
 }
 
 impl Drop for Process {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "cargo says in its environment which cargo it is"
+    )]
     fn drop(&mut self) {
         if let Err(error) = self.stop() {
             drop(writeln!(
