@@ -82,10 +82,6 @@ impl Process {
 }
 
 impl Drop for Process {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "cargo says in its environment which cargo it is"
-    )]
     fn drop(&mut self) {
         if let Err(error) = self.stop() {
             drop(writeln!(
@@ -120,6 +116,10 @@ pub(crate) fn own_program(name: &str) -> Outcome<PathBuf> {
 }
 
 /// Brings a program of this workspace up to date, with the bench's own profile, if cargo started the bench.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "cargo says in its environment which cargo it is"
+)]
 pub(crate) fn build_own_program(name: &str) -> Outcome {
     let Some(cargo) = std::env::var_os("CARGO") else {
         return Ok(());
