@@ -216,18 +216,19 @@ fn calls_go_on_while_the_control_plane_is_away_and_nothing_is_forgotten() {
         .testudo(&["login", "--username", "alice"]);
     assert!(!unreachable.status.success());
 
-    // Even proxies that are started meanwhile: what they enforced is in their folder.
+    // Even proxies that are stopped and started meanwhile: what they enforced is in their folder, and so are the
+    // events that nobody took.
     let Apart {
         fleet,
         gateway,
         sidecars,
         ..
     } = &mut apart;
-    sidecars
-        .get_mut("inventory")
-        .unwrap()
-        .start_again(&fleet.folder);
-    gateway.start_again(&fleet.folder);
+    let inventory = sidecars.get_mut("inventory").unwrap();
+    for proxy in [inventory, gateway] {
+        assert_eq!(proxy.process.stop(), Some(0));
+        proxy.start_again(&fleet.folder);
+    }
     apart.wait_until_it_answers();
     the_bookshop_answers(&apart, &alice, &bob);
 
