@@ -110,7 +110,7 @@ impl Fleet {
             called: join("echo", &sidecar, placement.sidecars, "outbound")?,
             caller: join("caller", &sidecar, placement.sidecars, "outbound")?,
             gateway: join("gateway", &gateway, placement.gateway, "gateway")?,
-            ca: PathBuf::from(ca),
+            ca: folder.join(ca),
             folder: folder.to_owned(),
             server,
         };
