@@ -61,7 +61,7 @@ install_tools() {
 install_system_packages() {
     local missing=()
     command -v curl >/dev/null || missing+=(curl)
-    nginx_is_there || missing+=(nginx-light)
+    nginx_is_there || missing+=(nginx)
     python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3 python3-venv)
     command -v node >/dev/null || missing+=(nodejs)
     command -v npm >/dev/null || missing+=(npm)
