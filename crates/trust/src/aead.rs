@@ -18,7 +18,11 @@ use crate::{entropy::or_abort, hmac_sha256};
 const VERSION: u8 = 1;
 const NONCE_BYTES: usize = 12;
 const TAG_BYTES: usize = 16;
-const KEYRING_AAD: &[u8] = b"testudo/keyring/v1";
+
+// What keeps one use of a key from another. Text with spaces, so that nobody takes it for a path or an address.
+const KEYRING_LABEL: &[u8] = b"testudo keyring v1";
+const KEY_CHECK_LABEL: &[u8] = b"testudo root key check v1";
+const KEY_WRAP_LABEL: &[u8] = b"testudo root key wrap v1";
 
 /// Bytes an envelope is longer than what it seals.
 pub const SEAL_OVERHEAD: usize = 1 + 4 + NONCE_BYTES + TAG_BYTES;
@@ -61,7 +65,7 @@ impl RootKey {
     /// named as such before anything fails to open.
     pub fn check_value(&self) -> [u8; 16] {
         let mut check = [0; 16];
-        let derived = hmac_sha256(&self.0, b"testudo/root/check/v1");
+        let derived = hmac_sha256(&self.0, KEY_CHECK_LABEL);
         check
             .iter_mut()
             .zip(derived)
@@ -71,10 +75,7 @@ impl RootKey {
 
     /// The key that wraps keyrings. The root key itself encrypts nothing: one key, one purpose.
     fn wrapping_key(&self) -> TermKey {
-        TermKey::new(Zeroizing::new(hmac_sha256(
-            &self.0,
-            b"testudo/root/wrap/v1",
-        )))
+        TermKey::new(Zeroizing::new(hmac_sha256(&self.0, KEY_WRAP_LABEL)))
     }
 }
 
@@ -168,12 +169,12 @@ impl Keyring {
             plain.extend(term.to_be_bytes());
             plain.extend(key.bytes.iter());
         }
-        root.wrapping_key().seal(0, entropy, KEYRING_AAD, &plain)
+        root.wrapping_key().seal(0, entropy, KEYRING_LABEL, &plain)
     }
 
     /// Opens what [`wrap`](Self::wrap) made.
     pub fn unwrap(root: &RootKey, wrapped: &[u8]) -> Result<Self, OpenError> {
-        let plain = Zeroizing::new(root.wrapping_key().open(KEYRING_AAD, wrapped)?);
+        let plain = Zeroizing::new(root.wrapping_key().open(KEYRING_LABEL, wrapped)?);
         let (blind, terms) = plain
             .split_first_chunk::<32>()
             .ok_or(OpenError::Malformed)?;
@@ -288,6 +289,19 @@ mod tests {
             RootKey::from_bytes([1; 32]).check_value()
         );
         assert_eq!(format!("{one:?}"), "RootKey(<redacted>)");
+    }
+
+    /// The forms at rest hang on the labels: HMAC-SHA-256 computed elsewhere, cut to 16 bytes.
+    #[test]
+    fn the_check_value_is_derived_under_its_label() {
+        let check = RootKey::from_bytes([7; 32]).check_value();
+        assert_eq!(
+            crate::hex::encode(&check),
+            "bddcbea9c68d1eda7e16edcc07b31d8c"
+        );
+        for label in [KEYRING_LABEL, KEY_CHECK_LABEL, KEY_WRAP_LABEL] {
+            assert!(!label.contains(&b'/'), "a label is no path");
+        }
     }
 
     #[test]
