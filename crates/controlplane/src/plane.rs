@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc};
 use testudo_audit::{Ledger, LedgerError, LedgerOptions};
 use testudo_identity::{Fault, Outbox, Peer, Provider, Settings};
 use testudo_model::{
-    Clock, Entropy, EventId, RoleName, SpiffeId, TenantName, TrustDomain,
+    Clock, Entropy, EventId, SpiffeId, TenantName, TrustDomain,
     event::{Actor, Detail, Event, EventClass, Outcome},
 };
 use testudo_store::{Store, StoreError, StoreOptions};
@@ -208,19 +208,6 @@ impl Plane {
                 None
             }
         }
-    }
-
-    /// Roles of a user or service account, through its groups as well as its own.
-    pub fn roles_of(&self, subject: &str) -> Result<Vec<RoleName>, Refusal> {
-        let directory = self
-            .provider
-            .directory()
-            .map_err(|fault| Refusal::internal(&fault))?;
-        let found = directory
-            .subjects
-            .into_iter()
-            .find(|known| known.id == subject && !known.disabled);
-        Ok(found.map(|subject| subject.roles).unwrap_or_default())
     }
 
     /// Appends an event of the control plane to the ledger; durable when it returns.

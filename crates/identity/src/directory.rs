@@ -74,6 +74,42 @@ impl Provider {
         })
     }
 
+    /// Roles of one user or service account, as [`directory`](Self::directory) shows them: its own and those of
+    /// its groups up the line. None for who is disabled or unknown.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn roles_of(&self, subject: &str) -> Result<Vec<RoleName>, Fault> {
+        let found = match self.tenant.get::<User>(subject)? {
+            Some(user) => Some((user.record.disabled, user.record.roles, user.record.groups)),
+            None => self
+                .tenant
+                .get::<ServiceAccount>(subject)?
+                .map(|found| found.record)
+                .map(|account| (account.disabled, account.roles, account.groups)),
+        };
+        let Some((false, own, groups)) = found else {
+            return Ok(Vec::new());
+        };
+        let mut known = Known::default();
+        let mut open = groups.clone();
+        while let Some(name) = open.pop() {
+            if !known.groups.contains_key(&name)
+                && let Some(group) = self.tenant.get::<Group>(name.as_str())?
+            {
+                open.extend(group.record.parents.iter().cloned());
+                known.groups.insert(name, group.record);
+            }
+        }
+        let given = known.groups.values().flat_map(|group| &group.roles);
+        for role in own.iter().chain(given) {
+            if self.tenant.get::<Role>(role.as_str())?.is_some() {
+                known.roles.insert(role.clone());
+            }
+        }
+        Ok(known.roles_of(&own, &groups))
+    }
+
     /// All records of a collection.
     pub(crate) fn all<R: Record>(&self) -> Result<Vec<R>, Fault> {
         let mut records = Vec::new();
@@ -89,6 +125,8 @@ impl Provider {
     }
 }
 
+/// Groups and roles that exist.
+#[derive(Default)]
 struct Known {
     roles: BTreeSet<RoleName>,
     groups: BTreeMap<GroupName, Group>,

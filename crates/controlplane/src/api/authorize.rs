@@ -104,13 +104,16 @@ pub async fn authorize(
             let roles = checked
                 .as_ref()
                 .ok()
-                .map(|claims| plane.roles_of(&claims.sub));
+                .map(|claims| plane.provider.roles_of(&claims.sub));
             (checked, roles)
         })
         .await?;
     let claims =
         checked.map_err(|_| unauthenticated("the access token is not valid; log in again"))?;
-    let roles = known.transpose()?.unwrap_or_default();
+    let roles = known
+        .transpose()
+        .map_err(|fault| Refusal::internal(&fault))?
+        .unwrap_or_default();
     let actor = Actor {
         subject: Some(claims.sub),
         client: Some(claims.client_id),

@@ -201,12 +201,41 @@ fn the_directory_resolves_roles_of_groups_and_shows_no_stranger() {
     assert_eq!(alice.roles, [role("clerk"), role("reader")]);
     assert_eq!(alice.clearance, 50);
     assert_eq!(directory.groups[&group("staff")], [group("everybody")]);
+    for subject in &directory.subjects {
+        assert_eq!(provider.roles_of(&subject.id).unwrap(), subject.roles);
+    }
     assert!(
         directory
             .subjects
             .iter()
             .any(|subject| subject.id.starts_with("sva_"))
     );
+}
+
+#[test]
+fn who_is_disabled_or_unknown_has_no_roles() {
+    let house = House::new();
+    let (provider, caller) = (&house.provider, &house.caller);
+    provider
+        .create_role(&role("clerk"), RoleProfile::default(), caller)
+        .unwrap();
+    let version = provider.user(&house.alice).unwrap().version;
+    let profile = UserProfile {
+        roles: vec![role("clerk")],
+        ..UserProfile::default()
+    };
+    provider
+        .update_user(&house.alice, version, profile, caller)
+        .unwrap();
+    let alice = house.alice.as_str();
+    assert_eq!(provider.roles_of(alice).unwrap(), [role("clerk")]);
+    provider.disable_user(&house.alice, caller).unwrap();
+    assert_eq!(provider.roles_of(alice).unwrap(), []);
+    provider.enable_user(&house.alice, caller).unwrap();
+    assert_eq!(provider.roles_of(alice).unwrap(), [role("clerk")]);
+    for stranger in ["usr_nobody", "", "alice"] {
+        assert_eq!(provider.roles_of(stranger).unwrap(), [], "{stranger}");
+    }
 }
 
 #[test]
