@@ -22,6 +22,7 @@ use crate::{
     intake::VerifiedBlock,
     leaf,
     ledger::{StoredLeaf, sign},
+    outbox::{self, Taken},
     spool::{Gap, MAX_FORKS, Misfit, Place, Spool},
     tile::{Growth, TreeHead, is_conflict},
 };
@@ -38,6 +39,7 @@ const INDEXED: usize = 120;
 /// Something to append.
 pub(crate) enum Work {
     Events(Vec<NewLeaf>),
+    Outbox(outbox::Waiting),
     Block(Box<VerifiedBlock>),
 }
 
@@ -140,6 +142,7 @@ impl Ledger {
             .iter()
             .map(|waiting| match &waiting.work {
                 Work::Events(events) => Ok(draft.add_events(events)),
+                Work::Outbox(waiting) => draft.add_waiting(waiting),
                 Work::Block(block) => draft.add_block(block),
             })
             .collect::<Result<Vec<_>, LedgerError>>()?;
@@ -198,6 +201,7 @@ impl Work {
     fn leaves(&self) -> usize {
         match self {
             Self::Events(events) => events.len(),
+            Self::Outbox(waiting) => waiting.leaves.len(),
             Self::Block(block) => block.events.len() + 1,
         }
     }
@@ -219,6 +223,7 @@ struct Draft<'a> {
     found_by: Vec<IndexedLeaf>,
     spools: BTreeMap<InstanceId, Spool>,
     blocks: BTreeMap<(InstanceId, u64), KnownBlock>,
+    taken: BTreeMap<&'static str, u64>,
 }
 
 impl<'a> Draft<'a> {
@@ -231,6 +236,7 @@ impl<'a> Draft<'a> {
             found_by: Vec::new(),
             spools: BTreeMap::new(),
             blocks: BTreeMap::new(),
+            taken: BTreeMap::new(),
         })
     }
 
@@ -238,6 +244,22 @@ impl<'a> Draft<'a> {
         let first = self.tree.size();
         events.iter().for_each(|event| self.add(event));
         Planned::At(first)
+    }
+
+    /// Adds what of `waiting` nobody took since it was read.
+    fn add_waiting(&mut self, waiting: &outbox::Waiting) -> Result<Planned, LedgerError> {
+        let next = match self.taken.get(waiting.outbox) {
+            Some(drafted) => *drafted,
+            None => self.ledger.taken(waiting.outbox)?,
+        };
+        let first_leaf = self.tree.size();
+        for (place, leaf) in (waiting.first..).zip(&waiting.leaves) {
+            if place >= next {
+                self.add(leaf);
+                self.taken.insert(waiting.outbox, place + 1);
+            }
+        }
+        Ok(Planned::At(first_leaf))
     }
 
     fn add_block(&mut self, block: &VerifiedBlock) -> Result<Planned, LedgerError> {
@@ -484,6 +506,13 @@ impl<'a> Draft<'a> {
         }
         for spool in self.spools.values() {
             transaction = transaction.put(Expected::Any, spool);
+        }
+        for (outbox, next) in self.taken {
+            let taken = Taken {
+                outbox: outbox.to_owned(),
+                next,
+            };
+            transaction = transaction.put(Expected::Any, &taken);
         }
         for block in self.blocks.into_values() {
             transaction = transaction.put(

@@ -127,13 +127,7 @@ impl Ledger {
             .enumerate()
             .map(|(index, event)| self.encode(index, event))
             .collect::<Result<Vec<_>, _>>()?;
-        match self.submit(Work::Events(leaves)) {
-            Ok(appended) => Ok(appended),
-            Err(IntakeError::Ledger(error)) => Err(error),
-            Err(_) => Err(LedgerError::Damaged {
-                what: "events were judged as a block",
-            }),
-        }
+        self.append_work(Work::Events(leaves))
     }
 
     /// Takes a block from a proxy's spool. `roots` must know the roots of the time of sealing. The same block
@@ -223,6 +217,17 @@ impl Ledger {
         Ok((path, head.checkpoint))
     }
 
+    /// Appends what is no block.
+    pub(crate) fn append_work(&self, work: Work) -> Result<Appended, LedgerError> {
+        match self.submit(work) {
+            Ok(appended) => Ok(appended),
+            Err(IntakeError::Ledger(error)) => Err(error),
+            Err(_) => Err(LedgerError::Damaged {
+                what: "events were judged as a block",
+            }),
+        }
+    }
+
     pub(crate) fn head(&self) -> Result<Versioned<TreeHead>, LedgerError> {
         self.tenant
             .get::<TreeHead>(TreeHead::KEY)?
@@ -237,7 +242,7 @@ impl Ledger {
         })
     }
 
-    fn encode(&self, index: usize, event: &Event) -> Result<NewLeaf, LedgerError> {
+    pub(crate) fn encode(&self, index: usize, event: &Event) -> Result<NewLeaf, LedgerError> {
         if event.tenant != self.tenant_name {
             return Err(LedgerError::EventMalformed {
                 index,

@@ -3,8 +3,9 @@
 //! A leaf is an event, the signed head of a block of events, or evidence of a forked spool ([`Leaf`]). Hashing
 //! is RFC 6962, checkpoints, tiles and proofs are C2SP, so that a stranger's tool verifies what is exported.
 //!
-//! * [`Ledger::append`] takes the control plane's own events, [`Ledger::intake`] the blocks of proxies. Both
-//!   return when leaves, tree and signed checkpoint are durable, in one transaction of the store.
+//! * [`Ledger::append`] takes the control plane's own events, [`Ledger::take`] those that another room commits
+//!   with its changes, [`Ledger::intake`] the blocks of proxies. All return when leaves, tree and signed
+//!   checkpoint are durable, in one transaction of the store.
 //! * [`Ledger::search`], [`Ledger::tail`], [`Ledger::entry`] read; [`Ledger::prove`] and
 //!   [`Ledger::consistency`] prove; [`Ledger::verify`] recomputes everything in place.
 //! * [`Ledger::export`] writes plain files; [`verify_export`] and [`verify_proof_file`] need nothing else.
@@ -24,6 +25,7 @@ mod intake;
 mod leaf;
 mod ledger;
 mod offline;
+mod outbox;
 mod proof;
 mod search;
 mod spool;

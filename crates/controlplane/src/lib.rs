@@ -5,6 +5,8 @@
 //! that `activation` commits and `proxies` hands out.
 
 mod activation;
+#[cfg(test)]
+mod fixtures;
 mod http;
 mod metrics;
 mod pages;

@@ -3,11 +3,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use serde::{Deserialize, Serialize};
 use testudo_identity::{OutboxEntry, SNAPSHOT_COLLECTIONS};
-use testudo_model::limits::MAX_BLOCK_EVENTS;
 use testudo_runtime::Drain;
-use testudo_store::{Expected, Record, StoreError};
+use testudo_store::{Store, StoreError};
 use tracing::{error, info, warn};
 
 use crate::{activation::ActivationError, plane::Plane};
@@ -16,34 +14,19 @@ use crate::{activation::ActivationError, plane::Plane};
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Changes read at once.
 const CHANGES: usize = 1000;
-/// How far the outbox has been moved.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Relayed {
-    next: u64,
-}
-
-impl Record for Relayed {
-    const COLLECTION: &'static str = "controlplane.relayed";
-
-    fn key(&self) -> String {
-        KEY.to_owned()
-    }
-}
-
-const KEY: &str = "identity";
 
 /// Follows the store until the process drains. Runs on a thread of its own.
 pub fn follow(plane: &Arc<Plane>, drain: &Drain) {
     let mut subscription = plane.store.subscribe();
     let mut seen = subscription.told();
     loop {
-        if let Err(error) = relay(plane) {
+        if let Err(error) = plane.ledger.take::<OutboxEntry>() {
             warn!(%error, "events of the identity provider wait in its outbox");
         }
         if let Err(error) = plane.distribution.follow_revocations() {
             error!(%error, "revocations cannot be followed; proxies learn of them late");
         }
-        match directory_changed(plane, &mut seen) {
+        match directory_changed(&plane.store, &mut seen) {
             Ok(true) => refresh(plane),
             Ok(false) => {}
             Err(error) => error!(%error, "changes cannot be followed"),
@@ -55,31 +38,19 @@ pub fn follow(plane: &Arc<Plane>, drain: &Drain) {
     }
 }
 
-/// Moves what is waiting. An event keeps its id, so one moved twice after a crash is recognisable.
-pub fn relay(plane: &Plane) -> Result<(), Box<dyn std::error::Error>> {
-    let tenant = plane.store.tenant(plane.tenant());
-    loop {
-        let stored = tenant.get::<Relayed>(KEY)?;
-        let next = stored.as_ref().map_or(0, |stored| stored.record.next);
-        let waiting = tenant.read_log::<OutboxEntry>(next, MAX_BLOCK_EVENTS)?;
-        let Some((last, _)) = waiting.last() else {
-            return Ok(());
-        };
-        let relayed = Relayed { next: last + 1 };
-        let events: Vec<_> = waiting
-            .into_iter()
-            .map(|(_, OutboxEntry(event))| event)
-            .collect();
-        plane.ledger.append(&events)?;
-        let expected = stored.map_or(Expected::Absent, |stored| Expected::Version(stored.version));
-        tenant.put(expected, &relayed)?;
-    }
-}
-
-fn directory_changed(plane: &Plane, seen: &mut u64) -> Result<bool, StoreError> {
+/// Whether the directory may have changed after change `seen`, which is moved on to the newest.
+fn directory_changed(store: &Store, seen: &mut u64) -> Result<bool, StoreError> {
     let mut changed = false;
     loop {
-        let changes = plane.store.changes_since(*seen, CHANGES)?;
+        let changes = match store.changes_since(*seen, CHANGES) {
+            Ok(changes) => changes,
+            // What was missed may have been anything: whoever asks loads all of it, later than this point.
+            Err(StoreError::Forgotten { .. }) => {
+                *seen = store.subscribe().told();
+                return Ok(true);
+            }
+            Err(error) => return Err(error),
+        };
         let Some(last) = changes.last() else {
             return Ok(changed);
         };
@@ -100,5 +71,32 @@ fn refresh(plane: &Plane) {
         }
         Ok(_) | Err(ActivationError::NothingDeclared) => {}
         Err(error) => error!(%error, "the changed directory is not in force"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use testudo_identity::{Caller, RoleProfile};
+
+    use super::*;
+    use crate::fixtures::plane;
+
+    #[test]
+    fn a_follower_that_fell_too_far_behind_looks_at_everything_and_starts_again_from_now() {
+        let folder = tempfile::tempdir().unwrap();
+        let plane = plane(folder.path());
+        // As far as the store can tell the changes asked for are not known; which way makes no difference.
+        let mut seen = u64::MAX / 2;
+        assert!(directory_changed(&plane.store, &mut seen).unwrap());
+        assert_eq!(seen, plane.store.subscribe().told());
+        assert!(!directory_changed(&plane.store, &mut seen).unwrap());
+
+        let (name, caller) = ("clerk".parse().unwrap(), Caller::default());
+        let made = plane
+            .provider
+            .create_role(&name, RoleProfile::default(), &caller);
+        made.unwrap();
+        assert!(directory_changed(&plane.store, &mut seen).unwrap());
+        assert!(!directory_changed(&plane.store, &mut seen).unwrap());
     }
 }

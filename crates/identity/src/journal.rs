@@ -10,8 +10,8 @@ pub trait Journal: Send + Sync + 'static {
     fn record(&self, transaction: Transaction, event: &Event) -> Transaction;
 }
 
-/// The journal for a ledger that does not share the provider's store: events wait in a log of their own, and
-/// whoever ships them remembers the position. An event keeps its id, so shipping twice does no harm.
+/// The journal of a room that does not know the ledger: events wait in a log of their own, [`OutboxEntry`],
+/// until the ledger takes them.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Outbox;
 
@@ -28,4 +28,10 @@ pub struct OutboxEntry(pub Event);
 
 impl LogEntry for OutboxEntry {
     const LOG: &'static str = "identity.events";
+}
+
+impl From<OutboxEntry> for Event {
+    fn from(OutboxEntry(event): OutboxEntry) -> Self {
+        event
+    }
 }
