@@ -11,7 +11,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use testudo_model::{
-    DecisionId, EventId, InstanceId, Timestamp,
+    EventId, InstanceId, Timestamp,
     event::{Actor, Detail, Event, EventClass, Outcome as Ending},
 };
 use testudo_store::{Expected, Record};
@@ -19,6 +19,7 @@ use testudo_trust::merkle;
 
 use crate::{
     Appended, IntakeError, Ledger, LedgerError,
+    index::{IndexDraft, moments_of},
     intake::VerifiedBlock,
     leaf,
     ledger::{StoredLeaf, sign},
@@ -33,8 +34,6 @@ const MAX_WAITING: usize = 4_096;
 const FULL_COMMIT: usize = 4_096;
 /// Attempts against other control planes.
 const MAX_ATTEMPTS: usize = 64;
-/// Leaves in one index record: each has up to two index values.
-const INDEXED: usize = 120;
 
 /// Something to append.
 pub(crate) enum Work {
@@ -65,25 +64,41 @@ struct Waiting {
 
 type Answer = Result<Appended, IntakeError>;
 
-/// A leaf to be, and what it is found by.
+/// A leaf to be.
 pub(crate) struct NewLeaf {
     pub(crate) text: String,
-    found_by: Option<(EventId, Option<DecisionId>)>,
+    hash: merkle::Hash,
+    /// When its ids were made: what it is found by.
+    moments: Vec<String>,
 }
 
 impl NewLeaf {
     /// An event of our own; `None` if it cannot be encoded.
     pub(crate) fn of(event: &Event) -> Option<Self> {
-        Some(Self::verbatim(serde_json::to_string(event).ok()?, event))
+        let text = serde_json::to_string(event).ok()?;
+        let hash = merkle::leaf_hash(text.as_bytes());
+        Some(Self::verbatim(text, hash, event))
     }
 
-    /// An event as its reporter encoded it.
-    pub(crate) fn verbatim(text: String, event: &Event) -> Self {
-        let decision = event.decision.as_ref().map(|decision| decision.id.clone());
+    /// An event as its reporter encoded it, with its leaf hash.
+    pub(crate) fn verbatim(text: String, hash: merkle::Hash, event: &Event) -> Self {
         Self {
             text,
-            found_by: Some((event.id.clone(), decision)),
+            hash,
+            moments: moments_of(event),
         }
+    }
+
+    /// A leaf that is no event.
+    fn evidence(text: Result<String, serde_json::Error>) -> Result<Self, LedgerError> {
+        let text = text.map_err(|_| LedgerError::Damaged {
+            what: "a block leaf cannot be encoded",
+        })?;
+        Ok(Self {
+            hash: merkle::leaf_hash(text.as_bytes()),
+            text,
+            moments: Vec::new(),
+        })
     }
 }
 
@@ -220,7 +235,7 @@ struct Draft<'a> {
     now: Timestamp,
     tree: Growth,
     leaves: Vec<StoredLeaf>,
-    found_by: Vec<IndexedLeaf>,
+    index: IndexDraft,
     spools: BTreeMap<InstanceId, Spool>,
     blocks: BTreeMap<(InstanceId, u64), KnownBlock>,
     taken: BTreeMap<&'static str, u64>,
@@ -233,7 +248,7 @@ impl<'a> Draft<'a> {
             now: ledger.clock.now().max(head.recorded_at),
             tree: Growth::load(&ledger.tenant, head)?,
             leaves: Vec::new(),
-            found_by: Vec::new(),
+            index: IndexDraft::default(),
             spools: BTreeMap::new(),
             blocks: BTreeMap::new(),
             taken: BTreeMap::new(),
@@ -307,10 +322,7 @@ impl<'a> Draft<'a> {
         spool.signer = Some(evidence.signer.clone());
         spool.take(place, block.after.clone());
         let first_leaf = self.tree.size();
-        self.add(&NewLeaf {
-            text: encoded(leaf::encode_block(evidence))?,
-            found_by: None,
-        });
+        self.add(&NewLeaf::evidence(leaf::encode_block(evidence))?);
         block.events.iter().for_each(|event| self.add(event));
         let known = KnownBlock {
             instance: key.0.clone(),
@@ -338,11 +350,8 @@ impl<'a> Draft<'a> {
                 ("head_sha256", hash.as_str().into()),
             ];
             self.note(EventClass::DetectionFinding, "audit.fork", block, details)?;
-            let text = encoded(leaf::encode_fork(block.evidence.clone()))?;
-            self.add(&NewLeaf {
-                text,
-                found_by: None,
-            });
+            let fork = leaf::encode_fork(block.evidence.clone());
+            self.add(&NewLeaf::evidence(fork)?);
         }
         Ok(Planned::Refused(IntakeError::Forked {
             instance,
@@ -442,14 +451,8 @@ impl<'a> Draft<'a> {
     }
 
     fn add(&mut self, leaf: &NewLeaf) {
-        if let Some((event, decision)) = &leaf.found_by {
-            self.found_by.push(IndexedLeaf {
-                leaf: self.tree.size(),
-                event: event.clone(),
-                decision: decision.clone(),
-            });
-        }
-        self.tree.append(merkle::leaf_hash(leaf.text.as_bytes()));
+        self.index.add(self.tree.size(), &leaf.moments);
+        self.tree.append(leaf.hash);
         self.leaves.push(StoredLeaf {
             at: self.now,
             leaf: leaf.text.clone(),
@@ -496,14 +499,7 @@ impl<'a> Draft<'a> {
         for tile in self.tree.changed() {
             transaction = transaction.put(Expected::Any, &tile);
         }
-        for leaves in self.found_by.chunks(INDEXED) {
-            transaction = transaction.put(
-                Expected::Absent,
-                &LeafIndex {
-                    leaves: leaves.to_vec(),
-                },
-            );
-        }
+        transaction = self.index.write(transaction);
         for spool in self.spools.values() {
             transaction = transaction.put(Expected::Any, spool);
         }
@@ -557,50 +553,4 @@ impl KnownBlock {
             tree_size: self.tree_size,
         }
     }
-}
-
-/// Where events and decisions are found. One record for many leaves: index values cost little, records much.
-#[derive(Clone, Serialize, Deserialize)]
-pub(crate) struct LeafIndex {
-    pub(crate) leaves: Vec<IndexedLeaf>,
-}
-
-#[derive(Clone, Serialize, Deserialize)]
-pub(crate) struct IndexedLeaf {
-    pub(crate) leaf: u64,
-    pub(crate) event: EventId,
-    pub(crate) decision: Option<DecisionId>,
-}
-
-impl LeafIndex {
-    pub(crate) const EVENT: &'static str = "event";
-    pub(crate) const DECISION: &'static str = "decision";
-}
-
-impl Record for LeafIndex {
-    const COLLECTION: &'static str = "audit.index";
-
-    fn key(&self) -> String {
-        self.leaves
-            .first()
-            .map_or_else(String::new, |first| first.leaf.to_string())
-    }
-
-    fn indexes(&self) -> Vec<(&'static str, String)> {
-        let events = self
-            .leaves
-            .iter()
-            .map(|leaf| (Self::EVENT, leaf.event.to_string()));
-        let decisions = self
-            .leaves
-            .iter()
-            .filter_map(|leaf| Some((Self::DECISION, leaf.decision.as_ref()?.to_string())));
-        events.chain(decisions).collect()
-    }
-}
-
-fn encoded(text: Result<String, serde_json::Error>) -> Result<String, LedgerError> {
-    text.map_err(|_| LedgerError::Damaged {
-        what: "a block leaf cannot be encoded",
-    })
 }

@@ -138,6 +138,15 @@ pub(crate) enum ById<'a> {
     Event(&'a EventId),
 }
 
+impl ById<'_> {
+    pub(crate) fn as_str(&self) -> &str {
+        match self {
+            Self::Decision(id) => id.as_str(),
+            Self::Event(id) => id.as_str(),
+        }
+    }
+}
+
 impl Term {
     fn parse(key: &str, value: &str, now: Timestamp) -> Result<Self, FilterError> {
         let wrong = |expected| FilterError::Value {

@@ -38,12 +38,12 @@ pub(crate) struct VerifiedBlock {
 
 impl VerifiedBlock {
     pub(crate) fn verify(
-        block: &Block,
+        block: Block,
         roots: &TrustBundle,
         tenant: &TenantName,
         now: Timestamp,
     ) -> Result<Self, IntakeError> {
-        let head = parse_head(block)?;
+        let head = parse_head(&block)?;
         if head.sealed_at > now + CLOCK_SKEW {
             return Err(IntakeError::Future {
                 sealed_at: head.sealed_at,
@@ -72,7 +72,7 @@ impl VerifiedBlock {
         if !testudo_trust::verify_signature(leaf, block.head.as_bytes(), &signature) {
             return Err(IntakeError::Signature);
         }
-        let events = read_events(block, &head, tenant)?;
+        let events = read_events(block.events, &head, tenant)?;
         let (at, after) = edges(&head, &block.head).ok_or(IntakeError::Malformed {
             what: "its numbers are beyond all bounds",
         })?;
@@ -80,10 +80,10 @@ impl VerifiedBlock {
             at,
             after,
             evidence: BlockEvidence {
-                head: block.head.clone(),
-                signature: block.signature.clone(),
+                head: block.head,
+                signature: block.signature,
                 signer: certificate_thumbprint(leaf),
-                chain: block.chain.clone(),
+                chain: block.chain,
             },
             head,
             events,
@@ -133,20 +133,19 @@ pub(crate) fn decode_chain(chain: &[String]) -> Result<Vec<Vec<u8>>, IntakeError
 
 /// The block's events as leaves, if they are the reporter's own and those the head commits to.
 fn read_events(
-    block: &Block,
+    events: Vec<String>,
     head: &BlockHead,
     tenant: &TenantName,
 ) -> Result<Vec<NewLeaf>, IntakeError> {
-    let hashes: Vec<merkle::Hash> = block
-        .events
+    let hashes: Vec<merkle::Hash> = events
         .iter()
         .map(|event| merkle::leaf_hash(event.as_bytes()))
         .collect();
     if hex::encode(&merkle::root(&hashes)) != head.root {
         return Err(IntakeError::Root);
     }
-    let read = |(index, text): (usize, &String)| {
-        let event = parse_event(text).map_err(|error| IntakeError::Event {
+    let read = |(index, (text, hash)): (usize, (String, merkle::Hash))| {
+        let event = parse_event(&text).map_err(|error| IntakeError::Event {
             index,
             why: match error {
                 LeafError::TooLong => "it is too long",
@@ -165,7 +164,12 @@ fn read_events(
                 why: "it is of another tenant",
             });
         }
-        Ok(NewLeaf::verbatim(text.clone(), &event))
+        Ok(NewLeaf::verbatim(text, hash, &event))
     };
-    block.events.iter().enumerate().map(read).collect()
+    events
+        .into_iter()
+        .zip(hashes)
+        .enumerate()
+        .map(read)
+        .collect()
 }

@@ -8,7 +8,7 @@ use testudo_model::{
     event::{Block, Event, Receipt},
     limits::{MAX_BLOCK_EVENTS, MAX_EVENT_BYTES},
 };
-use testudo_store::{Expected, LogEntry, Record, Store, StoreError, Tenant, Versioned};
+use testudo_store::{Expected, Logged, Record, Store, StoreError, Tenant, Versioned};
 use testudo_trust::{
     Checkpoint, NoteSigner, NoteVerifier, TrustBundle, base64url,
     merkle::{self, Frontier},
@@ -58,8 +58,7 @@ pub struct Appended {
     pub tree_size: u64,
 }
 
-/// A leaf at rest.
-#[derive(Serialize, Deserialize)]
+/// A leaf at rest: the time in milliseconds, 8 bytes, and the leaf as it is.
 pub(crate) struct StoredLeaf {
     /// When the ledger took it. Not part of the leaf.
     pub(crate) at: Timestamp,
@@ -67,8 +66,23 @@ pub(crate) struct StoredLeaf {
     pub(crate) leaf: String,
 }
 
-impl LogEntry for StoredLeaf {
+impl Logged for StoredLeaf {
     const LOG: &'static str = "audit.leaves";
+
+    fn write(&self, out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
+        out.extend(self.at.unix_millis().to_be_bytes());
+        out.extend_from_slice(self.leaf.as_bytes());
+        Ok(())
+    }
+
+    fn read(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        let malformed = || serde::de::Error::custom("it is no leaf with its time");
+        let (at, leaf) = bytes.split_first_chunk().ok_or_else(malformed)?;
+        Ok(Self {
+            at: Timestamp::from_unix_millis(i64::from_be_bytes(*at)),
+            leaf: str::from_utf8(leaf).map_err(|_| malformed())?.to_owned(),
+        })
+    }
 }
 
 impl Ledger {
@@ -139,7 +153,7 @@ impl Ledger {
     /// # Errors
     /// The block is malformed, not authentic or contradicts an earlier one, or the store fails. There is no
     /// receipt then; see [`IntakeError::is_permanent`].
-    pub fn intake(&self, block: &Block, roots: &TrustBundle) -> Result<Receipt, IntakeError> {
+    pub fn intake(&self, block: Block, roots: &TrustBundle) -> Result<Receipt, IntakeError> {
         let verified = VerifiedBlock::verify(block, roots, &self.tenant_name, self.clock.now())?;
         let (head, head_hash) = (verified.head.clone(), verified.after.previous.clone());
         let appended = self.submit(Work::Block(Box::new(verified)))?;

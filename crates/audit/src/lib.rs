@@ -20,6 +20,7 @@ mod error;
 mod evidence;
 mod export;
 mod filter;
+mod index;
 mod inspection;
 mod intake;
 mod leaf;

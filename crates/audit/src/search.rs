@@ -1,13 +1,11 @@
 //! Reading: one leaf, the newest ones, those that match.
 //!
-//! Events and decisions are found by id through the store's blind index. Everything else is a scan from the
+//! Events and decisions are found by id: see `index`. Everything else is a scan from the
 //! newest leaf back, of at most [`SCANNED`] leaves a call: the answer says where to go on.
 
 use testudo_model::{DecisionId, EventId, Timestamp};
 
-use crate::{
-    Filter, Leaf, Ledger, LedgerError, commit::LeafIndex, filter::ById, ledger::StoredLeaf,
-};
+use crate::{Filter, Leaf, Ledger, LedgerError, filter::ById, ledger::StoredLeaf};
 
 /// Leaves one search call looks at.
 const SCANNED: u64 = 20_000;
@@ -151,24 +149,20 @@ impl Ledger {
         Ok(page)
     }
 
-    /// The events under an indexed id. There is more than one only if a reporter used an id twice.
-    fn indexed(&self, id: &ById<'_>) -> Result<Vec<Entry>, LedgerError> {
-        let records = match id {
-            ById::Event(id) => self
-                .tenant
-                .find::<LeafIndex>(LeafIndex::EVENT, id.as_str())?,
-            ById::Decision(id) => self
-                .tenant
-                .find::<LeafIndex>(LeafIndex::DECISION, id.as_str())?,
-        };
-        records
-            .iter()
-            .flat_map(|record| &record.record.leaves)
-            .filter(|leaf| match id {
-                ById::Event(id) => leaf.event == **id,
-                ById::Decision(id) => leaf.decision.as_ref() == Some(*id),
-            })
-            .map(|leaf| self.entry(leaf.leaf))
+    /// Of `count` leaves from `first` on, the events with this id.
+    pub(crate) fn entries_naming(
+        &self,
+        id: &ById<'_>,
+        first: u64,
+        count: u64,
+    ) -> Result<Vec<Entry>, LedgerError> {
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        self.tenant
+            .read_log::<StoredLeaf>(first, count)?
+            .into_iter()
+            .filter(|(_, stored)| stored.leaf.contains(id.as_str()))
+            .map(|(index, stored)| Entry::read(index, stored))
+            .filter(|read| read.as_ref().map_or(true, |entry| entry.is(id)))
             .collect()
     }
 }
@@ -183,6 +177,17 @@ impl Entry {
             recorded_at: stored.at,
             leaf,
             text: stored.leaf,
+        })
+    }
+
+    fn is(&self, id: &ById<'_>) -> bool {
+        let event = self.leaf.event();
+        event.is_some_and(|event| match id {
+            ById::Event(id) => event.id == **id,
+            ById::Decision(id) => {
+                let decision = event.decision.as_ref();
+                decision.is_some_and(|decision| decision.id == **id)
+            }
         })
     }
 

@@ -34,13 +34,15 @@ pub struct SealedRecord {
     pub sealed: Vec<u8>,
 }
 
-/// A log entry at rest.
+/// Log entries at rest: some that were appended next to each other, sealed as one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SealedEntry {
+pub struct SealedRun {
     /// Tenant and log.
     pub log: Blind,
-    /// Place in the log, from 0, without gaps.
-    pub index: u64,
+    /// Place of the first entry in the log, from 0. The runs of a log leave no gaps.
+    pub first: u64,
+    /// Number of entries, at least 1.
+    pub count: u64,
     /// Keyring term of the seal.
     pub term: u32,
     /// The sealed value.
@@ -63,8 +65,8 @@ pub struct SealedChange {
 pub enum SealedItem {
     /// A record.
     Record(SealedRecord),
-    /// A log entry.
-    Entry(SealedEntry),
+    /// Log entries.
+    Run(SealedRun),
     /// A change.
     Change(SealedChange),
 }
@@ -146,16 +148,11 @@ pub trait Reads {
         now: Timestamp,
     ) -> Result<Vec<SealedRecord>, BackendError>;
 
-    /// At most `limit` entries of `log` from index `from` on, by index.
+    /// The runs of `log` that hold its entries `from..end`, in order.
     ///
     /// # Errors
     /// When the database fails or finds itself damaged.
-    fn entries(
-        &self,
-        log: &Blind,
-        from: u64,
-        limit: usize,
-    ) -> Result<Vec<SealedEntry>, BackendError>;
+    fn runs(&self, log: &Blind, from: u64, end: u64) -> Result<Vec<SealedRun>, BackendError>;
 
     /// The index the next entry of `log` gets.
     ///
@@ -213,11 +210,11 @@ pub trait Writes: Reads {
     /// When the database fails or has no room.
     fn delete_record(&mut self, record: &SealedRecord) -> Result<(), BackendError>;
 
-    /// Adds an entry to a log.
+    /// Adds a run to a log.
     ///
     /// # Errors
-    /// When the database fails or has no room, or the log already has an entry with that index.
-    fn append_entry(&mut self, entry: &SealedEntry) -> Result<(), BackendError>;
+    /// When the database fails or has no room, or the log already has a run with that first entry.
+    fn append_run(&mut self, run: &SealedRun) -> Result<(), BackendError>;
 
     /// Adds a change.
     ///

@@ -17,6 +17,7 @@ mod change;
 mod core;
 mod error;
 mod record;
+mod run;
 mod seal;
 mod sqlite;
 mod store;
@@ -29,12 +30,12 @@ mod writer;
 pub mod limits;
 
 pub use backend::{
-    Backend, BackendError, Blind, CommitListener, Reads, SealedChange, SealedEntry, SealedItem,
-    SealedRecord, WrappedKeyring, Writes,
+    Backend, BackendError, Blind, CommitListener, Reads, SealedChange, SealedItem, SealedRecord,
+    SealedRun, WrappedKeyring, Writes,
 };
 pub use change::{Change, Operation};
 pub use error::StoreError;
-pub use record::{Cursor, Expected, LogEntry, Page, Record, Versioned};
+pub use record::{Cursor, Expected, LogEntry, Logged, Page, Record, Versioned};
 pub use sqlite::{Sqlite, SqliteOptions};
 pub use store::{Store, StoreOptions};
 pub use tenant::Tenant;

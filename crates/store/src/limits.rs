@@ -6,6 +6,9 @@ use testudo_model::limits::MAX_SNAPSHOT_BYTES;
 pub const MAX_NAME_BYTES: usize = 4 * 1024;
 /// Largest record or log entry as JSON: a snapshot is the largest thing anybody keeps.
 pub const MAX_VALUE_BYTES: usize = MAX_SNAPSHOT_BYTES;
+/// Bytes of log entries after which the next one starts a row of its own. Reading one entry opens its whole
+/// row: about 20 µs for this much.
+pub const RUN_BYTES: usize = 64 * 1024;
 /// Index values of one record. Each costs a row.
 pub const MAX_INDEX_VALUES: usize = 256;
 /// Operations in one transaction: a longer one makes all other writers wait.

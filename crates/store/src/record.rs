@@ -25,10 +25,40 @@ pub trait Record: Serialize + DeserializeOwned + Clone + Send + 'static {
     }
 }
 
-/// An entry of an append-only log.
+/// An entry of an append-only log, kept as JSON.
 pub trait LogEntry: Serialize + DeserializeOwned {
     /// Name of the log, unique in the whole program.
     const LOG: &'static str;
+}
+
+/// An entry of an append-only log, kept in a form of its own. Whatever is a [`LogEntry`] is one.
+pub trait Logged: Sized {
+    /// Name of the log, unique in the whole program.
+    const LOG: &'static str;
+
+    /// Writes the entry behind what `out` holds.
+    ///
+    /// # Errors
+    /// When it has no such form.
+    fn write(&self, out: &mut Vec<u8>) -> Result<(), serde_json::Error>;
+
+    /// Reads what [`write`](Self::write) wrote.
+    ///
+    /// # Errors
+    /// When another release wrote it.
+    fn read(bytes: &[u8]) -> Result<Self, serde_json::Error>;
+}
+
+impl<L: LogEntry> Logged for L {
+    const LOG: &'static str = <L as LogEntry>::LOG;
+
+    fn write(&self, out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
+        serde_json::to_writer(out, self)
+    }
+
+    fn read(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(bytes)
+    }
 }
 
 /// A record with the version it was read at.

@@ -12,14 +12,14 @@ use testudo_trust::{Keyring, OpenError, RootKey, constant_time_eq};
 
 use crate::{
     StoreError,
-    backend::{Blind, Reads, SealedChange, SealedEntry, SealedItem, SealedRecord, WrappedKeyring},
+    backend::{Blind, Reads, SealedChange, SealedItem, SealedRecord, SealedRun, WrappedKeyring},
 };
 
 /// What names are blinded for. The same name blinds differently for each.
-const SPACE: &[u8] = b"testudo/store/space/v1";
-const KEY: &[u8] = b"testudo/store/key/v1";
-const INDEX: &[u8] = b"testudo/store/index/v1";
-const LOG: &[u8] = b"testudo/store/log/v1";
+const SPACE: &[u8] = b"testudo store space 1";
+const KEY: &[u8] = b"testudo store key 1";
+const INDEX: &[u8] = b"testudo store index 1";
+const LOG: &[u8] = b"testudo store log 1";
 
 /// The keyring as of one version.
 pub(crate) struct Keys {
@@ -131,7 +131,7 @@ impl Keys {
     ) -> Result<(), StoreError> {
         match item {
             SealedItem::Record(record) => self.reseal_place(entropy, record),
-            SealedItem::Entry(entry) => self.reseal_place(entropy, entry),
+            SealedItem::Run(run) => self.reseal_place(entropy, run),
             SealedItem::Change(change) => self.reseal_place(entropy, change),
         }
     }
@@ -164,7 +164,7 @@ impl Place for SealedRecord {
             .map(|at| at.unix_millis().to_be_bytes())
             .unwrap_or_default();
         [
-            b"testudo/store/record/v1".as_slice(),
+            b"testudo store record 1".as_slice(),
             &self.space,
             &self.key,
             &self.position.to_be_bytes(),
@@ -191,12 +191,13 @@ impl Place for SealedRecord {
     }
 }
 
-impl Place for SealedEntry {
+impl Place for SealedRun {
     fn associated_data(&self) -> Vec<u8> {
         [
-            b"testudo/store/entry/v1".as_slice(),
+            b"testudo store run 1".as_slice(),
             &self.log,
-            &self.index.to_be_bytes(),
+            &self.first.to_be_bytes(),
+            &self.count.to_be_bytes(),
         ]
         .concat()
     }
@@ -210,14 +211,14 @@ impl Place for SealedEntry {
     }
 
     fn describe(&self) -> String {
-        format!("log entry {}", self.index)
+        format!("the log entries from {} on", self.first)
     }
 }
 
 impl Place for SealedChange {
     fn associated_data(&self) -> Vec<u8> {
         [
-            b"testudo/store/change/v1".as_slice(),
+            b"testudo store change 1".as_slice(),
             &self.sequence.to_be_bytes(),
         ]
         .concat()

@@ -7,9 +7,10 @@ use testudo_model::TenantName;
 
 use crate::{
     Store, StoreError,
-    backend::{Blind, SealedEntry, SealedRecord},
+    backend::{Blind, SealedRecord},
     limits,
-    record::{Cursor, Expected, LogEntry, Page, Record, Versioned},
+    record::{Cursor, Expected, Logged, Page, Record, Versioned},
+    run,
     seal::Keys,
     transaction::Transaction,
     unit::{Address, Append, Delete, Put, check_size, decode, encode},
@@ -133,7 +134,7 @@ impl Tenant {
     ///
     /// # Errors
     /// As [`put`](Self::put).
-    pub fn append<L: LogEntry>(&self, entries: &[L]) -> Result<u64, StoreError> {
+    pub fn append<L: Logged>(&self, entries: &[L]) -> Result<u64, StoreError> {
         let append = self.append_of(entries)?;
         self.store.writer().submit(move |unit| unit.append(&append))
     }
@@ -142,7 +143,7 @@ impl Tenant {
     ///
     /// # Errors
     /// As [`get`](Self::get); [`StoreError::Corrupt`] when an entry is missing.
-    pub fn read_log<L: LogEntry>(
+    pub fn read_log<L: Logged>(
         &self,
         from: u64,
         limit: usize,
@@ -150,12 +151,8 @@ impl Tenant {
         let limit = limit.clamp(1, limits::MAX_PAGE);
         self.store.core().read(|reads, keys| {
             let log = keys.log(&self.name, L::LOG);
-            let entries = reads.entries(&log, from, limit)?;
-            entries
-                .iter()
-                .zip(from..)
-                .map(|(entry, index)| open_entry(keys, &log, index, entry))
-                .collect()
+            let end = from.saturating_add(limit as u64);
+            run::unpack(keys, &log, from, end, &reads.runs(&log, from, end)?)
         })
     }
 
@@ -163,7 +160,7 @@ impl Tenant {
     ///
     /// # Errors
     /// What the database says.
-    pub fn log_len<L: LogEntry>(&self) -> Result<u64, StoreError> {
+    pub fn log_len<L: Logged>(&self) -> Result<u64, StoreError> {
         self.store
             .core()
             .read(|reads, keys| Ok(reads.log_length(&keys.log(&self.name, L::LOG))?))
@@ -223,19 +220,19 @@ impl Tenant {
         })
     }
 
-    pub(crate) fn append_of<L: LogEntry>(&self, entries: &[L]) -> Result<Append, StoreError> {
+    pub(crate) fn append_of<L: Logged>(&self, entries: &[L]) -> Result<Append, StoreError> {
         check_size(
             "the list of log entries",
             entries.len(),
             limits::MAX_OPERATIONS,
         )?;
-        let entries = entries.iter().map(encode_entry).collect::<Result<_, _>>()?;
+        let runs = run::pack(entries)?;
         let log = self.store.core().keys.current().log(&self.name, L::LOG);
         Ok(Append {
             tenant: Arc::clone(&self.name),
             name: L::LOG,
             log,
-            entries,
+            runs,
         })
     }
 
@@ -295,27 +292,4 @@ fn confirmed<R: Record>(
     } else {
         Err(StoreError::corrupt("an index"))
     }
-}
-
-fn encode_entry<L: LogEntry>(entry: &L) -> Result<Vec<u8>, StoreError> {
-    let plain = serde_json::to_vec(entry).map_err(|source| StoreError::Encode {
-        collection: L::LOG,
-        source: Arc::new(source),
-    })?;
-    check_size("a log entry", plain.len(), limits::MAX_VALUE_BYTES)?;
-    Ok(plain)
-}
-
-fn open_entry<L: LogEntry>(
-    keys: &Keys,
-    log: &Blind,
-    index: u64,
-    sealed: &SealedEntry,
-) -> Result<(u64, L), StoreError> {
-    if sealed.log != *log || sealed.index != index {
-        return Err(StoreError::corrupt(format!(
-            "log entry {index}, which is missing,"
-        )));
-    }
-    Ok((index, decode(L::LOG, &keys.open(sealed)?)?))
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     StoreError, Tenant, limits,
-    record::{Expected, LogEntry, Record},
+    record::{Expected, Logged, Record},
     unit::{Effect, Write, check_size},
 };
 
@@ -44,12 +44,12 @@ impl Transaction {
     }
 
     /// Appends an entry to a log.
-    pub fn append<L: LogEntry>(self, entry: &L) -> Self {
+    pub fn append<L: Logged>(self, entry: &L) -> Self {
         self.append_all(std::slice::from_ref(entry))
     }
 
     /// Appends entries to a log, next to each other, as one change.
-    pub fn append_all<L: LogEntry>(self, entries: &[L]) -> Self {
+    pub fn append_all<L: Logged>(self, entries: &[L]) -> Self {
         let write = self.tenant.append_of(entries).map(Write::Append);
         self.with(write)
     }

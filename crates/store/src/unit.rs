@@ -7,11 +7,12 @@ use testudo_model::Timestamp;
 
 use crate::{
     StoreError,
-    backend::{Blind, SealedChange, SealedEntry, SealedRecord, Writes},
+    backend::{Blind, SealedChange, SealedRecord, SealedRun, Writes},
     change::{Operation, SealedForm},
     core::Core,
     limits,
     record::Expected,
+    run::Run,
     seal::Keys,
 };
 
@@ -56,7 +57,7 @@ pub(crate) struct Append {
     pub(crate) tenant: Arc<str>,
     pub(crate) name: &'static str,
     pub(crate) log: Blind,
-    pub(crate) entries: Vec<Vec<u8>>,
+    pub(crate) runs: Vec<Run>,
 }
 
 /// What a write did.
@@ -192,26 +193,29 @@ impl<'a> Unit<'a> {
             tenant,
             name,
             log,
-            entries,
+            runs,
         } = append;
         let first = self.writes.log_length(log)?;
-        for (plain, index) in entries.iter().zip(first..) {
-            let mut entry = SealedEntry {
+        let mut next = first;
+        for Run { count, plain } in runs {
+            let mut run = SealedRun {
                 log: *log,
-                index,
+                first: next,
+                count: *count,
                 term: 0,
                 sealed: Vec::new(),
             };
-            self.keys.seal(&*self.core.entropy, &mut entry, plain);
-            self.writes.append_entry(&entry)?;
+            self.keys.seal(&*self.core.entropy, &mut run, plain);
+            self.writes.append_run(&run)?;
+            next += count;
         }
-        if !entries.is_empty() {
+        if next > first {
             self.change(
                 tenant,
                 name,
                 Operation::Append {
                     first,
-                    count: entries.len() as u64,
+                    count: next - first,
                 },
             )?;
         }

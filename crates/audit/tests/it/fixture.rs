@@ -137,7 +137,8 @@ impl World {
             method: "GET".to_owned(),
             path: path.to_owned(),
             reason: "allowed".to_owned(),
-            legs: Vec::new(),
+            legs: Vec::new().into(),
+            context: None,
             status: 0,
         });
         event

@@ -13,7 +13,10 @@ use crate::fixture::{World, domain};
 
 fn refusal(world: &World, block: &Block) -> IntakeError {
     let size = world.ledger.size().unwrap();
-    let error = world.ledger.intake(block, &world.roots).unwrap_err();
+    let error = world
+        .ledger
+        .intake(block.clone(), &world.roots)
+        .unwrap_err();
     assert_eq!(
         world.ledger.size().unwrap(),
         size,
@@ -27,7 +30,7 @@ fn a_block_and_its_events_are_leaves_when_the_receipt_says_so() {
     let world = World::new();
     let mut proxy = world.proxy("orders");
     let block = proxy.seal(&world, 3);
-    let receipt = world.ledger.intake(&block, &world.roots).unwrap();
+    let receipt = world.ledger.intake(block.clone(), &world.roots).unwrap();
     assert_eq!(
         (receipt.block, receipt.first_leaf, receipt.tree_size),
         (0, 0, 4)
@@ -53,11 +56,17 @@ fn the_same_block_again_gets_the_same_receipt_and_no_leaf() {
     let world = World::new();
     let mut proxy = world.proxy("orders");
     let block = proxy.seal(&world, 3);
-    let first = world.ledger.intake(&block, &world.roots).unwrap();
+    let first = world.ledger.intake(block.clone(), &world.roots).unwrap();
     world.ledger.append(&world.own_events(2)).unwrap();
-    assert_eq!(world.ledger.intake(&block, &world.roots).unwrap(), first);
+    assert_eq!(
+        world.ledger.intake(block.clone(), &world.roots).unwrap(),
+        first
+    );
     let world = world.reopen();
-    assert_eq!(world.ledger.intake(&block, &world.roots).unwrap(), first);
+    assert_eq!(
+        world.ledger.intake(block.clone(), &world.roots).unwrap(),
+        first
+    );
     assert_eq!(world.ledger.size().unwrap(), 6);
 }
 
@@ -73,7 +82,7 @@ fn certificates_are_stored_once_while_they_last() {
         let block = proxy.seal(&world, 0);
         let at = world
             .ledger
-            .intake(&block, &world.roots)
+            .intake(block.clone(), &world.roots)
             .unwrap()
             .first_leaf;
         let Leaf::Block(evidence) = world.ledger.entry(at).unwrap().leaf else {
@@ -97,7 +106,10 @@ fn a_gap_is_an_event_and_so_is_its_end() {
     let mut proxy = world.proxy("orders");
     let blocks: Vec<_> = (0..4).map(|_| proxy.seal(&world, 1)).collect();
     for at in [0, 3, 1, 2] {
-        world.ledger.intake(&blocks[at], &world.roots).unwrap();
+        world
+            .ledger
+            .intake(blocks[at].clone(), &world.roots)
+            .unwrap();
     }
     let one = ["BLOCK", "decision.enforce"];
     let expected = [
@@ -125,7 +137,7 @@ fn lost_events_are_told() {
     let world = World::new();
     let mut proxy = world.proxy("orders");
     let block = proxy.seal_events(&world, &[], 7);
-    world.ledger.intake(&block, &world.roots).unwrap();
+    world.ledger.intake(block.clone(), &world.roots).unwrap();
     assert_eq!(world.activities(), ["audit.lost", "BLOCK"]);
     assert_eq!(world.ledger.verify(None, None).unwrap().lost_events, 7);
 }
@@ -136,24 +148,27 @@ fn a_fork_is_refused_and_kept_once_as_evidence() {
     let mut proxy = world.proxy("orders");
     world
         .ledger
-        .intake(&proxy.seal(&world, 1), &world.roots)
+        .intake(proxy.seal(&world, 1), &world.roots)
         .unwrap();
     let mut restored = proxy.clone();
     world
         .ledger
-        .intake(&proxy.seal(&world, 1), &world.roots)
+        .intake(proxy.seal(&world, 1), &world.roots)
         .unwrap();
     let before = world.ledger.size().unwrap();
     let other = restored.seal(&world, 2);
     for _ in 0..3 {
-        let error = world.ledger.intake(&other, &world.roots).unwrap_err();
+        let error = world
+            .ledger
+            .intake(other.clone(), &world.roots)
+            .unwrap_err();
         assert!(matches!(error, IntakeError::Forked { block: 1, .. }) && error.is_permanent());
     }
     assert_eq!(world.activities()[4..], ["audit.fork", "FORK"]);
     assert_eq!(world.ledger.size().unwrap(), before + 2);
     let next = world
         .ledger
-        .intake(&restored.seal(&world, 1), &world.roots)
+        .intake(restored.seal(&world, 1), &world.roots)
         .unwrap_err();
     assert!(
         matches!(next, IntakeError::Forked { block: 2, .. }),
@@ -161,7 +176,7 @@ fn a_fork_is_refused_and_kept_once_as_evidence() {
     );
     world
         .ledger
-        .intake(&proxy.seal(&world, 1), &world.roots)
+        .intake(proxy.seal(&world, 1), &world.roots)
         .unwrap();
     let report = world.ledger.verify(Some(&world.roots), None).unwrap();
     assert!(report.is_intact() && report.forks == 2, "{report:?}");
@@ -173,12 +188,12 @@ fn forks_cannot_fill_the_ledger() {
     let proxy = world.proxy("orders");
     world
         .ledger
-        .intake(&proxy.clone().seal(&world, 1), &world.roots)
+        .intake(proxy.clone().seal(&world, 1), &world.roots)
         .unwrap();
     for _ in 0..20 {
         world
             .ledger
-            .intake(&proxy.clone().seal(&world, 1), &world.roots)
+            .intake(proxy.clone().seal(&world, 1), &world.roots)
             .unwrap_err();
     }
     assert_eq!(world.ledger.size().unwrap(), 2 + 2 * 8);
@@ -189,7 +204,7 @@ fn a_block_whose_certificate_has_expired_since_is_taken() {
     let world = World::new();
     let block = world.proxy("orders").seal(&world, 1);
     world.clock.advance(Duration::from_secs(12 * 3600));
-    world.ledger.intake(&block, &world.roots).unwrap();
+    world.ledger.intake(block.clone(), &world.roots).unwrap();
 }
 
 #[test]
@@ -222,9 +237,9 @@ fn a_block_is_taken_only_from_its_certified_reporter() {
     let stranger =
         CertificateAuthority::generate(&domain(), world.clock.now(), Duration::from_secs(86_400));
     let foreign = TrustBundle::new(domain(), vec![stranger.unwrap().cert_der().to_vec()]).unwrap();
-    let error = world.ledger.intake(&good, &foreign).unwrap_err();
+    let error = world.ledger.intake(good.clone(), &foreign).unwrap_err();
     assert!(matches!(error, IntakeError::Chain { .. }));
-    world.ledger.intake(&good, &world.roots).unwrap();
+    world.ledger.intake(good.clone(), &world.roots).unwrap();
 }
 
 #[test]
@@ -297,7 +312,7 @@ fn a_spool_has_one_owner() {
     cart.instance = orders.instance.clone();
     world
         .ledger
-        .intake(&orders.seal(&world, 1), &world.roots)
+        .intake(orders.seal(&world, 1), &world.roots)
         .unwrap();
     assert!(matches!(
         refusal(&world, &cart.seal(&world, 1)),
@@ -311,12 +326,12 @@ fn missing_numbers_inside_a_chain_are_a_fork() {
     let mut proxy = world.proxy("orders");
     world
         .ledger
-        .intake(&proxy.seal(&world, 2), &world.roots)
+        .intake(proxy.seal(&world, 2), &world.roots)
         .unwrap();
     proxy.sequence += 1;
     let error = world
         .ledger
-        .intake(&proxy.seal(&world, 2), &world.roots)
+        .intake(proxy.seal(&world, 2), &world.roots)
         .unwrap_err();
     assert!(matches!(error, IntakeError::Forked { .. }));
 }

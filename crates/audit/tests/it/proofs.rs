@@ -93,7 +93,7 @@ fn grown() -> World {
     for count in [1, 254, 0, 1, 255, 30, 100] {
         world
             .ledger
-            .intake(&proxy.seal(&world, count), &world.roots)
+            .intake(proxy.seal(&world, count), &world.roots)
             .unwrap();
         world.ledger.append(&world.own_events(2)).unwrap();
     }

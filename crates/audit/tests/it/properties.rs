@@ -100,7 +100,7 @@ proptest! {
                         let number = before.block - 1;
                         let known = acknowledged_block(&world, original.clone());
                         if known {
-                            let refused = world.ledger.intake(&forged, &world.roots);
+                            let refused = world.ledger.intake(forged.clone(), &world.roots);
                             let forked = matches!(
                                 refused,
                                 Err(IntakeError::Forked { block, .. }) if block == number
@@ -122,7 +122,7 @@ proptest! {
                 }
             };
             if let Some(block) = block {
-                let receipt = world.ledger.intake(&block, &world.roots).unwrap();
+                let receipt = world.ledger.intake(block.clone(), &world.roots).unwrap();
                 prop_assert!(receipt.tree_size <= world.ledger.size().unwrap());
                 acknowledged.extend(block.events.iter().cloned());
             }
@@ -134,7 +134,7 @@ proptest! {
         prop_assert!(report.is_intact(), "{:?}", report);
         for sender in &senders {
             for (_, block) in &sender.blocks {
-                world.ledger.intake(block, &world.roots).unwrap();
+                world.ledger.intake(block.clone(), &world.roots).unwrap();
             }
         }
         prop_assert_eq!(world.ledger.verify(None, None).unwrap().missing_blocks, 0);
@@ -169,7 +169,7 @@ fn many_threads_and_two_control_planes_append_side_by_side() {
                 let mut proxy = proxy;
                 for _ in 0..10 {
                     let block = proxy.seal(world, 5);
-                    let receipt = ledger.intake(&block, &world.roots).unwrap();
+                    let receipt = ledger.intake(block.clone(), &world.roots).unwrap();
                     let first = ledger.entry(receipt.first_leaf + 1).unwrap();
                     assert_eq!(first.text, block.events[0]);
                 }

@@ -43,7 +43,7 @@ fn search_finds_the_newest_first() {
         let event = world.decision(proxy.id(), path, outcome);
         world
             .ledger
-            .intake(&proxy.seal_events(&world, &[event], 0), &world.roots)
+            .intake(proxy.seal_events(&world, &[event], 0), &world.roots)
             .unwrap();
         world.clock.advance(Duration::from_secs(60));
     }
@@ -63,7 +63,7 @@ fn decisions_and_events_are_found_by_id_among_thousands() {
     for _ in 0..3 {
         world
             .ledger
-            .intake(&proxy.seal(&world, 700), &world.roots)
+            .intake(proxy.seal(&world, 700), &world.roots)
             .unwrap();
     }
     for index in [1, 120, 121, 700, 702, 2_102] {
@@ -88,7 +88,7 @@ fn pages_follow_each_other_without_gap_or_repetition() {
     let mut proxy = world.proxy("orders");
     world
         .ledger
-        .intake(&proxy.seal(&world, 1_500), &world.roots)
+        .intake(proxy.seal(&world, 1_500), &world.roots)
         .unwrap();
     let filter = filter(&world, "class=authorize_session");
     let (mut seen, mut before) = (Vec::new(), None);

@@ -21,7 +21,7 @@ fn exported_with(blocks: usize, events: usize) -> (World, PathBuf) {
     for _ in 0..blocks {
         world
             .ledger
-            .intake(&proxy.seal(&world, events), &world.roots)
+            .intake(proxy.seal(&world, events), &world.roots)
             .unwrap();
     }
     world.ledger.append(&world.own_events(2)).unwrap();
@@ -298,7 +298,7 @@ fn a_changed_byte_of_the_data_folder_never_shows_as_an_intact_ledger_with_other_
     for _ in 0..5 {
         world
             .ledger
-            .intake(&proxy.seal(&world, 40), &world.roots)
+            .intake(proxy.seal(&world, 40), &world.roots)
             .unwrap();
     }
     let texts = |world: &World| {

@@ -12,7 +12,7 @@ fn figures() {
     let blocks: Vec<_> = (0..10).map(|_| proxy.seal(&world, 4_096)).collect();
     let start = Instant::now();
     for block in &blocks {
-        world.ledger.intake(block, &world.roots).unwrap();
+        world.ledger.intake(block.clone(), &world.roots).unwrap();
     }
     let leaves = world.ledger.size().unwrap();
     let per_second = leaves as f64 / start.elapsed().as_secs_f64();

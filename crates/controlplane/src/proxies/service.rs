@@ -1,6 +1,6 @@
 //! The unary calls: enrol, renew, web certificate, ship.
 
-use std::sync::Arc;
+use std::{fmt::Display, sync::Arc};
 
 use bytes::Bytes;
 use testudo_audit::Ledger;
@@ -153,7 +153,7 @@ impl Proxy for Services {
 
     async fn ship(&self, request: Request<ShipRequest>) -> Result<Response<ShipReply>, Status> {
         let peer = Peer::certified(&request, &*self.clock)?;
-        let json = request.into_inner().block;
+        let block = request.into_inner().block;
         let _turn = self
             .intakes
             .acquire()
@@ -161,7 +161,7 @@ impl Proxy for Services {
             .map_err(|_| Status::unavailable("shutting down"))?;
         let (workloads, ledger) = (Arc::clone(&self.workloads), Arc::clone(&self.ledger));
         let receipt =
-            tokio::task::spawn_blocking(move || take_block(&peer.id, &json, &workloads, &ledger))
+            tokio::task::spawn_blocking(move || take_block(&peer.id, &block, &workloads, &ledger))
                 .await
                 .map_err(|_| Status::internal("the intake failed"))??;
         let receipt =
@@ -176,13 +176,14 @@ impl Proxy for Services {
 /// under a root that has left the published bundle since.
 fn take_block(
     peer: &SpiffeId,
-    json: &[u8],
+    block: &[u8],
     workloads: &Workloads,
     ledger: &Ledger,
 ) -> Result<Receipt, Status> {
-    let malformed = |_| Status::failed_precondition("the block is malformed");
-    let block: Block = serde_json::from_slice(json).map_err(malformed)?;
-    let head: BlockHead = serde_json::from_str(&block.head).map_err(malformed)?;
+    let malformed =
+        |why: &dyn Display| Status::failed_precondition(format!("the block is malformed: {why}"));
+    let block = Block::decode(block).map_err(|error| malformed(&error))?;
+    let head: BlockHead = serde_json::from_str(&block.head).map_err(|error| malformed(&error))?;
     if head.reporter != *peer {
         return Err(Status::permission_denied(
             "a proxy ships its own events only",
@@ -192,7 +193,7 @@ fn take_block(
         .historic_bundle()
         .map_err(|error| status::of_workload(&error))?;
     ledger
-        .intake(&block, &roots)
+        .intake(block, &roots)
         .map_err(|error| status::of_intake(&error))
 }
 

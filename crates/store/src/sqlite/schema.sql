@@ -28,14 +28,15 @@ CREATE TABLE index_value (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX index_value_by_position ON index_value (position);
 
-CREATE TABLE entry (
+CREATE TABLE run (
     log BLOB NOT NULL,
-    place INTEGER NOT NULL,
+    first INTEGER NOT NULL,
+    count INTEGER NOT NULL,
     term INTEGER NOT NULL,
     sealed BLOB NOT NULL
 ) STRICT;
-CREATE UNIQUE INDEX entry_by_place ON entry (log, place);
-CREATE INDEX entry_by_term ON entry (term);
+CREATE UNIQUE INDEX run_by_first ON run (log, first);
+CREATE INDEX run_by_term ON run (term);
 
 CREATE TABLE change (
     sequence INTEGER PRIMARY KEY,

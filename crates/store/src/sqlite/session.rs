@@ -7,8 +7,8 @@ use testudo_model::Timestamp;
 
 use super::Writing;
 use crate::backend::{
-    BackendError, Blind, Reads, SealedChange, SealedEntry, SealedItem, SealedRecord,
-    WrappedKeyring, Writes,
+    BackendError, Blind, Reads, SealedChange, SealedItem, SealedRecord, SealedRun, WrappedKeyring,
+    Writes,
 };
 
 /// A connection, lent for as long as the session lives.
@@ -112,23 +112,20 @@ impl<C: Deref<Target = Connection>> Reads for Session<C> {
         )
     }
 
-    fn entries(
-        &self,
-        log: &Blind,
-        from: u64,
-        limit: usize,
-    ) -> Result<Vec<SealedEntry>, BackendError> {
+    fn runs(&self, log: &Blind, from: u64, end: u64) -> Result<Vec<SealedRun>, BackendError> {
         self.many(
-            "SELECT log, place, term, sealed FROM entry
-             WHERE log = ?1 AND place >= ?2 ORDER BY place LIMIT ?3",
-            params![log, number(from), count(limit)],
-            read_entry,
+            "SELECT log, first, count, term, sealed FROM run
+             WHERE log = ?1 AND first < ?3 AND first >= coalesce(
+                (SELECT max(first) FROM run WHERE log = ?1 AND first <= ?2), 0)
+             ORDER BY first",
+            params![log, number(from), number(end)],
+            read_run,
         )
     }
 
     fn log_length(&self, log: &Blind) -> Result<u64, BackendError> {
         self.number(
-            "SELECT coalesce(max(place) + 1, 0) FROM entry WHERE log = ?1",
+            "SELECT coalesce((SELECT first + count FROM run WHERE log = ?1 ORDER BY first DESC LIMIT 1), 0)",
             params![log],
         )
     }
@@ -205,10 +202,16 @@ impl Writes for Session<Writing<'_>> {
         )
     }
 
-    fn append_entry(&mut self, entry: &SealedEntry) -> Result<(), BackendError> {
+    fn append_run(&mut self, run: &SealedRun) -> Result<(), BackendError> {
         self.run(
-            "INSERT INTO entry (log, place, term, sealed) VALUES (?1, ?2, ?3, ?4)",
-            params![entry.log, number(entry.index), entry.term, entry.sealed],
+            "INSERT INTO run (log, first, count, term, sealed) VALUES (?1, ?2, ?3, ?4, ?5)",
+            params![
+                run.log,
+                number(run.first),
+                number(run.count),
+                run.term,
+                run.sealed
+            ],
         )
     }
 
@@ -250,12 +253,12 @@ impl Writes for Session<Writing<'_>> {
             .into_iter()
             .map(SealedItem::Record)
             .collect();
-        let entries = self.many(
-            "SELECT log, place, term, sealed FROM entry WHERE term < ?1 LIMIT ?2",
+        let runs = self.many(
+            "SELECT log, first, count, term, sealed FROM run WHERE term < ?1 LIMIT ?2",
             params![term, count(limit - items.len())],
-            read_entry,
+            read_run,
         )?;
-        items.extend(entries.into_iter().map(SealedItem::Entry));
+        items.extend(runs.into_iter().map(SealedItem::Run));
         let changes = self.many(
             "SELECT sequence, term, sealed FROM change WHERE term < ?1 LIMIT ?2",
             params![term, count(limit - items.len())],
@@ -271,9 +274,9 @@ impl Writes for Session<Writing<'_>> {
                 "UPDATE record SET term = ?1, sealed = ?2 WHERE position = ?3",
                 params![record.term, record.sealed, number(record.position)],
             ),
-            SealedItem::Entry(entry) => self.run(
-                "UPDATE entry SET term = ?1, sealed = ?2 WHERE log = ?3 AND place = ?4",
-                params![entry.term, entry.sealed, entry.log, number(entry.index)],
+            SealedItem::Run(run) => self.run(
+                "UPDATE run SET term = ?1, sealed = ?2 WHERE log = ?3 AND first = ?4",
+                params![run.term, run.sealed, run.log, number(run.first)],
             ),
             SealedItem::Change(change) => self.run(
                 "UPDATE change SET term = ?1, sealed = ?2 WHERE sequence = ?3",
@@ -306,12 +309,13 @@ fn read_record(row: &Row<'_>) -> rusqlite::Result<SealedRecord> {
     })
 }
 
-fn read_entry(row: &Row<'_>) -> rusqlite::Result<SealedEntry> {
-    Ok(SealedEntry {
+fn read_run(row: &Row<'_>) -> rusqlite::Result<SealedRun> {
+    Ok(SealedRun {
         log: row.get(0)?,
-        index: row.get(1)?,
-        term: row.get(2)?,
-        sealed: row.get(3)?,
+        first: row.get(1)?,
+        count: row.get(2)?,
+        term: row.get(3)?,
+        sealed: row.get(4)?,
     })
 }
 

@@ -8,8 +8,8 @@ use std::{
 
 use testudo_model::Timestamp;
 use testudo_store::{
-    Backend, BackendError, Blind, CommitListener, Reads, SealedChange, SealedEntry, SealedItem,
-    SealedRecord, WrappedKeyring, Writes,
+    Backend, BackendError, Blind, CommitListener, Reads, SealedChange, SealedItem, SealedRecord,
+    SealedRun, WrappedKeyring, Writes,
 };
 
 #[derive(Clone, Default)]
@@ -17,7 +17,7 @@ struct State {
     keyring: Option<WrappedKeyring>,
     records: BTreeMap<u64, SealedRecord>,
     filed: BTreeSet<(Blind, u64)>,
-    entries: BTreeMap<(Blind, u64), SealedEntry>,
+    runs: BTreeMap<(Blind, u64), SealedRun>,
     changes: BTreeMap<u64, SealedChange>,
 }
 
@@ -120,27 +120,18 @@ impl Reads for Snapshot {
             .collect())
     }
 
-    fn entries(
-        &self,
-        log: &Blind,
-        from: u64,
-        limit: usize,
-    ) -> Result<Vec<SealedEntry>, BackendError> {
-        let entries = self.0.entries.range((*log, from)..=(*log, u64::MAX));
-        Ok(entries
-            .map(|(_, entry)| entry)
-            .take(limit)
+    fn runs(&self, log: &Blind, from: u64, end: u64) -> Result<Vec<SealedRun>, BackendError> {
+        let runs = self.0.runs.range((*log, 0)..(*log, end));
+        Ok(runs
+            .map(|(_, run)| run)
+            .filter(|run| run.first + run.count > from)
             .cloned()
             .collect())
     }
 
     fn log_length(&self, log: &Blind) -> Result<u64, BackendError> {
-        let last = self
-            .0
-            .entries
-            .range((*log, 0)..=(*log, u64::MAX))
-            .next_back();
-        Ok(last.map_or(0, |((_, index), _)| index + 1))
+        let last = self.0.runs.range((*log, 0)..=(*log, u64::MAX)).next_back();
+        Ok(last.map_or(0, |(_, run)| run.first + run.count))
     }
 
     fn changes(&self, after: u64, limit: usize) -> Result<Vec<SealedChange>, BackendError> {
@@ -206,13 +197,8 @@ impl Reads for Writing<'_> {
         self.state.indexed(index_value, limit, now)
     }
 
-    fn entries(
-        &self,
-        log: &Blind,
-        from: u64,
-        limit: usize,
-    ) -> Result<Vec<SealedEntry>, BackendError> {
-        self.state.entries(log, from, limit)
+    fn runs(&self, log: &Blind, from: u64, end: u64) -> Result<Vec<SealedRun>, BackendError> {
+        self.state.runs(log, from, end)
     }
 
     fn log_length(&self, log: &Blind) -> Result<u64, BackendError> {
@@ -277,11 +263,11 @@ impl Writes for Writing<'_> {
         Ok(())
     }
 
-    fn append_entry(&mut self, entry: &SealedEntry) -> Result<(), BackendError> {
+    fn append_run(&mut self, run: &SealedRun) -> Result<(), BackendError> {
         assert!(
             self.state()
-                .entries
-                .insert((entry.log, entry.index), entry.clone())
+                .runs
+                .insert((run.log, run.first), run.clone())
                 .is_none()
         );
         Ok(())
@@ -329,26 +315,26 @@ impl Writes for Writing<'_> {
             .filter(|r| r.term < term)
             .cloned()
             .map(SealedItem::Record);
-        let entries = state
-            .entries
+        let runs = state
+            .runs
             .values()
-            .filter(|e| e.term < term)
+            .filter(|r| r.term < term)
             .cloned()
-            .map(SealedItem::Entry);
+            .map(SealedItem::Run);
         let changes = state
             .changes
             .values()
             .filter(|c| c.term < term)
             .cloned()
             .map(SealedItem::Change);
-        Ok(records.chain(entries).chain(changes).take(limit).collect())
+        Ok(records.chain(runs).chain(changes).take(limit).collect())
     }
 
     fn reseal(&mut self, item: &SealedItem) -> Result<(), BackendError> {
         let state = self.state();
         match item.clone() {
             SealedItem::Record(record) => drop(state.records.insert(record.position, record)),
-            SealedItem::Entry(entry) => drop(state.entries.insert((entry.log, entry.index), entry)),
+            SealedItem::Run(run) => drop(state.runs.insert((run.log, run.first), run)),
             SealedItem::Change(change) => drop(state.changes.insert(change.sequence, change)),
         }
         Ok(())

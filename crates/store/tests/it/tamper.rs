@@ -29,9 +29,9 @@ impl Scene {
                 )
                 .unwrap();
         }
-        records
-            .append(&[line("one"), line("two"), line("three")])
-            .unwrap();
+        for text in ["one", "two", "three"] {
+            records.append(&[line(text)]).unwrap();
+        }
         records.next_sequence("n").unwrap();
         let attacker = attack(folder.path());
         Self {
@@ -213,18 +213,27 @@ fn a_log_with_a_swapped_or_missing_entry_is_noticed() {
     let scene = Scene::new();
     let read = || tenant(&scene.store).read_log::<Line>(0, 10);
     assert_eq!(read().unwrap().len(), 3);
-    scene.change("UPDATE entry SET place = 9 WHERE place = 0", []);
-    scene.change("UPDATE entry SET place = 0 WHERE place = 1", []);
-    scene.change("UPDATE entry SET place = 1 WHERE place = 9", []);
+    scene.change("UPDATE run SET first = 9 WHERE first = 0", []);
+    scene.change("UPDATE run SET first = 0 WHERE first = 1", []);
+    scene.change("UPDATE run SET first = 1 WHERE first = 9", []);
     assert_corrupt(read());
     let scene = Scene::new();
-    scene.change("DELETE FROM entry WHERE place = 1", []);
+    scene.change("DELETE FROM run WHERE first = 1", []);
     assert_corrupt(tenant(&scene.store).read_log::<Line>(0, 10));
     assert_corrupt(tenant(&scene.store).read_log::<Line>(1, 10));
     assert_eq!(
         tenant(&scene.store).read_log::<Line>(2, 10).unwrap().len(),
         1
     );
+}
+
+#[test]
+fn a_row_of_log_entries_that_claims_more_or_fewer_is_noticed() {
+    for count in [0, 2, i64::MAX] {
+        let scene = Scene::new();
+        scene.change("UPDATE run SET count = ?1 WHERE first = 1", [count]);
+        assert_corrupt(tenant(&scene.store).read_log::<Line>(0, 10));
+    }
 }
 
 #[test]
@@ -242,9 +251,9 @@ fn a_list_of_changes_with_a_swapped_or_missing_one_is_noticed() {
 #[test]
 fn a_changed_sequence_gives_no_number() {
     let scene = Scene::new();
-    let old = scene.sealed(4);
+    let old = scene.sealed(6);
     assert_eq!(tenant(&scene.store).next_sequence("n").unwrap(), 2);
-    scene.change("UPDATE record SET sealed = ?1 WHERE position = 4", [&old]);
+    scene.change("UPDATE record SET sealed = ?1 WHERE position = 6", [&old]);
     assert_corrupt(tenant(&scene.store).next_sequence("n"));
 }
 

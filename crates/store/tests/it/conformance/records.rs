@@ -17,6 +17,7 @@ on_every_backend! {
     pages_keep_the_order_of_first_insertion_whatever_is_written_between
     tenants_and_collections_are_worlds_apart
     a_log_is_dense_under_concurrent_appends
+    a_long_append_reads_back_from_anywhere
     a_sequence_gives_no_number_twice
     optimistic_writers_lose_no_update
     an_expired_record_is_absent_everywhere
@@ -338,6 +339,36 @@ fn a_log_is_dense_under_concurrent_appends(setup: &Setup<impl Place>) {
     assert!(records.read_log::<Line>(80, 10).unwrap().is_empty());
     assert!(records.read_log::<Line>(u64::MAX, 10).unwrap().is_empty());
     assert_eq!(records.append::<Line>(&[]).unwrap(), 80);
+}
+
+fn a_long_append_reads_back_from_anywhere(setup: &Setup<impl Place>) {
+    let records = tenant(&setup.open());
+    records.append(&[line("before")]).unwrap();
+    // Some rows full, and one entry larger than a row.
+    let mut long: Vec<_> = (0..700)
+        .map(|i| line(&format!("{i} {}", "x".repeat(400))))
+        .collect();
+    long.insert(300, line(&"y".repeat(200_000)));
+    assert_eq!(records.append(&long).unwrap(), 1);
+    assert_eq!(records.append(&[line("after")]).unwrap(), 702);
+    assert_eq!(records.log_len::<Line>().unwrap(), 703);
+    let whole: Vec<_> = [vec![line("before")], long, vec![line("after")]].concat();
+    for (from, limit) in [
+        (0, 703),
+        (0, 1),
+        (1, 1),
+        (150, 20),
+        (299, 5),
+        (301, 1),
+        (690, 100),
+    ] {
+        let read = records.read_log::<Line>(from, limit).unwrap();
+        let wanted = (0..).zip(&whole).skip(from as usize).take(limit);
+        assert!(
+            read.iter().map(|(i, l)| (*i, l)).eq(wanted),
+            "{from} {limit}"
+        );
+    }
 }
 
 fn a_sequence_gives_no_number_twice(setup: &Setup<impl Place>) {

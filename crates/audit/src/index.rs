@@ -1,0 +1,114 @@
+//! Finding a leaf by the id of its event or decision.
+//!
+//! An id is a ULID: it says when it was made. So there is no index entry for each id, which would be the
+//! dearest part of an append, but one for each run of leaves and *moment* (the leading digits of the ULID,
+//! about a second). Who looks for an id reads the runs that hold ids of its moment.
+
+use serde::{Deserialize, Serialize};
+use testudo_model::event::Event;
+use testudo_store::{Expected, Record, Transaction};
+
+use crate::{Entry, Ledger, LedgerError, filter::ById};
+
+/// Leading digits of a ULID that make a moment: 40 of the 48 bits of its milliseconds.
+const MOMENT_DIGITS: usize = 8;
+/// Leaves in one run: what a search reads at once.
+const MAX_RUN: u64 = 1_024;
+/// Moments of one run. Blocks hold half a second of events; more moments come from a reporter that made its
+/// ids up.
+const MAX_MOMENTS: usize = 64;
+
+/// The moment an id was made at.
+pub(crate) fn moment(id: &str) -> Option<&str> {
+    id.split_once('_')?.1.get(..MOMENT_DIGITS)
+}
+
+/// The moments of an event's ids.
+pub(crate) fn moments_of(event: &Event) -> Vec<String> {
+    let decision = event.decision.as_ref().map(|decision| decision.id.as_str());
+    let mut moments: Vec<_> = [Some(event.id.as_str()), decision]
+        .into_iter()
+        .flatten()
+        .filter_map(moment)
+        .map(str::to_owned)
+        .collect();
+    moments.dedup();
+    moments
+}
+
+/// Leaves next to each other that were appended together.
+#[derive(Clone, Serialize, Deserialize)]
+struct LeafRun {
+    first: u64,
+    count: u64,
+    moments: Vec<String>,
+}
+
+impl LeafRun {
+    const MOMENT: &'static str = "moment";
+}
+
+impl Record for LeafRun {
+    const COLLECTION: &'static str = "audit.runs";
+
+    fn key(&self) -> String {
+        self.first.to_string()
+    }
+
+    fn indexes(&self) -> Vec<(&'static str, String)> {
+        let moments = self.moments.iter().cloned();
+        moments.map(|moment| (Self::MOMENT, moment)).collect()
+    }
+}
+
+/// The index of the leaves of one commit, in the making.
+#[derive(Default)]
+pub(crate) struct IndexDraft {
+    runs: Vec<LeafRun>,
+}
+
+impl IndexDraft {
+    /// Notes the next leaf.
+    pub(crate) fn add(&mut self, leaf: u64, moments: &[String]) {
+        let has_room = |run: &&mut LeafRun| {
+            run.count < MAX_RUN && run.moments.len() + moments.len() <= MAX_MOMENTS
+        };
+        let Some(run) = self.runs.last_mut().filter(has_room) else {
+            self.runs.push(LeafRun {
+                first: leaf,
+                count: 1,
+                moments: moments.to_vec(),
+            });
+            return;
+        };
+        run.count += 1;
+        for moment in moments {
+            // Nearly always the newest one.
+            if !run.moments.iter().rev().any(|known| known == moment) {
+                run.moments.push(moment.clone());
+            }
+        }
+    }
+
+    /// Adds the index to what is committed.
+    pub(crate) fn write(&self, transaction: Transaction) -> Transaction {
+        let findable = self.runs.iter().filter(|run| !run.moments.is_empty());
+        findable.fold(transaction, |transaction, run| {
+            transaction.put(Expected::Absent, run)
+        })
+    }
+}
+
+impl Ledger {
+    /// The events under an id. There is more than one only if a reporter used an id twice.
+    pub(crate) fn indexed(&self, id: &ById<'_>) -> Result<Vec<Entry>, LedgerError> {
+        let Some(moment) = moment(id.as_str()) else {
+            return Ok(Vec::new());
+        };
+        let mut found = Vec::new();
+        for run in self.tenant.find::<LeafRun>(LeafRun::MOMENT, moment)? {
+            found.extend(self.entries_naming(id, run.record.first, run.record.count)?);
+        }
+        Ok(found)
+    }
+}
