@@ -6,6 +6,8 @@ use std::{
     path::Path,
 };
 
+use testudo_runtime::with_causes;
+
 use crate::{
     machine::Machine,
     measure::{Sample, Series},
@@ -48,14 +50,10 @@ pub(crate) fn table(comparison: &Comparison) -> io::Result<()> {
     out.flush()
 }
 
-/// Prints an error with its sources.
+/// Prints an error with its causes.
 pub(crate) fn complain(error: &(dyn Error + 'static)) {
     let mut out = io::stderr().lock();
-    let mut next = Some(error);
-    while let Some(error) = next {
-        drop(writeln!(out, "testudo-bench: {error}"));
-        next = error.source();
-    }
+    drop(writeln!(out, "testudo-bench: {}", with_causes(error)));
 }
 
 fn row(out: &mut impl Write, series: &Series, reference: &Series) -> io::Result<()> {

@@ -8,7 +8,7 @@ use testudo_model::{
     snapshot::{Directory, Snapshot, SnapshotVersion, Subject},
 };
 use testudo_policy::{PolicyEngine, PolicyErrors, PolicyProblem, TestReport};
-use testudo_runtime::{SystemClock, fleet::Fleet};
+use testudo_runtime::{SystemClock, fleet::Fleet, with_causes};
 use testudo_trust::SystemEntropy;
 
 use crate::{activation::Declaration, seed::roles_of};
@@ -67,7 +67,7 @@ pub fn test_policies(fleet: &Fleet) -> Result<TestReport, PolicyErrors> {
 /// What does not verify, in words.
 pub fn verify_export(folder: &Path, verifier_key: &str) -> Result<Value, String> {
     let report =
-        testudo_audit::verify_export(folder, verifier_key).map_err(|error| chain(&error))?;
+        testudo_audit::verify_export(folder, verifier_key).map_err(|error| with_causes(&error))?;
     match report.defect {
         None => Ok(json!({
             "size": report.leaves,
@@ -83,18 +83,8 @@ pub fn verify_export(folder: &Path, verifier_key: &str) -> Result<Value, String>
 /// # Errors
 /// What does not verify, in words.
 pub fn verify_proof(proof: &str, verifier_key: &str) -> Result<Value, String> {
-    let proven =
-        testudo_audit::verify_proof_file(proof, verifier_key).map_err(|error| chain(&error))?;
+    let proven = testudo_audit::verify_proof_file(proof, verifier_key)
+        .map_err(|error| with_causes(&error))?;
     let entry = String::from_utf8_lossy(&proven.leaf).into_owned();
     Ok(json!({ "index": proven.index, "size": proven.checkpoint.size, "entry": entry }))
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use testudo_identity::{OutboxEntry, SNAPSHOT_COLLECTIONS};
-use testudo_runtime::Drain;
+use testudo_runtime::{Drain, with_causes};
 use testudo_store::{Store, StoreError};
 use tracing::{error, info, warn};
 
@@ -21,15 +21,21 @@ pub fn follow(plane: &Arc<Plane>, drain: &Drain) {
     let mut seen = subscription.told();
     loop {
         if let Err(error) = plane.ledger.take::<OutboxEntry>() {
-            warn!(%error, "events of the identity provider wait in its outbox");
+            warn!(
+                error = with_causes(&error),
+                "events of the identity provider wait in its outbox"
+            );
         }
         if let Err(error) = plane.distribution.follow_revocations() {
-            error!(%error, "revocations cannot be followed; proxies learn of them late");
+            error!(
+                error = with_causes(&error),
+                "revocations cannot be followed; proxies learn of them late"
+            );
         }
         match directory_changed(&plane.store, &mut seen) {
             Ok(true) => refresh(plane),
             Ok(false) => {}
-            Err(error) => error!(%error, "changes cannot be followed"),
+            Err(error) => error!(error = with_causes(&error), "changes cannot be followed"),
         }
         if drain.is_started() {
             return;
@@ -66,11 +72,17 @@ fn refresh(plane: &Plane) {
         Ok(activated) if activated.changed => {
             info!(snapshot = %activated.snapshot.version, "users, groups or keys changed");
             if let Err(error) = plane.distribution.publish(&activated.snapshot) {
-                error!(%error, "the snapshot cannot be published");
+                error!(
+                    error = with_causes(&error),
+                    "the snapshot cannot be published"
+                );
             }
         }
         Ok(_) | Err(ActivationError::NothingDeclared) => {}
-        Err(error) => error!(%error, "the changed directory is not in force"),
+        Err(error) => error!(
+            error = with_causes(&error),
+            "the changed directory is not in force"
+        ),
     }
 }
 

@@ -3,10 +3,12 @@
 //!
 //! * [`fleet`] reads the fleet file: text to validated model types, with every mistake named and located.
 //! * [`Metrics`], [`init_tracing`], [`TraceContext`] and [`SpanSink`] are what the outside sees of a process.
+//! * [`with_causes`] is how an error is shown to people.
 //! * [`Readiness`], [`Drain`] and [`Tasks`] are its life: when it may get traffic, how it stops, who does what.
 //!
 //! Nothing here knows a server, a policy engine or a database.
 
+mod causes;
 mod clock;
 mod drain;
 mod environment;
@@ -22,6 +24,7 @@ mod trace;
 
 pub mod fleet;
 
+pub use causes::{causes, with_causes};
 pub use clock::SystemClock;
 pub use drain::{Drain, DrainOutcome, DrainSignal, DrainWatch};
 pub use environment::Environment;

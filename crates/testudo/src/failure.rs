@@ -3,6 +3,7 @@
 use std::{error::Error, fmt, io};
 
 use testudo_controlplane::client::{ConnectionError, LoginError};
+use testudo_runtime::causes;
 
 /// Exit codes, the same for all commands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,10 +68,8 @@ impl fmt::Display for Failure {
             "error: "
         };
         write!(formatter, "{head}{text}")?;
-        let mut cause = self.error.source();
-        while let Some(error) = cause {
-            write!(formatter, "\n  because: {error}")?;
-            cause = error.source();
+        for cause in causes(&*self.error) {
+            write!(formatter, "\n  because: {cause}")?;
         }
         if let Some(help) = &self.help {
             write!(formatter, "\n  help: {help}")?;

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use testudo_audit::{Entry, ExportError, Filter, Leaf, LedgerError};
 use testudo_model::{DecisionId, EventId, event::DecisionRecord};
+use testudo_runtime::with_causes;
 
 use super::{Administrator, Answer};
 use crate::{http::Refusal, plane::Plane};
@@ -219,7 +220,9 @@ pub async fn verify(
                     "forks": report.forks,
                     "problem": report.defect.map(|defect| defect.to_string()),
                 }))),
-                Err(error) => Ok(Json(json!({ "verified": false, "problem": chain(&error) }))),
+                Err(error) => Ok(Json(
+                    json!({ "verified": false, "problem": with_causes(&error) }),
+                )),
             }
         })
         .await?
@@ -251,7 +254,7 @@ pub async fn export(
         .blocking(move |plane| match plane.ledger.export(&directory) {
             Ok(size) => Ok(Json(json!({ "size": size }))),
             Err(ExportError::Ledger(error)) => Err(refusal(&error)),
-            Err(error) => Err(Refusal::bad_request(chain(&error))),
+            Err(error) => Err(Refusal::bad_request(with_causes(&error))),
         })
         .await?
 }
@@ -297,14 +300,4 @@ fn refusal(error: &LedgerError) -> Refusal {
         LedgerError::NoSuchLeaf { .. } => Refusal::not_found("entry").detail(error.to_string()),
         error => Refusal::internal(error),
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

@@ -3,6 +3,7 @@
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use testudo_model::Problem;
+use testudo_runtime::with_causes;
 use tracing::error;
 
 /// A refused or failed request, as the caller sees it.
@@ -33,14 +34,8 @@ impl Refusal {
     }
 
     /// 500. The cause goes to the log; the caller learns only that it was us.
-    pub fn internal(cause: &dyn std::error::Error) -> Self {
-        let mut chain = cause.to_string();
-        let mut source = cause.source();
-        while let Some(error) = source {
-            chain = format!("{chain}: {error}");
-            source = error.source();
-        }
-        error!(cause = %chain, "a request failed");
+    pub fn internal(cause: &(dyn std::error::Error + 'static)) -> Self {
+        error!(cause = with_causes(cause), "a request failed");
         Self::new(
             500,
             "api.internal",

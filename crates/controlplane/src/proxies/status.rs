@@ -1,6 +1,7 @@
 //! Errors of the rooms as gRPC statuses. The text goes to a proxy's log; it names no other workload's secrets.
 
 use testudo_audit::IntakeError;
+use testudo_runtime::with_causes;
 use testudo_workload::WorkloadError;
 use tonic::{Code, Status};
 
@@ -23,7 +24,7 @@ pub(super) fn of_workload(error: &WorkloadError) -> Status {
         | WorkloadError::RootDamaged
         | WorkloadError::Store(_)
         | WorkloadError::NotRecorded(_) => {
-            tracing::error!(error = %error, source = ?std::error::Error::source(error), "workload room failed");
+            tracing::error!(error = with_causes(error), "workload room failed");
             return Status::unavailable("the control plane cannot do this at the moment");
         }
     };
@@ -34,7 +35,7 @@ pub(super) fn of_workload(error: &WorkloadError) -> Status {
 pub(super) fn of_intake(error: &IntakeError) -> Status {
     let code = match error {
         IntakeError::Ledger(_) => {
-            tracing::error!(error = %error, source = ?std::error::Error::source(error), "ledger failed");
+            tracing::error!(error = with_causes(error), "ledger failed");
             return Status::unavailable("the ledger cannot take events at the moment");
         }
         error if error.is_permanent() => Code::FailedPrecondition,

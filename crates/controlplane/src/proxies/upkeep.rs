@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use testudo_model::{Clock, Timestamp};
-use testudo_runtime::DrainWatch;
+use testudo_runtime::{DrainWatch, with_causes};
 use testudo_trust::{IdentitySource, Svid, TrustBundle};
 use testudo_workload::{WorkloadError, Workloads};
 
@@ -65,7 +65,7 @@ pub async fn run(
             tokio::task::spawn_blocking(move || turn(&workloads, &distribution, &identity, now))
                 .await;
         if let Ok(Err(error)) = done {
-            tracing::error!(%error, source = ?std::error::Error::source(&error), "upkeep of workloads failed");
+            tracing::error!(error = with_causes(&error), "upkeep of workloads failed");
         }
         tokio::select! {
             () = tokio::time::sleep(INTERVAL) => {}

@@ -19,7 +19,6 @@ mod shipping;
 mod watch;
 
 use std::{
-    error::Error,
     io,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
@@ -28,7 +27,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use testudo_model::{Clock, Entropy, SpiffeId, limits::MAX_SNAPSHOT_BYTES, snapshot::Revocation};
-use testudo_runtime::{DrainWatch, Gate, Readiness};
+use testudo_runtime::{DrainWatch, Gate, Readiness, causes, with_causes};
 use testudo_trust::{
     ExpectedPeer, IdentitySource, SvidKey, X509Error, certificate_times, mesh_client_config,
 };
@@ -133,17 +132,11 @@ impl LinkError {
     pub fn is_unreachable(&self) -> bool {
         matches!(self, Self::Refused { status, .. } if status.code() == tonic::Code::Unavailable)
     }
-
-    /// The error with its causes, on one line.
-    pub fn chain(&self) -> String {
-        error_chain(self)
-    }
 }
 
 /// What was wrong with the certificate of whoever answered, if that is why a call failed.
 fn certificate_problem(status: &tonic::Status) -> Option<String> {
-    let mut causes = std::iter::successors(status.source(), |&cause| cause.source());
-    let refused = causes.find_map(|cause| {
+    let refused = causes(status).find_map(|cause| {
         let inner = cause.downcast_ref::<io::Error>()?.get_ref()?;
         inner.downcast_ref::<rustls::Error>()
     })?;
@@ -153,21 +146,6 @@ fn certificate_problem(status: &tonic::Status) -> Option<String> {
         }
         other => other.to_string(),
     })
-}
-
-/// An error with its causes, on one line.
-fn error_chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }
 
 /// What a link needs.
@@ -376,7 +354,7 @@ impl Link {
             };
             if let Err(error) = ended {
                 tracing::warn!(
-                    error = error.chain(),
+                    error = with_causes(&error),
                     "the control plane is away; what is in force stays"
                 );
             }
@@ -429,7 +407,7 @@ impl Link {
                     self.gates.snapshot.ready();
                 }
                 Err(refusal) => tracing::warn!(
-                    refused = error_chain(&refusal),
+                    refused = with_causes(&refusal),
                     "the snapshot kept from the last run is not used"
                 ),
             }
@@ -469,7 +447,7 @@ impl Link {
         if let Ok(Err(error)) = written {
             tracing::warn!(
                 what,
-                error = error_chain(&error),
+                error = with_causes(&error),
                 "could not be kept for a restart"
             );
         }

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use testudo_model::{Clock, Timestamp};
+use testudo_runtime::with_causes;
 use testudo_trust::{Svid, SvidKey};
 
 use super::{
@@ -76,7 +77,7 @@ impl Link {
 
     fn note_failed_renewal(&self, error: &LinkError) {
         let svid = self.identity.current();
-        let text = error.chain();
+        let text = with_causes(error);
         if self.clock.now() < svid.not_after() {
             tracing::warn!(error = text, until = %svid.not_after(), "could not renew the certificate yet");
         } else {

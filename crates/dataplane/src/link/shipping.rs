@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use testudo_model::event::Receipt;
+use testudo_runtime::with_causes;
 use tonic::Code;
 
 use super::{Link, LinkError, backoff::Backoff};
@@ -25,7 +26,7 @@ impl Link {
                 Ok(true) => backoff.reset(),
                 Ok(false) => self.spool.sealed().await,
                 Err(error) => {
-                    tracing::warn!(error = error.chain(), "events stay in the spool for now");
+                    tracing::warn!(error = with_causes(&error), "events stay in the spool for now");
                     tokio::time::sleep(backoff.pause()).await;
                 }
             }

@@ -4,10 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::stream;
 use testudo_model::snapshot::{Endpoints, KNOWN_FEATURES, Revocation, Snapshot, SnapshotVersion};
+use testudo_runtime::with_causes;
 use tokio::sync::mpsc;
 use tonic::Streaming;
 
-use super::{Link, LinkError, MAX_SNAPSHOT_MESSAGE_BYTES, enrol::parse_bundle, error_chain};
+use super::{Link, LinkError, MAX_SNAPSHOT_MESSAGE_BYTES, enrol::parse_bundle};
 use crate::wire::{
     Acknowledgement, Goodbye, Hello, WatchReply, WatchRequest, proxy_client::ProxyClient,
     watch_reply, watch_request,
@@ -121,7 +122,7 @@ impl Link {
                     .await;
                 String::new()
             }
-            Ok(Err(refusal)) => error_chain(&refusal),
+            Ok(Err(refusal)) => with_causes(&refusal),
             Err(_) => "compiling the snapshot failed unexpectedly".to_owned(),
         };
         if !refused.is_empty() {

@@ -31,7 +31,7 @@ use testudo_model::{
     random_bytes,
     snapshot::{Directory, GatewayRules, Revoked, Snapshot, SnapshotVersion},
 };
-use testudo_runtime::{Drain, DrainSignal, Readiness, SystemClock};
+use testudo_runtime::{Drain, DrainSignal, Readiness, SystemClock, with_causes};
 use testudo_store::{Store, StoreOptions};
 use testudo_trust::{
     CertificateAuthority, ExpectedPeer, IdentitySource, Keyring, RootKey, Svid, SvidKey,

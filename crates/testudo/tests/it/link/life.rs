@@ -98,13 +98,13 @@ async fn a_join_token_admits_once_and_only_at_the_control_plane_it_pins() {
         secret: "A".repeat(43).into(),
         ..token.clone()
     };
-    let error = enrol(&forged, None).await.unwrap_err().chain();
+    let error = with_causes(&enrol(&forged, None).await.unwrap_err());
     assert!(error.contains("not known"), "{error}");
 
     // None of that used it up.
     let identity = enrol(&token, Some(&service("orders"))).await.unwrap();
     assert_eq!(identity.current().id(), &service("orders"));
-    let error = enrol(&token, None).await.unwrap_err().chain();
+    let error = with_causes(&enrol(&token, None).await.unwrap_err());
     assert!(error.contains("was used"), "{error}");
 
     let for_stock = control_plane.token(&service("stock"));

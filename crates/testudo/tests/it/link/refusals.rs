@@ -9,7 +9,7 @@ async fn a_web_certificate_is_for_the_gateway_alone() {
     let gateway = Proxy::join(&control_plane, &domain().gateway(), &folders.at("gateway")).await;
     assert!(!gateway.link.web_identity().await.unwrap().chain.is_empty());
     let orders = Proxy::join(&control_plane, &service("orders"), &folders.at("orders")).await;
-    let error = orders.link.web_identity().await.err().unwrap().chain();
+    let error = with_causes(&orders.link.web_identity().await.err().unwrap());
     assert!(error.contains("only the gateway may"), "{error}");
 }
 
