@@ -11,13 +11,13 @@ use std::{
 
 use testudo_identity::GeneratedCredential;
 use testudo_model::{Clock, Entropy, Redacted, SpiffeId, event::Actor};
-use testudo_runtime::{Drain, Gate, Metrics, Readiness, Tasks, fleet::Fleet};
+use testudo_runtime::{Drain, Gate, Metrics, Readiness, Tasks, fleet::Fleet, with_causes};
 use testudo_trust::{
     IdentitySource, KeyFileError, TrustBundle, WebCertificate, load_or_create_root_key,
     web_server_config_for_peers,
 };
 use testudo_workload::{Caller, JoinTokenRequest, WorkloadError};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, task::JoinError};
 use tracing::{error, info};
 
 use crate::{
@@ -96,6 +96,12 @@ pub enum StartError {
     /// Its own certificates cannot be used.
     #[error("the control plane's own certificate cannot be used")]
     Tls(#[from] testudo_trust::TlsError),
+    /// No token for a proxy of this machine.
+    #[error("no join token can be made")]
+    JoinToken(#[source] WorkloadError),
+    /// The runtime ended first.
+    #[error("the process stops before the control plane has started")]
+    Stopped,
     /// A thread or task did not start.
     #[error("a background thread does not start")]
     Thread(#[source] io::Error),
@@ -132,10 +138,12 @@ pub async fn start(options: ServerOptions, tasks: &Tasks) -> Result<Server, Star
     .await?;
     let grpc = bind(options.fleet.listen.grpc, "proxies").await?;
     let addresses = Addresses::of(&options.fleet, &https, &grpc)?;
-    let (plane, generated) = open(&options, &addresses).await?;
-    let own = Own::make(&plane, &options)?;
-    let ca_file = options.data.join("ca.pem");
-    write_ca(&ca_file, &own.identity.bundle())?;
+    let Opened {
+        plane,
+        own,
+        ca_file,
+        generated,
+    } = open(&options, &addresses).await?;
     let socket_path = options.data.join("admin.sock");
     let socket = bind_socket(&socket_path).map_err(|source| StartError::Listen {
         address: socket_path.display().to_string(),
@@ -205,8 +213,8 @@ impl Server {
     /// A join token for a proxy of this machine, to be used at once.
     ///
     /// # Errors
-    /// The identity is not declared, or the store fails.
-    pub async fn join_token(&self, id: SpiffeId) -> Result<Redacted<String>, WorkloadError> {
+    /// The identity is not declared, the store fails, or the process stops.
+    pub async fn join_token(&self, id: SpiffeId) -> Result<Redacted<String>, StartError> {
         let (plane, grpc) = (Arc::clone(&self.plane), self.grpc);
         let made = tokio::task::spawn_blocking(move || {
             let request = JoinTokenRequest {
@@ -218,10 +226,8 @@ impl Server {
                 .workloads
                 .create_join_token(&request, &Caller::default())
         });
-        match made.await {
-            Ok(token) => Ok(token?.print()),
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
-        }
+        let token = finished(made.await)?.map_err(StartError::JoinToken)?;
+        Ok(token.print())
     }
 }
 
@@ -271,35 +277,57 @@ async fn bind(address: SocketAddr, purpose: &'static str) -> Result<TcpListener,
         })
 }
 
-async fn open(
-    options: &ServerOptions,
-    addresses: &Addresses,
-) -> Result<(Arc<Plane>, Vec<GeneratedCredential>), StartError> {
-    make_folder(&options.data)?;
-    let plane_options = PlaneOptions {
-        data: options.data.clone(),
-        root_key: load_or_create_root_key(&options.root_key_file, &*options.entropy)?,
-        trust_domain: options.fleet.trust_domain.clone(),
-        issuer: addresses.url.clone(),
-        grpc_address: addresses.grpc_name.clone(),
-        clock: Arc::clone(&options.clock),
-        entropy: Arc::clone(&options.entropy),
-    };
-    let fleet = options.fleet.clone();
+/// What is made before anything listens.
+struct Opened {
+    plane: Arc<Plane>,
+    own: Own,
+    ca_file: PathBuf,
+    generated: Vec<GeneratedCredential>,
+}
+
+/// Opens the rooms and puts the fleet in force, on a blocking thread: all of it waits for the disk.
+async fn open(options: &ServerOptions, addresses: &Addresses) -> Result<Opened, StartError> {
+    let (fleet, data) = (options.fleet.clone(), options.data.clone());
+    let root_key_file = options.root_key_file.clone();
+    let (clock, entropy) = (Arc::clone(&options.clock), Arc::clone(&options.entropy));
+    let (issuer, grpc_address) = (addresses.url.clone(), addresses.grpc_name.clone());
     let opened = tokio::task::spawn_blocking(move || {
-        let plane = Plane::open(plane_options)?;
+        make_folder(&data)?;
+        let plane = Plane::open(PlaneOptions {
+            data: data.clone(),
+            root_key: load_or_create_root_key(&root_key_file, &*entropy)?,
+            trust_domain: fleet.trust_domain.clone(),
+            issuer,
+            grpc_address,
+            clock,
+            entropy,
+        })?;
         let actor = Actor {
             client: Some("start".to_owned()),
             ..Actor::default()
         };
         let applied = apply(&plane, &fleet, &actor)?;
         info!(snapshot = %applied.activated.snapshot.version, "the fleet is in force");
-        Ok((Arc::new(plane), applied.generated))
+        let own = Own::make(&plane, fleet.public_names)?;
+        let ca_file = data.join("ca.pem");
+        write_ca(&ca_file, &own.identity.bundle())?;
+        Ok(Opened {
+            plane: Arc::new(plane),
+            own,
+            ca_file,
+            generated: applied.generated,
+        })
     });
-    match opened.await {
-        Ok(opened) => opened,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
+    finished(opened.await)?
+}
+
+/// What a blocking task answered. Its panic goes on here; if there was no panic and no answer, the runtime ended
+/// before it ran.
+fn finished<T>(done: Result<T, JoinError>) -> Result<T, StartError> {
+    done.map_err(|error| match error.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        Err(_) => StartError::Stopped,
+    })
 }
 
 /// The data folder is for its owner alone.
@@ -323,9 +351,8 @@ struct Own {
 }
 
 impl Own {
-    fn make(plane: &Plane, options: &ServerOptions) -> Result<Self, StartError> {
+    fn make(plane: &Plane, names: Vec<String>) -> Result<Self, StartError> {
         let identity = proxies::own_identity(&plane.workloads)?;
-        let names = options.fleet.public_names.clone();
         let web = web_certificate(plane, &names)?;
         Ok(Self {
             identity,
@@ -346,7 +373,10 @@ async fn observe(plane: Arc<Plane>, metrics: ControlMetrics, drain: Drain) {
     loop {
         let (plane, metrics) = (Arc::clone(&plane), metrics.clone());
         if let Err(error) = tokio::task::spawn_blocking(move || metrics.observe(&plane)).await {
-            error!(%error, "metrics are not brought up to date");
+            error!(
+                error = with_causes(&error),
+                "metrics are not brought up to date"
+            );
         }
         tokio::select! {
             () = watch.drained() => return,
@@ -366,8 +396,14 @@ async fn keep_ca_file(identity: IdentitySource, path: PathBuf, drain: Drain) {
         let (bundle, path) = (identity.bundle(), path.clone());
         match tokio::task::spawn_blocking(move || write_ca(&path, &bundle)).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => error!(%error, "the CA file could not be written"),
-            Err(error) => error!(%error, "the CA file could not be written"),
+            Ok(Err(error)) => error!(
+                error = with_causes(&error),
+                "the CA file could not be written"
+            ),
+            Err(error) => error!(
+                error = with_causes(&error),
+                "the CA file could not be written"
+            ),
         }
     }
 }
@@ -388,21 +424,30 @@ async fn keep_up(plane: Arc<Plane>, own: Own, drain: Drain) {
         let renew = turn.is_multiple_of(60);
         let done = tokio::task::spawn_blocking(move || {
             if let Err(error) = plane.store.sweep_expired(plane.clock.now()) {
-                error!(%error, "expired records could not be swept");
+                error!(
+                    error = with_causes(&error),
+                    "expired records could not be swept"
+                );
             }
             // A changed key is a changed directory: the relay thread distributes it.
             let caller = testudo_identity::Caller::default();
             if let Err(error) = plane.provider.rotate_signing_keys_if_due(&caller) {
-                error!(%error, "the signing keys could not be rotated");
+                error!(
+                    error = with_causes(&error),
+                    "the signing keys could not be rotated"
+                );
             }
             match renew.then(|| web_certificate(&plane, &own.names)) {
                 Some(Ok(web)) => own.web.swap(&web),
-                Some(Err(error)) => error!(%error, "the web certificate could not be renewed"),
+                Some(Err(error)) => error!(
+                    error = with_causes(&error),
+                    "the web certificate could not be renewed"
+                ),
                 None => {}
             }
         });
         if let Err(error) = done.await {
-            error!(%error, "upkeep ended badly");
+            error!(error = with_causes(&error), "upkeep ended badly");
         }
     }
 }
@@ -430,4 +475,99 @@ fn write_ca(path: &Path, bundle: &TrustBundle) -> Result<(), StartError> {
         path: path.to_owned(),
         source,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::BTreeMap,
+        sync::atomic::{AtomicU64, Ordering},
+        thread::ThreadId,
+    };
+
+    use testudo_runtime::fleet::Bundle;
+    use testudo_testkit::{FakeClock, SeededEntropy};
+
+    use super::*;
+
+    /// Randomness is drawn where certificates are made and records are sealed.
+    struct Watched {
+        entropy: Arc<SeededEntropy>,
+        runtime: ThreadId,
+        on_runtime: AtomicU64,
+        elsewhere: AtomicU64,
+    }
+
+    impl Entropy for Watched {
+        fn fill(&self, bytes: &mut [u8]) {
+            let counter = if thread::current().id() == self.runtime {
+                &self.on_runtime
+            } else {
+                &self.elsewhere
+            };
+            counter.fetch_add(1, Ordering::SeqCst);
+            self.entropy.fill(bytes);
+        }
+    }
+
+    fn fleet() -> Fleet {
+        let bundle = Bundle {
+            name: "fleet.toml".to_owned(),
+            text: "trust_domain = \"b.example\"\nlisten.server = \"127.0.0.1:0\"\nlisten.grpc = \"127.0.0.1:0\"\n"
+                .to_owned(),
+            files: BTreeMap::from([("policies/a.cedar".to_owned(), String::new())]),
+            environment: BTreeMap::new(),
+            overrides: Vec::new(),
+        };
+        bundle
+            .load()
+            .unwrap_or_else(|errors| panic!("{errors}"))
+            .fleet
+    }
+
+    #[tokio::test]
+    async fn a_start_leaves_what_waits_for_the_disk_to_blocking_threads() {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = FakeClock::today();
+        let entropy = Arc::new(Watched {
+            entropy: SeededEntropy::new(1),
+            runtime: thread::current().id(),
+            on_runtime: AtomicU64::new(0),
+            elsewhere: AtomicU64::new(0),
+        });
+        let (signal, drain) = Drain::new();
+        let readiness = Readiness::new();
+        let tasks = Tasks::new(readiness.clone(), drain.clone());
+        let options = ServerOptions {
+            fleet: fleet(),
+            data: folder.path().join("data"),
+            root_key_file: folder.path().join("root.key"),
+            metrics: Metrics::new(&*clock),
+            clock,
+            entropy: entropy.clone(),
+            readiness,
+            drain,
+        };
+        let server = start(options, &tasks).await.unwrap();
+        let id = server.plane.workloads.trust_domain().gateway();
+        assert!(server.join_token(id).await.is_ok());
+        assert!(server.ca_file.exists());
+        assert!(entropy.elsewhere.load(Ordering::SeqCst) > 0);
+        assert_eq!(entropy.on_runtime.load(Ordering::SeqCst), 0);
+        drop(signal);
+    }
+
+    #[tokio::test]
+    async fn a_cancelled_task_is_an_error_and_a_panic_goes_on() {
+        let cancelled = tokio::spawn(std::future::pending::<()>());
+        cancelled.abort();
+        assert!(matches!(
+            finished(cancelled.await),
+            Err(StartError::Stopped)
+        ));
+        let panicked = tokio::task::spawn_blocking(|| panic!("as it should")).await;
+        let caught =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| finished::<()>(panicked)));
+        assert!(caught.is_err());
+    }
 }

@@ -75,19 +75,12 @@ impl RevocationLog {
     /// # Errors
     /// The store fails.
     pub fn follow(&self) -> Result<u64, StoreError> {
-        let mut known = self.lock();
         loop {
-            let page = self.tenant.read_log::<Stored>(known.newest, PAGE)?;
+            // Without the lock: streams that ask what is known do not wait for the disk.
+            let page = self.tenant.read_log::<Stored>(self.newest(), PAGE)?;
             let full = page.len() >= PAGE;
-            for (index, Stored { at, expires, what }) in page {
-                known.newest = index + 1;
-                known.entries.push_back(Revocation {
-                    sequence: index + 1,
-                    at,
-                    expires,
-                    what,
-                });
-            }
+            let mut known = self.lock();
+            known.take(page);
             known.forget_expired(self.clock.now());
             if !full {
                 return Ok(known.newest);
@@ -116,6 +109,21 @@ impl RevocationLog {
 }
 
 impl Known {
+    /// Adds what of a page of the log is new; somebody else may have read the same page meanwhile.
+    fn take(&mut self, page: Vec<(u64, Stored)>) {
+        for (index, Stored { at, expires, what }) in page {
+            if index >= self.newest {
+                self.newest = index + 1;
+                self.entries.push_back(Revocation {
+                    sequence: index + 1,
+                    at,
+                    expires,
+                    what,
+                });
+            }
+        }
+    }
+
     fn forget_expired(&mut self, now: Timestamp) {
         let newest = self.newest;
         self.entries
@@ -189,6 +197,33 @@ mod tests {
         assert_eq!(other.newest(), 0);
         assert_eq!(other.follow().unwrap(), 1);
         assert_eq!(other.append(subject(2)).unwrap(), 2);
+    }
+
+    #[test]
+    fn followers_that_read_the_same_page_take_each_entry_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = FakeClock::today();
+        let log = RevocationLog::open(store(folder.path(), &clock), clock.clone()).unwrap();
+        log.append(subject(1)).unwrap();
+        let page = |from| log.tenant.read_log::<Stored>(from, PAGE).unwrap();
+        let (slow, slower) = (page(0), page(0));
+        log.append(subject(2)).unwrap();
+        log.lock().take(slow);
+        log.lock().take(page(1));
+        log.lock().take(slower);
+        assert_eq!(sequences(&log.since(0)), [1, 2]);
+
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for number in 0..10 {
+                        log.append(subject(number)).unwrap();
+                    }
+                });
+            }
+        });
+        let expected: Vec<u64> = (1..=42).collect();
+        assert_eq!(sequences(&log.since(0)), expected);
     }
 
     #[test]
