@@ -1,6 +1,6 @@
 //! Evidence: one event for each decision, and a sample of what is refused before any.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use testudo_model::{
     DecisionId, EventId, LimitKey, RateLimit, ServiceName, SpiffeId, TenantName, TransactionId,
@@ -60,7 +60,8 @@ pub(crate) fn decision(
         method: about.method.to_owned(),
         path: about.path.to_owned(),
         reason: decision.reason.as_str().to_owned(),
-        legs: decision.legs.clone(),
+        legs: Arc::clone(&decision.legs),
+        context: decision.context.clone(),
         status: if decision.allowed {
             0
         } else {

@@ -3,14 +3,16 @@
 //! Secrets cannot get in: fields are typed, and text from outside is cut and stripped of control characters
 //! by [`Detail`]. Classes follow OCSF 1.x.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::block::{Block, BlockError, BlockHead, EventLines, Receipt};
 use crate::{
-    DecisionId, EventId, InstanceId, ServiceName, SessionId, SpiffeId, TenantName, Timestamp,
-    TransactionId,
+    DecisionId, EventId, ServiceName, SessionId, SpiffeId, TenantName, Timestamp, TransactionId,
 };
+
+mod block;
 
 /// One event: a leaf of the ledger.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -136,8 +138,11 @@ pub struct DecisionRecord {
     pub path: String,
     /// Machine-readable reason: `allowed`, or a code such as `policy.service_leg_denied`.
     pub reason: String,
-    /// The legs in the order they were decided.
-    pub legs: Vec<LegRecord>,
+    /// The legs in the order they were decided. Shared with the decision that a proxy remembers.
+    pub legs: Arc<[LegRecord]>,
+    /// Context the policies of every leg saw, as JSON text, so that the decision can be replayed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context: Option<Arc<str>>,
     /// HTTP status sent to the caller, 0 when it is the upstream's.
     pub status: u16,
 }
@@ -160,9 +165,6 @@ pub struct LegRecord {
     /// Evaluation errors; any means deny.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<String>,
-    /// Context the policies saw, as JSON text, so that the decision can be replayed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub context: Option<String>,
 }
 
 /// A policy that determined a decision.
@@ -258,58 +260,6 @@ impl From<String> for CleanText {
     fn from(text: String) -> Self {
         Self::new(&text)
     }
-}
-
-/// Head of a spool block: a run of events one reporter signed. Its bytes are the JSON of this struct in field
-/// order, and those bytes are what is hashed and signed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BlockHead {
-    /// The reporter's identity; must equal the signing certificate's.
-    pub reporter: SpiffeId,
-    /// The reporter's spool. A new data folder is a new instance.
-    pub instance: InstanceId,
-    /// Number of this block in the spool, from 0, without gaps.
-    pub block: u64,
-    /// Sequence number of the first event, from 0, without gaps.
-    pub first_sequence: u64,
-    /// Number of events.
-    pub count: u32,
-    /// SHA-256 of the previous block's head bytes, hex; 64 zeros for the first.
-    pub previous: String,
-    /// RFC 6962 Merkle root of the events' encoded bytes, hex.
-    pub root: String,
-    /// Events that could not be recorded since the previous block. Anything but 0 is an alert.
-    pub lost: u64,
-    /// When the block was sealed.
-    pub sealed_at: Timestamp,
-}
-
-/// A block as spooled and shipped.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Block {
-    /// JSON of a [`BlockHead`].
-    pub head: String,
-    /// ECDSA P-256 SHA-256 signature (fixed 64 bytes) over `head`, base64url.
-    pub signature: String,
-    /// The signer's certificate chain, leaf first, DER in standard base64.
-    pub chain: Vec<String>,
-    /// Encoded events (JSON of [`Event`]), in sequence.
-    pub events: Vec<String>,
-}
-
-/// The ledger's answer to a block: from now on the control plane answers for its events.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Receipt {
-    /// Instance the block came from.
-    pub instance: InstanceId,
-    /// Block number.
-    pub block: u64,
-    /// SHA-256 of the head bytes, hex.
-    pub head_hash: String,
-    /// Index of the block's first leaf in the ledger.
-    pub first_leaf: u64,
-    /// Size of the ledger that holds the block durably.
-    pub tree_size: u64,
 }
 
 #[cfg(test)]

@@ -58,6 +58,18 @@ pub const EVENT_RING: usize = 65_536;
 pub const MAX_BLOCK_EVENTS: usize = 4_096;
 /// Longest encoded event (C2SP tlog-tiles allows 65,535 bytes for an entry).
 pub const MAX_EVENT_BYTES: usize = 16 * 1024;
+/// All encoded events of one spool block with their line ends. A proxy holds two of them, and one that the
+/// ledger verifies costs it a few times as much.
+pub const MAX_BLOCK_EVENTS_BYTES: usize = 1024 * 1024;
+/// Longest head of a block: two ids of at most 2 KiB and a few numbers.
+pub const MAX_BLOCK_HEAD_BYTES: usize = 8 * 1024;
+/// Certificates in the chain of a block's signer: leaf, intermediates, root.
+pub const MAX_BLOCK_CHAIN: usize = 4;
+/// All certificates of such a chain together, in base64. Ours have about 700 bytes each.
+pub const MAX_BLOCK_CHAIN_BYTES: usize = 24 * 1024;
+/// A whole block as spooled and shipped: events, head, signature and chain.
+pub const MAX_BLOCK_BYTES: usize =
+    MAX_BLOCK_EVENTS_BYTES + MAX_BLOCK_HEAD_BYTES + MAX_BLOCK_CHAIN_BYTES + 1024;
 /// Age at which an unfinished block is sealed.
 pub const BLOCK_INTERVAL: Duration = Duration::from_millis(500);
 

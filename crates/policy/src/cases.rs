@@ -120,7 +120,7 @@ pub fn run_tests(engine: &PolicyEngine, files: &[PolicyFile]) -> Result<TestRepo
     }
     let determining: HashSet<&str> = cases
         .iter()
-        .flat_map(|case| &case.decision.legs)
+        .flat_map(|case| &*case.decision.legs)
         .flat_map(|leg| &leg.policies)
         .map(|policy| policy.id.as_str())
         .collect();
@@ -369,7 +369,7 @@ impl Case {
             decision
                 .legs
                 .iter()
-                .map(|leg| engine.explain(leg))
+                .map(|leg| engine.explain(leg, decision.context.as_deref()))
                 .collect::<String>()
         };
         let verdict = if decision.allowed {

@@ -1,6 +1,6 @@
 //! What is asked and what is answered.
 
-use std::{fmt, net::IpAddr};
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use testudo_model::{Route, ServiceName, Timestamp, event::LegRecord, snapshot::SnapshotVersion};
 
@@ -58,7 +58,7 @@ pub struct Call<'a> {
     pub risk: i64,
 }
 
-/// The answer, with its evidence.
+/// The answer, with its evidence. Sharing the evidence costs no copy: every call that it answers records it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {
     /// Whether the call may go on.
@@ -66,23 +66,41 @@ pub struct Decision {
     /// Why, for machines.
     pub reason: ReasonCode,
     /// The legs in the order they were decided; the first denied one ends the list.
-    pub legs: Vec<LegRecord>,
+    pub legs: Arc<[LegRecord]>,
+    /// Context that the policies of every leg saw, as JSON text. `None` if it came to no leg.
+    pub context: Option<Arc<str>>,
 }
 
 impl Decision {
-    pub(crate) const fn allow(legs: Vec<LegRecord>) -> Self {
+    pub(crate) fn allow(legs: impl Into<Arc<[LegRecord]>>, context: String) -> Self {
         Self {
             allowed: true,
             reason: ReasonCode::Allowed,
-            legs,
+            legs: legs.into(),
+            context: Some(context.into()),
         }
     }
 
-    pub(crate) const fn deny(reason: ReasonCode, legs: Vec<LegRecord>) -> Self {
+    pub(crate) fn deny(
+        reason: ReasonCode,
+        legs: impl Into<Arc<[LegRecord]>>,
+        context: String,
+    ) -> Self {
         Self {
             allowed: false,
             reason,
-            legs,
+            legs: legs.into(),
+            context: Some(context.into()),
+        }
+    }
+
+    /// A denial that no policy was asked for.
+    pub(crate) fn deny_unasked(reason: ReasonCode) -> Self {
+        Self {
+            allowed: false,
+            reason,
+            legs: Arc::default(),
+            context: None,
         }
     }
 }

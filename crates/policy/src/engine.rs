@@ -89,7 +89,7 @@ impl PolicyEngine {
     pub fn decide(&self, call: &Call<'_>) -> Decision {
         let parties = match self.parties(call) {
             Ok(parties) => parties,
-            Err(reason) => return Decision::deny(reason, Vec::new()),
+            Err(reason) => return Decision::deny_unasked(reason),
         };
         let Parties {
             peer,
@@ -108,27 +108,27 @@ impl PolicyEngine {
                 resource: &target.uid,
                 scopes,
             };
-            self.decide_leg(&question, &context, &recorded)
+            self.decide_leg(&question, &context)
         };
 
         let service_leg = ask("service", peer, Action::Invoke, &target.invoke);
         if let Some(reason) = denial(&service_leg, ReasonCode::ServiceLegDenied) {
-            return Decision::deny(reason, vec![service_leg]);
+            return Decision::deny(reason, [service_leg], recorded);
         }
         let subject = match subject {
-            UserBehind::Nobody => return Decision::allow(vec![service_leg]),
+            UserBehind::Nobody => return Decision::allow([service_leg], recorded),
             UserBehind::Missing => {
-                return Decision::deny(ReasonCode::UserRequired, vec![service_leg]);
+                return Decision::deny(ReasonCode::UserRequired, [service_leg], recorded);
             }
             UserBehind::Unknown => {
-                return Decision::deny(ReasonCode::UnknownSubject, vec![service_leg]);
+                return Decision::deny(ReasonCode::UnknownSubject, [service_leg], recorded);
             }
             UserBehind::Known(subject) => subject,
         };
         let user_leg = ask("user", subject, target.route.action.into(), &target.user);
         match denial(&user_leg, ReasonCode::UserLegDenied) {
-            Some(reason) => Decision::deny(reason, vec![service_leg, user_leg]),
-            None => Decision::allow(vec![service_leg, user_leg]),
+            Some(reason) => Decision::deny(reason, [service_leg, user_leg], recorded),
+            None => Decision::allow([service_leg, user_leg], recorded),
         }
     }
 
@@ -141,10 +141,10 @@ impl PolicyEngine {
         now: Timestamp,
     ) -> Decision {
         let Some(principal) = self.peers.get(peer.service) else {
-            return Decision::deny(ReasonCode::UnknownPeer, Vec::new());
+            return Decision::deny_unasked(ReasonCode::UnknownPeer);
         };
         let Some(target) = self.targets.get(to) else {
-            return Decision::deny(ReasonCode::UnknownResource, Vec::new());
+            return Decision::deny_unasked(ReasonCode::UnknownResource);
         };
         let observed = Observed {
             peer: *peer,
@@ -164,10 +164,11 @@ impl PolicyEngine {
             resource: &target.uid,
             scopes: &target.connect,
         };
-        let leg = self.decide_leg(&question, &context, &observed.recorded(facts));
+        let leg = self.decide_leg(&question, &context);
+        let recorded = observed.recorded(facts);
         match denial(&leg, ReasonCode::ServiceLegDenied) {
-            Some(reason) => Decision::deny(reason, vec![leg]),
-            None => Decision::allow(vec![leg]),
+            Some(reason) => Decision::deny(reason, [leg], recorded),
+            None => Decision::allow([leg], recorded),
         }
     }
 
@@ -232,12 +233,7 @@ impl PolicyEngine {
             .fold(Facts::default(), |facts, bucket| facts.union(bucket.facts))
     }
 
-    fn decide_leg(
-        &self,
-        question: &Question<'_>,
-        context: &Result<Context, String>,
-        recorded: &str,
-    ) -> LegRecord {
+    fn decide_leg(&self, question: &Question<'_>, context: &Result<Context, String>) -> LegRecord {
         let buckets = self
             .index
             .candidates(question.scopes, &question.principal.scopes);
@@ -259,7 +255,6 @@ impl PolicyEngine {
             allowed: outcome.allowed(),
             policies: self.determining(&outcome),
             errors: outcome.errors,
-            context: Some(recorded.to_owned()),
         }
     }
 

@@ -17,9 +17,9 @@ use crate::{
 const MAX_NEAR_MISSES: usize = 5;
 
 impl PolicyEngine {
-    /// Explains a recorded leg. The engine must be compiled from the snapshot the leg was decided under; about
-    /// parties and policies that this snapshot does not have, nothing is guessed.
-    pub fn explain(&self, leg: &LegRecord) -> String {
+    /// Explains a recorded leg of a decision that saw `context`. The engine must be compiled from the snapshot
+    /// the leg was decided under; about parties and policies that this snapshot does not have, nothing is guessed.
+    pub fn explain(&self, leg: &LegRecord, context: Option<&str>) -> String {
         let mut text = String::new();
         let verdict = if leg.allowed { "allowed" } else { "denied" };
         let _ = writeln!(
@@ -30,7 +30,7 @@ impl PolicyEngine {
         for error in &leg.errors {
             let _ = writeln!(text, "  could not be evaluated, therefore denied: {error}");
         }
-        let replay = Replay::new(self, leg);
+        let replay = Replay::new(self, leg, context);
         for policy in &leg.policies {
             self.explain_determining(policy, replay.as_ref(), &mut text);
         }
@@ -121,7 +121,7 @@ struct Replay<'e> {
 
 impl<'e> Replay<'e> {
     /// `None` if the record names an action, entity or context that Cedar cannot read.
-    fn new(engine: &'e PolicyEngine, leg: &LegRecord) -> Option<Self> {
+    fn new(engine: &'e PolicyEngine, leg: &LegRecord, context: Option<&str>) -> Option<Self> {
         let action = Action::ALL
             .into_iter()
             .find(|action| action.name() == leg.action)?;
@@ -130,7 +130,7 @@ impl<'e> Replay<'e> {
         let action_uid: EntityUid = format!("Fleet::Action::\"{}\"", action.name())
             .parse()
             .ok()?;
-        let context = Context::from_json_str(leg.context.as_deref().unwrap_or("{}"), None).ok()?;
+        let context = Context::from_json_str(context.unwrap_or("{}"), None).ok()?;
         let request = Request::new(
             principal.clone(),
             action_uid,

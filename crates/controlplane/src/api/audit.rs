@@ -161,11 +161,12 @@ fn explain(plane: &Plane, record: &DecisionRecord) -> Result<String, Refusal> {
             "note: the policies have changed since; what is missing is said by today's".to_owned(),
         );
     }
-    for leg in &record.legs {
+    let context = record.context.as_deref();
+    for leg in &*record.legs {
         lines.push(
             engine
                 .as_ref()
-                .map_or_else(String::new, |engine| engine.explain(leg)),
+                .map_or_else(String::new, |engine| engine.explain(leg, context)),
         );
     }
     Ok(lines.join("\n"))

@@ -14,7 +14,7 @@ mod watch;
 use std::{sync::Arc, time::Duration};
 
 use testudo_audit::Ledger;
-use testudo_model::Clock;
+use testudo_model::{Clock, limits::MAX_BLOCK_BYTES};
 use testudo_runtime::DrainWatch;
 use testudo_trust::{IdentitySource, PeerAuth, mesh_server_config};
 use testudo_workload::Workloads;
@@ -32,8 +32,8 @@ pub use upkeep::{own_identity, run as keep_up, turn as keep_up_once};
 
 /// A join token and a certificate request.
 const MAX_ENROLMENT_BYTES: usize = 16 * 1024;
-/// A block of events with its frame.
-const MAX_PROXY_MESSAGE_BYTES: usize = 8 * 1024 * 1024;
+/// The largest message of a proxy, a block of events, with its frame.
+const MAX_PROXY_MESSAGE_BYTES: usize = MAX_BLOCK_BYTES + 1024;
 /// Calls at the same time on one connection: a watch, a renewal, a shipment, and as many again.
 const MAX_STREAMS: u32 = 8;
 const KEEP_ALIVE: Duration = Duration::from_secs(15);

@@ -57,7 +57,7 @@ impl Link {
             return Ok(false);
         };
         let mut request = tonic::Request::new(ShipRequest {
-            block: block.json.into(),
+            block: block.encoded,
         });
         request.set_timeout(DEADLINE);
         let shipped = ProxyClient::new(self.channel()).ship(request).await;

@@ -2,7 +2,14 @@
 
 use std::{collections::VecDeque, path::PathBuf};
 
+use bytes::Bytes;
+
 use super::segment::Frame;
+
+/// Bytes of blocks that also stay in memory until they are shipped, so that shipping does not read and open
+/// again what was sealed a moment ago. Eight full blocks: more wait only while the ledger is away, and then the
+/// disk is fast enough.
+const MAX_KEPT_BYTES: usize = 8 * 1024 * 1024;
 
 /// A block on disk.
 #[derive(Debug, Clone)]
@@ -11,11 +18,17 @@ pub(super) struct Stored {
     pub(super) head_hash: [u8; 32],
     pub(super) path: PathBuf,
     pub(super) frame: Frame,
+    /// The block as it is shipped, unless it has to be read back.
+    pub(super) encoded: Option<Bytes>,
 }
 
 impl Stored {
     fn bytes(&self) -> u64 {
         u64::try_from(self.frame.length).unwrap_or(u64::MAX)
+    }
+
+    fn kept_bytes(&self) -> usize {
+        self.encoded.as_ref().map_or(0, Bytes::len)
     }
 }
 
@@ -26,6 +39,7 @@ pub(super) struct Backlog {
     segments: VecDeque<Segment>,
     unshipped: VecDeque<Stored>,
     unshipped_bytes: u64,
+    kept_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -35,8 +49,8 @@ struct Segment {
 }
 
 impl Backlog {
-    /// Notes a block that is on disk.
-    pub(super) fn push(&mut self, stored: Stored) {
+    /// Notes a block that is on disk, and keeps it in memory as well if there is room.
+    pub(super) fn push(&mut self, mut stored: Stored) {
         match self.segments.back_mut() {
             Some(newest) if newest.path == stored.path => newest.last_block = stored.number,
             _ => {
@@ -47,6 +61,10 @@ impl Backlog {
                 self.segments.push_back(segment);
             }
         }
+        if self.kept_bytes + stored.kept_bytes() > MAX_KEPT_BYTES {
+            stored.encoded = None;
+        }
+        self.kept_bytes += stored.kept_bytes();
         self.unshipped_bytes = self.unshipped_bytes.saturating_add(stored.bytes());
         self.unshipped.push_back(stored);
     }
@@ -58,10 +76,10 @@ impl Backlog {
 
     /// Forgets the oldest block, for which a receipt came, and names the files nobody needs any more.
     pub(super) fn pop(&mut self) -> Vec<PathBuf> {
-        let gone = self.unshipped.pop_front();
-        self.unshipped_bytes = self
-            .unshipped_bytes
-            .saturating_sub(gone.map_or(0, |stored| stored.bytes()));
+        if let Some(gone) = self.unshipped.pop_front() {
+            self.unshipped_bytes = self.unshipped_bytes.saturating_sub(gone.bytes());
+            self.kept_bytes = self.kept_bytes.saturating_sub(gone.kept_bytes());
+        }
         let needed_from = self
             .unshipped
             .front()
@@ -104,7 +122,32 @@ mod tests {
             head_hash: [0; 32],
             path: PathBuf::from(file),
             frame,
+            encoded: None,
         }
+    }
+
+    #[test]
+    fn memory_keeps_what_fits_and_takes_more_when_there_is_room_again() {
+        let half = Bytes::from(vec![0; MAX_KEPT_BYTES / 2]);
+        let with_bytes = |number| Stored {
+            encoded: Some(half.clone()),
+            ..stored(number, "a")
+        };
+        let mut backlog = Backlog::default();
+        let mut kept = Vec::new();
+        (0..4).for_each(|number| backlog.push(with_bytes(number)));
+        for number in 4..8 {
+            kept.push(backlog.oldest().unwrap().encoded.is_some());
+            backlog.pop();
+            assert!(backlog.kept_bytes <= MAX_KEPT_BYTES);
+            backlog.push(with_bytes(number));
+        }
+        assert_eq!(kept, [true, true, false, false]);
+        assert!(backlog.oldest().unwrap().encoded.is_some());
+        while backlog.oldest().is_some() {
+            backlog.pop();
+        }
+        assert_eq!(backlog.kept_bytes, 0);
     }
 
     #[test]

@@ -1,15 +1,24 @@
 //! Blocks: runs of events, Merkle-rooted, chained and signed by the proxy's identity.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
 use testudo_model::{
     InstanceId, Timestamp,
-    event::{Block, BlockHead},
+    event::{Block, BlockError, BlockHead, Event, EventLines},
 };
 use testudo_trust::{
     Svid, base64url, hex,
-    merkle::{leaf_hash, root},
+    merkle::{Frontier, leaf_hash},
     sha256,
 };
+
+/// The events of the next block. Each is encoded and hashed as it comes, once: its text goes to disk and onto
+/// the wire as it is here.
+#[derive(Debug, Default)]
+pub(super) struct Draft {
+    lines: EventLines,
+    tree: Frontier,
+}
 
 /// The chain a spool's blocks form. `block`, `sequence` and `previous` have no gaps, so that a missing block
 /// cannot be hidden.
@@ -26,8 +35,8 @@ pub(super) struct Chain {
 pub(super) struct SealedBlock {
     pub(super) number: u64,
     pub(super) head_hash: [u8; 32],
-    /// JSON of a [`Block`].
-    pub(super) json: Vec<u8>,
+    /// A [`Block`], encoded.
+    pub(super) encoded: Bytes,
 }
 
 /// Why a block could not be made. The events stay where they are.
@@ -38,22 +47,48 @@ pub(super) enum SealError {
         "the certificate of {id} ended at {ended}: its signature would prove nothing; renew or join again"
     )]
     Expired { id: String, ended: Timestamp },
-    /// The block could not be written as JSON.
-    #[error("could not encode the block")]
+    /// The head could not be written as JSON.
+    #[error("could not encode the head of the block")]
     Encode(#[source] serde_json::Error),
 }
 
 /// Why blocks read back do not form a chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum BrokenChain {
-    #[error("it is not a block")]
-    Malformed,
+    #[error("it is not a block: {0}")]
+    Form(#[from] BlockError),
+    #[error("its head is not one")]
+    Head,
     #[error("it belongs to another instance")]
     Instance,
     #[error("a block is missing before it")]
     Gap,
     #[error("it does not continue the block before it")]
     Previous,
+}
+
+impl Draft {
+    /// Takes an event in; `false`, with nothing changed, if it is too long.
+    pub(super) fn push(&mut self, event: &Event) -> bool {
+        let leaf = self.lines.push(event).map(leaf_hash);
+        leaf.map(|leaf| self.tree.append(leaf)).is_some()
+    }
+
+    /// Whether there is no event.
+    pub(super) fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+
+    /// Whether it has to be sealed before another event comes.
+    pub(super) fn is_full(&self) -> bool {
+        self.lines.is_full()
+    }
+
+    /// Starts over, with the memory it has.
+    pub(super) fn clear(&mut self) {
+        self.lines.clear();
+        self.tree = Frontier::new();
+    }
 }
 
 impl Chain {
@@ -77,10 +112,10 @@ impl Chain {
         self.next_sequence
     }
 
-    /// Makes the next block of `events` (encoded) and moves on. On an error the chain has not moved.
+    /// Makes the next block of `draft` and moves on. On an error the chain has not moved.
     pub(super) fn seal(
         &mut self,
-        events: &[String],
+        draft: &Draft,
         lost: u64,
         svid: &Svid,
         now: Timestamp,
@@ -91,11 +126,7 @@ impl Chain {
                 ended: svid.not_after(),
             });
         }
-        let leaves: Vec<_> = events
-            .iter()
-            .map(|event| leaf_hash(event.as_bytes()))
-            .collect();
-        let count = u32::try_from(events.len()).unwrap_or(u32::MAX);
+        let count = u32::try_from(draft.tree.size()).unwrap_or(u32::MAX);
         let head = BlockHead {
             reporter: svid.id().clone(),
             instance: self.instance.clone(),
@@ -103,29 +134,23 @@ impl Chain {
             first_sequence: self.next_sequence,
             count,
             previous: hex::encode(&self.previous),
-            root: hex::encode(&root(&leaves)),
+            root: hex::encode(&draft.tree.root()),
             lost,
             sealed_at: now,
         };
         let head = serde_json::to_string(&head).map_err(SealError::Encode)?;
         let head_hash = sha256(head.as_bytes());
-        let block = Block {
-            signature: base64url::encode(&svid.sign(head.as_bytes())),
-            chain: svid
-                .chain()
-                .iter()
-                .map(|der| STANDARD.encode(der))
-                .collect(),
-            events: events.to_vec(),
-            head,
-        };
-        let json = serde_json::to_vec(&block).map_err(SealError::Encode)?;
+        let signature = base64url::encode(&svid.sign(head.as_bytes()));
+        let chain = svid.chain().iter().map(|der| STANDARD.encode(der));
+        let encoded = draft
+            .lines
+            .encode(&head, &signature, &chain.collect::<Vec<_>>());
         let number = self.next_block;
         self.advance(count, head_hash);
         Ok(SealedBlock {
             number,
             head_hash,
-            json,
+            encoded: encoded.into(),
         })
     }
 
@@ -133,12 +158,11 @@ impl Chain {
     /// retried although it had succeeded).
     pub(super) fn follow(
         &mut self,
-        json: &[u8],
+        encoded: Bytes,
         is_oldest: bool,
     ) -> Result<Option<SealedBlock>, BrokenChain> {
-        let block: Block = serde_json::from_slice(json).map_err(|_| BrokenChain::Malformed)?;
-        let head: BlockHead =
-            serde_json::from_str(&block.head).map_err(|_| BrokenChain::Malformed)?;
+        let block = Block::decode(&encoded)?;
+        let head: BlockHead = serde_json::from_str(&block.head).map_err(|_| BrokenChain::Head)?;
         let head_hash = sha256(block.head.as_bytes());
         if head.instance != self.instance {
             return Err(BrokenChain::Instance);
@@ -158,7 +182,7 @@ impl Chain {
         Ok(Some(SealedBlock {
             number: head.block,
             head_hash,
-            json: json.to_vec(),
+            encoded,
         }))
     }
 

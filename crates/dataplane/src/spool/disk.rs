@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+use bytes::Bytes;
 use testudo_model::{Entropy, InstanceId};
 use testudo_trust::Keyring;
 
@@ -54,7 +55,7 @@ impl Disk {
         let payload = self.keyring.seal(
             &*self.entropy,
             &associated_data(&self.instance, block.number),
-            &block.json,
+            &block.encoded,
         );
         let wanted = held.saturating_add(u64::try_from(payload.len()).unwrap_or(u64::MAX));
         if wanted > self.max_bytes {
@@ -73,6 +74,7 @@ impl Disk {
                     head_hash: block.head_hash,
                     path,
                     frame,
+                    encoded: Some(block.encoded.clone()),
                 })
             }
             Err(source) => {
@@ -133,24 +135,22 @@ pub(super) fn recover(
             continue;
         }
         for (number, (frame, payload)) in (first_block..).zip(frames) {
-            let json = open(keyring, instance, number, &payload, &path)?;
+            let encoded = open(keyring, instance, number, &payload, &path)?;
             let is_oldest = backlog.oldest().is_none();
             let followed = chain
-                .follow(&json, is_oldest)
+                .follow(encoded, is_oldest)
                 .map_err(|why| SpoolError::Damaged {
                     path: path.clone(),
                     block: number,
                     why: why.to_string(),
                 })?;
-            if let Some(SealedBlock {
-                number, head_hash, ..
-            }) = followed
-            {
+            if let Some(block) = followed {
                 backlog.push(Stored {
-                    number,
-                    head_hash,
+                    number: block.number,
+                    head_hash: block.head_hash,
                     path: path.clone(),
                     frame,
+                    encoded: Some(block.encoded),
                 });
             }
         }
@@ -158,12 +158,12 @@ pub(super) fn recover(
     Ok((chain, backlog))
 }
 
-/// One block, read back: JSON of a [`testudo_model::event::Block`].
+/// One block, read back: a [`testudo_model::event::Block`], encoded.
 pub(super) fn read(
     keyring: &Keyring,
     instance: &InstanceId,
     stored: &Stored,
-) -> Result<Vec<u8>, SpoolError> {
+) -> Result<Bytes, SpoolError> {
     let payload = read_frame(&stored.path, stored.frame)?;
     open(keyring, instance, stored.number, &payload, &stored.path)
 }
@@ -194,9 +194,10 @@ fn open(
     block: u64,
     payload: &[u8],
     path: &Path,
-) -> Result<Vec<u8>, SpoolError> {
+) -> Result<Bytes, SpoolError> {
     keyring
         .open(&associated_data(instance, block), payload)
+        .map(Bytes::from)
         .map_err(|_| SpoolError::Damaged {
             path: path.to_owned(),
             block,

@@ -2,7 +2,7 @@
 //!
 //! Workers put events into a bounded ring ([`EventSink::record`], no system call). One thread takes them out,
 //! makes blocks (Merkle root, hash chain, signature by the proxy's identity), seals them (events are personal
-//! data) and writes them. Only blocks that are on disk are shipped, and only a receipt of the ledger deletes
+//! data) and writes them. An event is encoded once and hashed once. Only blocks that are on disk are shipped, and only a receipt of the ledger deletes
 //! them. What is recorded and not yet on disk when a process is killed is at most what came in during
 //! [`BLOCK_INTERVAL`](testudo_model::limits::BLOCK_INTERVAL) and one write; [`Spool::sync`] closes that
 //! window.
@@ -27,6 +27,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use testudo_model::{
     Clock, Entropy, InstanceId, SpiffeId, TenantName,
     event::{Event, Receipt},
@@ -153,8 +154,8 @@ pub struct ReceiptMismatch;
 pub struct Unshipped {
     /// Its number.
     pub number: u64,
-    /// JSON of a [`testudo_model::event::Block`].
-    pub json: Vec<u8>,
+    /// A [`testudo_model::event::Block`], encoded.
+    pub encoded: Bytes,
 }
 
 /// How the spool is.
@@ -267,7 +268,8 @@ impl Spool {
         }
     }
 
-    /// The oldest block without a receipt, read from disk. Blocks.
+    /// The oldest block without a receipt: from memory, or from disk if so many wait that it was not kept.
+    /// Blocks.
     ///
     /// # Errors
     /// It cannot be read back.
@@ -275,10 +277,13 @@ impl Spool {
         let Some(stored) = self.shared.backlog().oldest().cloned() else {
             return Ok(None);
         };
-        let json = disk::read(&self.keyring, &self.instance, &stored)?;
+        let encoded = match stored.encoded {
+            Some(encoded) => encoded,
+            None => disk::read(&self.keyring, &self.instance, &stored)?,
+        };
         Ok(Some(Unshipped {
             number: stored.number,
-            json,
+            encoded,
         }))
     }
 

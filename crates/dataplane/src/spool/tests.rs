@@ -88,7 +88,7 @@ fn event(number: u64) -> Event {
 fn ship_all(spool: &Spool) -> Vec<Block> {
     let mut shipped = Vec::new();
     while let Some(unshipped) = spool.oldest().unwrap() {
-        let block: Block = serde_json::from_slice(&unshipped.json).unwrap();
+        let block = Block::decode(&unshipped.encoded).unwrap();
         spool
             .acknowledge(&receipt(spool, unshipped.number, &block))
             .unwrap();
@@ -211,7 +211,7 @@ fn a_receipt_for_another_block_deletes_nothing() {
     sink.record(event(0)).unwrap();
     assert!(spool.sync(PATIENCE));
     let unshipped = spool.oldest().unwrap().unwrap();
-    let block: Block = serde_json::from_slice(&unshipped.json).unwrap();
+    let block = Block::decode(&unshipped.encoded).unwrap();
     let good = receipt(&spool, unshipped.number, &block);
     let wrong_hash = Receipt {
         head_hash: hex::encode(&[0; 32]),

@@ -13,12 +13,12 @@ use std::{
 use testudo_model::{
     Clock, Entropy, EventId, TenantName,
     event::{Actor, Detail, Event, EventClass, Outcome},
-    limits::{BLOCK_INTERVAL, MAX_BLOCK_EVENTS, MAX_EVENT_BYTES},
+    limits::BLOCK_INTERVAL,
 };
 use testudo_trust::IdentitySource;
 
 use super::{
-    block::{Chain, SealedBlock},
+    block::{Chain, Draft, SealedBlock},
     disk::{Disk, Fault},
     shared::Shared,
 };
@@ -32,9 +32,6 @@ const FAULT_PAUSE: Duration = Duration::from_secs(1);
 const LAST_TRIES: u32 = 10;
 /// Time between two looks whether the file is still in place.
 const IN_PLACE_INTERVAL: Duration = Duration::from_secs(1);
-/// Bytes of encoded events in one block; with JSON in JSON and sealing it stays below what a frame and a
-/// message may hold.
-const MAX_BLOCK_BYTES: usize = 1024 * 1024;
 
 /// State of the thread.
 pub(super) struct Writer {
@@ -49,11 +46,10 @@ pub(super) struct Writer {
     pub(super) pending: Pending,
 }
 
-/// Encoded events that wait for their block, and the block that waits for the disk.
+/// Events that wait for their block, and the block that waits for the disk.
 #[derive(Default)]
 pub(super) struct Pending {
-    events: Vec<String>,
-    bytes: usize,
+    draft: Draft,
     since_nanos: Option<u64>,
     unwritten: Option<SealedBlock>,
     in_place_nanos: u64,
@@ -103,31 +99,34 @@ impl Writer {
         self.check_in_place()?;
         self.write_unwritten()?;
         let end = loop {
-            if self.pending.is_full() {
+            if self.pending.draft.is_full() {
                 self.seal()?;
             }
             match self.ring.try_recv() {
-                Ok(event) => self.take(&event),
+                Ok(event) => self.take(*event),
                 Err(mpsc::TryRecvError::Empty) => break Turn::Empty,
                 Err(mpsc::TryRecvError::Disconnected) => break Turn::Disconnected,
             }
         };
         self.report_lost();
         if self.is_due()
-            || ((everything || end == Turn::Disconnected) && !self.pending.events.is_empty())
+            || ((everything || end == Turn::Disconnected) && !self.pending.draft.is_empty())
         {
             self.seal()?;
         }
         Ok(end)
     }
 
-    fn take(&mut self, event: &Event) {
-        match encode(event) {
-            Some(text) => self.pending.push(text, self.clock.monotonic_nanos()),
-            None => {
-                tracing::error!(event = %event.id, "an event is too large to be recorded");
-                self.shared.count_lost();
-            }
+    fn take(&mut self, event: Event) {
+        let draft = &mut self.pending.draft;
+        if draft.push(&event) || draft.push(&without_context(&event)) {
+            let clock = &self.clock;
+            self.pending
+                .since_nanos
+                .get_or_insert_with(|| clock.monotonic_nanos());
+        } else {
+            tracing::error!(event = %event.id, "an event is too large to be recorded");
+            self.shared.count_lost();
         }
     }
 
@@ -136,11 +135,10 @@ impl Writer {
         let svid = self.identity.current();
         match self
             .chain
-            .seal(&self.pending.events, lost, &svid, self.clock.now())
+            .seal(&self.pending.draft, lost, &svid, self.clock.now())
         {
             Ok(block) => {
-                self.pending.clear();
-                self.pending.unwritten = Some(block);
+                self.pending.sealed(block);
                 self.write_unwritten()
             }
             Err(error) => {
@@ -165,14 +163,14 @@ impl Writer {
     /// A loss is evidence too: without other events it gets one of its own.
     fn report_lost(&mut self) {
         let lost = self.shared.lost();
-        if lost == 0 || !self.pending.events.is_empty() {
+        if lost == 0 || !self.pending.draft.is_empty() {
             return;
         }
         let event = self.own_event(
             "spool.lost",
             [("lost".to_owned(), Detail::from(lost))].into(),
         );
-        self.take(&event);
+        self.take(event);
     }
 
     /// The last run did not end by itself: what it had not written is lost, and that is an event.
@@ -182,7 +180,7 @@ impl Writer {
             "spool.unclean_stop",
             [("next_sequence".to_owned(), next)].into(),
         );
-        self.take(&event);
+        self.take(event);
     }
 
     fn own_event(&self, activity: &str, details: BTreeMap<String, Detail>) -> Event {
@@ -229,7 +227,7 @@ impl Writer {
     }
 
     fn pause(&self) -> Duration {
-        match (self.shared.is_refusing(), self.pending.events.is_empty()) {
+        match (self.shared.is_refusing(), self.pending.draft.is_empty()) {
             (true, _) => FAULT_PAUSE,
             (false, false) => BUSY_PAUSE,
             (false, true) => IDLE_PAUSE,
@@ -245,42 +243,22 @@ enum Turn {
 }
 
 impl Pending {
-    fn push(&mut self, event: String, now_nanos: u64) {
-        self.since_nanos.get_or_insert(now_nanos);
-        self.bytes += event.len();
-        self.events.push(event);
-    }
-
-    fn is_full(&self) -> bool {
-        self.events.len() >= MAX_BLOCK_EVENTS || self.bytes + MAX_EVENT_BYTES > MAX_BLOCK_BYTES
-    }
-
-    fn clear(&mut self) {
-        self.events.clear();
-        self.bytes = 0;
+    /// The events are in `block` now.
+    fn sealed(&mut self, block: SealedBlock) {
+        self.draft.clear();
         self.since_nanos = None;
+        self.unwritten = Some(block);
     }
 }
 
-/// The event as JSON. One that is too large loses the contexts of its decision, the one part without which a
-/// decision can still be explained.
-fn encode(event: &Event) -> Option<String> {
-    let text = serde_json::to_string(event).ok()?;
-    if text.len() <= MAX_EVENT_BYTES {
-        return Some(text);
-    }
+/// The event without the context of its decision, the one part without which a decision can still be explained.
+fn without_context(event: &Event) -> Event {
     let mut smaller = event.clone();
-    for leg in smaller
-        .decision
-        .iter_mut()
-        .flat_map(|decision| &mut decision.legs)
-    {
-        leg.context = None;
+    if let Some(decision) = &mut smaller.decision {
+        decision.context = None;
     }
     smaller
         .details
         .insert("context_omitted".to_owned(), Detail::from(true));
-    serde_json::to_string(&smaller)
-        .ok()
-        .filter(|text| text.len() <= MAX_EVENT_BYTES)
+    smaller
 }

@@ -81,7 +81,7 @@ fn cost_of_a_decision_by_number_of_policies() {
             decision
                 .legs
                 .iter()
-                .map(|leg: &LegRecord| engine.explain(leg))
+                .map(|leg: &LegRecord| engine.explain(leg, decision.context.as_deref()))
                 .collect::<String>()
         );
         let decide = nanos_each(|| {

@@ -171,17 +171,17 @@ fn a_time_that_cedar_cannot_express_denies() {
 }
 
 #[test]
-fn a_leg_records_the_facts_its_policies_could_read() {
+fn a_decision_records_the_facts_its_policies_could_read() {
     let snapshot = snapshot(&[OPEN]);
     let decision = engine(&[OPEN]).decide(&call(&snapshot, "gateway", Some(CARLA), "orders:list"));
     insta::assert_snapshot!(
-        decision.legs[1].context.as_deref().unwrap(),
+        decision.context.as_deref().unwrap(),
         @r#"{"peer":{"verified":true,"trustDomain":"bookshop.example"},"risk":0}"#
     );
     let decision =
         engine(&[OPEN]).decide(&call(&snapshot, "gateway", Some(CARLA), "orders:refund"));
     insta::assert_snapshot!(
-        decision.legs[1].context.as_deref().unwrap(),
+        decision.context.as_deref().unwrap(),
         @r#"{"peer":{"verified":true,"trustDomain":"bookshop.example"},"token":{"assurance":1,"authenticatedAt":{"__extn":{"fn":"datetime","arg":"2026-11-22T10:00:00.000Z"}}},"now":{"__extn":{"fn":"datetime","arg":"2026-11-22T10:00:00.000Z"}},"risk":0}"#
     );
 }

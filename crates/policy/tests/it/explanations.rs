@@ -22,11 +22,11 @@ unless { principal is Fleet::User && principal.clearance > 90 };
 );
 
 fn explain(engine: &PolicyEngine, call: &Call<'_>) -> String {
-    engine
-        .decide(call)
+    let decision = engine.decide(call);
+    decision
         .legs
         .iter()
-        .map(|leg| engine.explain(leg))
+        .map(|leg| engine.explain(leg, decision.context.as_deref()))
         .collect()
 }
 
@@ -98,12 +98,14 @@ fn where_no_rule_exists_one_is_proposed() {
 fn a_record_of_another_snapshot_is_not_guessed_about() {
     let snapshot = snapshot(&[]);
     let engine = engine(&[RULES]);
-    let mut leg = engine
-        .decide(&call(&snapshot, "catalog", Some(CARLA), "inventory:stock"))
-        .legs
-        .remove(0);
-    leg.context = Some("not json".to_owned());
-    assert!(engine.explain(&leg).contains("cannot be replayed"));
+    let decision = engine.decide(&call(&snapshot, "catalog", Some(CARLA), "inventory:stock"));
+    let (mut leg, context) = (decision.legs[0].clone(), decision.context.as_deref());
+    assert!(!engine.explain(&leg, context).contains("cannot be replayed"));
+    assert!(
+        engine
+            .explain(&leg, Some("not json"))
+            .contains("cannot be replayed")
+    );
     leg.resource = "not an entity".to_owned();
-    assert!(engine.explain(&leg).contains("cannot be replayed"));
+    assert!(engine.explain(&leg, context).contains("cannot be replayed"));
 }
