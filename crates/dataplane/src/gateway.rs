@@ -29,6 +29,7 @@ use crate::{
     routes::{NoRoute, RouteRef},
     serve::{self, Activity, Protocol},
     source,
+    spread::Seat,
     state::Enforced,
     token::{self, Login, Lookup, TokenError, TokenVerifier},
     transaction::{Mint, OutsideCall},
@@ -84,14 +85,14 @@ impl Gateway {
         let mut redirect = options.redirect;
         let workers = options
             .listen
-            .into_sockets()
+            .into_seats()
             .into_iter()
             .take(options.workers.get())
-            .map(|socket| {
+            .map(|seat| {
                 let worker = GatewayWorker::new(Arc::clone(&proxy), Arc::clone(&tls));
                 let (slots, drain) = (slots.clone(), options.drain.watch());
                 let (redirect, deadline) = (redirect.take(), options.drain_deadline);
-                async move { worker.run(socket, slots, redirect, drain, deadline).await }
+                async move { worker.run(seat, slots, redirect, drain, deadline).await }
             })
             .collect();
         Running::start("gateway", workers)
@@ -121,7 +122,7 @@ impl GatewayWorker {
 
     async fn run(
         self: Arc<Self>,
-        socket: std::net::TcpListener,
+        seat: Seat,
         slots: ConnectionSlots,
         redirect: Option<Redirect>,
         drain: DrainWatch,
@@ -134,7 +135,7 @@ impl GatewayWorker {
             }
         };
         let serving = listener::accept(
-            socket,
+            seat,
             slots.clone(),
             drain.clone(),
             deadline,

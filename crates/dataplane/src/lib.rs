@@ -41,6 +41,7 @@ mod serve;
 mod sidecar;
 mod source;
 mod span;
+mod spread;
 mod stall;
 mod token;
 mod trace;

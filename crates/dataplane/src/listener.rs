@@ -1,7 +1,8 @@
 //! Listening sockets, worker threads and their end.
 //!
 //! Each worker has a current-thread runtime and a socket of its own on the same address (`SO_REUSEPORT`): the
-//! kernel spreads connections, and nothing on the request path is shared between cores without need.
+//! kernel spreads connections, [`crate::spread`] mends where it does so badly, and nothing on the request path is
+//! shared between cores without need.
 
 use std::{
     future::Future,
@@ -18,9 +19,11 @@ use testudo_model::limits;
 use testudo_runtime::DrainWatch;
 use tokio::{
     net::TcpStream,
-    sync::Semaphore,
+    sync::{AcquireError, OwnedSemaphorePermit, Semaphore},
     task::{JoinError, JoinSet},
 };
+
+use crate::spread::{Accepted, Seat, Team, seats};
 
 /// Connections the kernel completes before we accept them.
 const BACKLOG: i32 = 4096;
@@ -113,9 +116,9 @@ impl Listeners {
         self.address
     }
 
-    /// One socket for each worker.
-    pub(crate) fn into_sockets(self) -> Vec<TcpListener> {
-        self.sockets
+    /// One seat for each worker.
+    pub(crate) fn into_seats(self) -> Vec<Seat> {
+        seats(self.sockets)
     }
 }
 
@@ -205,7 +208,7 @@ impl ConnectionSlots {
 /// Accepts connections until the drain starts, serves each in a task of its own, then waits for those that are
 /// open, at most until `deadline`.
 pub(crate) async fn accept<F>(
-    socket: TcpListener,
+    seat: Seat,
     slots: ConnectionSlots,
     mut drain: DrainWatch,
     deadline: Duration,
@@ -213,6 +216,7 @@ pub(crate) async fn accept<F>(
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
+    let Seat { socket, mut team } = seat;
     let listener = match tokio::net::TcpListener::from_std(socket) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "a listening socket cannot be used"),
@@ -223,23 +227,24 @@ pub(crate) async fn accept<F>(
             let slot = Arc::clone(&slots.0).acquire_owned().await;
             (slot, listener.accept().await)
         };
-        let (slot, accepted) = tokio::select! {
+        let accepted = tokio::select! {
             () = drain.drained() => break,
             Some(ended) = connections.join_next() => {
                 report(&ended);
                 continue;
             }
-            next = next => next,
+            handed = team.handed() => Ok(Some(handed)),
+            (slot, accepted) = next => place(&team, slot, accepted),
         };
-        match accepted {
-            Ok((stream, peer)) => {
-                drop(stream.set_nodelay(true));
+        match accepted.and_then(|accepted| accepted.map(Accepted::open).transpose()) {
+            Ok(Some((stream, peer, place))) => {
                 let serving = serve(stream, peer, drain.clone());
                 connections.spawn(async move {
                     serving.await;
-                    drop(slot);
+                    drop(place);
                 });
             }
+            Ok(None) => {}
             Err(error) => {
                 tracing::warn!(%error, "accepting a connection failed");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -248,6 +253,18 @@ pub(crate) async fn accept<F>(
     }
     drop(listener);
     finish(connections, deadline).await;
+}
+
+/// A new connection, if this worker shall serve it.
+fn place(
+    team: &Team,
+    slot: Result<OwnedSemaphorePermit, AcquireError>,
+    accepted: io::Result<(TcpStream, SocketAddr)>,
+) -> io::Result<Option<Accepted>> {
+    let (stream, peer) = accepted?;
+    let slot = slot.map_err(io::Error::other)?;
+    stream.set_nodelay(true)?;
+    Ok(team.assign(stream.into_std()?, peer, slot))
 }
 
 async fn finish(mut connections: JoinSet<()>, deadline: Duration) {

@@ -39,12 +39,12 @@ pub(crate) async fn run(
         https_port,
         names,
     } = redirect;
-    let Some(socket) = listen.into_sockets().into_iter().next() else {
+    let Some(seat) = listen.into_seats().into_iter().next() else {
         return;
     };
     let names = Arc::new(names);
     listener::accept(
-        socket,
+        seat,
         slots,
         drain,
         deadline,

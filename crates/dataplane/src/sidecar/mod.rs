@@ -18,6 +18,7 @@ use crate::{
     listener::{self, ConnectionSlots, Listeners, Running, StartError},
     proxy::{Proxy, ProxyParts, Worker},
     rejection::{NotReady, Rejection},
+    spread::Seat,
     state::Enforced,
     transaction::TransactionVerifier,
 };
@@ -62,9 +63,9 @@ impl Sidecar {
         let name = format!("sidecar-{}", options.service);
         let workers = options
             .inbound
-            .into_sockets()
+            .into_seats()
             .into_iter()
-            .zip(options.outbound.into_sockets())
+            .zip(options.outbound.into_seats())
             .take(options.workers.get())
             .map(|(inbound, outbound)| {
                 let worker = Arc::new(SidecarWorker {
@@ -97,8 +98,8 @@ struct SidecarWorker {
 impl SidecarWorker {
     async fn run(
         self: Arc<Self>,
-        inbound: std::net::TcpListener,
-        outbound: std::net::TcpListener,
+        inbound: Seat,
+        outbound: Seat,
         slots: ConnectionSlots,
         drain: DrainWatch,
         deadline: Duration,
