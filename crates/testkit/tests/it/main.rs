@@ -11,6 +11,7 @@
 
 mod architecture;
 mod corpora;
+mod dependencies;
 mod documents;
 mod fences;
 mod monitoring;

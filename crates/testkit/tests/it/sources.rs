@@ -26,24 +26,36 @@ pub fn product() -> Vec<String> {
         }
     }
     assert!(files.len() > 100, "the sources are not where they were");
-    let is_product = |path: &&PathBuf| {
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap();
-        let generated = path.components().any(|part| part.as_os_str() == "wire");
-        path.extension().is_some_and(|extension| extension == "rs")
-            && !generated
-            && !matches!(name, "tests.rs" | "fixtures.rs")
-    };
+    let is_generated = |path: &Path| path.components().any(|part| part.as_os_str() == "wire");
     files
         .iter()
-        .filter(is_product)
+        .filter(|path| is_rust(path) && !is_generated(path) && !is_test_support(path))
         .map(|path| without_tests(&fs::read_to_string(path).unwrap()))
         .collect()
+}
+
+/// All Rust files below `folder`.
+pub fn rust_files(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    collect(folder, &mut files);
+    files.retain(|path| is_rust(path));
+    files
+}
+
+/// Whether a file below `src` is compiled for tests only.
+pub fn is_test_support(path: &Path) -> bool {
+    path.file_name()
+        .is_some_and(|name| name == "tests.rs" || name == "fixtures.rs")
+}
+
+fn is_rust(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "rs")
 }
 
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        if path.is_dir() {
+        if path.is_dir() && path.file_name().is_some_and(|name| name != "target") {
             collect(&path, files);
         } else {
             files.push(path);
@@ -51,8 +63,9 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-fn without_tests(source: &str) -> String {
-    let product = source.split("#[cfg(test)]\nmod ").next().unwrap();
+/// A source file without its unit tests and comments.
+pub fn without_tests(source: &str) -> String {
+    let product = source.split("#[cfg(test)]\nmod tests").next().unwrap();
     let lines = product
         .lines()
         .filter(|line| !line.trim_start().starts_with("//"));
