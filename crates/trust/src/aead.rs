@@ -231,14 +231,12 @@ impl TermKey {
         envelope.extend(term.to_be_bytes());
         let aad = Aad::from([&envelope, aad].concat());
         envelope.extend(nonce);
-        let mut body = plain.to_vec();
+        let header = envelope.len();
+        envelope.extend_from_slice(plain);
+        let (_, body) = envelope.split_at_mut(header);
         let nonce = Nonce::assume_unique_for_key(nonce);
         // Fails above 2^36 bytes only.
-        let tag = or_abort(
-            self.cipher
-                .seal_in_place_separate_tag(nonce, aad, &mut body),
-        );
-        envelope.append(&mut body);
+        let tag = or_abort(self.cipher.seal_in_place_separate_tag(nonce, aad, body));
         envelope.extend(tag.as_ref());
         envelope
     }

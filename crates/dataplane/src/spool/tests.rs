@@ -9,8 +9,9 @@ use std::{
 
 use base64::Engine as _;
 use testudo_model::{
-    TrustDomain,
-    event::{Actor, Block, BlockHead, Detail, EventClass, Outcome},
+    DecisionId, TrustDomain,
+    event::{Actor, Block, BlockHead, DecisionRecord, Detail, EventClass, Outcome},
+    limits::MAX_EVENT_BYTES,
     random_below,
 };
 use testudo_runtime::SystemClock;
@@ -88,13 +89,17 @@ fn event(number: u64) -> Event {
 fn ship_all(spool: &Spool) -> Vec<Block> {
     let mut shipped = Vec::new();
     while let Some(unshipped) = spool.oldest().unwrap() {
-        let block = Block::decode(&unshipped.encoded).unwrap();
-        spool
-            .acknowledge(&receipt(spool, unshipped.number, &block))
-            .unwrap();
-        shipped.push(block);
+        shipped.push(acknowledge(spool, &unshipped));
     }
     shipped
+}
+
+/// The block, for which there is a receipt now.
+fn acknowledge(spool: &Spool, unshipped: &Unshipped) -> Block {
+    let block = Block::decode(&unshipped.encoded).unwrap();
+    let receipt = receipt(spool, unshipped.number, &block);
+    spool.acknowledge(&receipt).unwrap();
+    block
 }
 
 fn receipt(spool: &Spool, number: u64, block: &Block) -> Receipt {
@@ -419,6 +424,84 @@ fn another_key_another_workload_and_a_changed_block_are_refused() {
         Spool::open(options(folder.path(), &clock)),
         Err(SpoolError::Damaged { .. })
     ));
+}
+
+#[test]
+fn a_block_that_memory_did_not_keep_is_read_back_and_must_be_what_was_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let (spool, sink) = Spool::open(options(folder.path(), &fake_clock())).unwrap();
+    for number in 0..750 {
+        let large = Event {
+            target: Some("x".repeat(15_000)),
+            ..event(number)
+        };
+        sink.record(large).unwrap();
+    }
+    assert!(spool.sync(PATIENCE));
+    assert!(spool.status().unshipped_bytes > 10 * 1024 * 1024);
+    let (_, newest) = segment::list(folder.path()).unwrap().pop().unwrap();
+    let written = fs::read(&newest).unwrap();
+    let (frame, _) = segment::scan(&newest).unwrap().swap_remove(0);
+    let mut changed = written.clone();
+    changed[usize::try_from(frame.offset).unwrap()] ^= 1;
+    fs::write(&newest, changed).unwrap();
+
+    let mut blocks = Vec::new();
+    let refusal = loop {
+        match spool.oldest() {
+            Ok(unshipped) => {
+                let unshipped = unshipped.expect("the changed block is not shipped");
+                blocks.push(acknowledge(&spool, &unshipped));
+            }
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(refusal, SpoolError::Damaged { .. }), "{refusal}");
+    assert!(
+        blocks.len() >= 8,
+        "memory has what it kept, whatever the disk"
+    );
+    fs::write(&newest, written).unwrap();
+    blocks.extend(ship_all(&spool));
+    assert_chained(&blocks);
+    assert_eq!(numbers(&events_of(&blocks)), (0..750).collect::<Vec<i64>>());
+}
+
+#[test]
+fn an_event_that_is_too_long_loses_the_context_of_its_decision_and_only_then_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let (spool, sink) = Spool::open(options(folder.path(), &fake_clock())).unwrap();
+    let decided = |path: usize, context: usize| Event {
+        decision: Some(DecisionRecord {
+            id: DecisionId::generate(&*FakeClock::today(), &SystemEntropy),
+            snapshot: 1,
+            service: "orders".parse().unwrap(),
+            operation: None,
+            method: "GET".to_owned(),
+            path: "p".repeat(path),
+            reason: "allowed".to_owned(),
+            legs: Arc::default(),
+            context: Some("c".repeat(context).into()),
+            status: 0,
+        }),
+        ..event(0)
+    };
+    for (path, context) in [(10, 10), (10, MAX_EVENT_BYTES), (MAX_EVENT_BYTES, 10)] {
+        sink.record(decided(path, context)).unwrap();
+    }
+    assert!(spool.sync(PATIENCE));
+    let blocks = ship_all(&spool);
+    assert_chained(&blocks);
+    let contexts: Vec<_> = events_of(&blocks)
+        .into_iter()
+        .map(|event| {
+            let context = event.decision.unwrap().context.map(|context| context.len());
+            (context, event.details.contains_key("context_omitted"))
+        })
+        .collect();
+    assert_eq!(contexts, [(Some(10), false), (None, true)]);
+    let head: BlockHead = serde_json::from_str(&blocks[0].head).unwrap();
+    assert_eq!(head.lost, 1);
 }
 
 #[test]

@@ -356,7 +356,8 @@ mod tests {
             change(&mut block);
             Block::decode(&block.encode()).map(|decoded| assert_eq!(decoded, block))
         };
-        let cases: [(&str, usize, fn(&mut Block, usize)); 4] = [
+        type Set = fn(&mut Block, usize);
+        let cases: [(&str, usize, Set); 4] = [
             ("head", MAX_BLOCK_HEAD_BYTES, |block, bytes| {
                 block.head = "x".repeat(bytes);
             }),
