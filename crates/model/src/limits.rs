@@ -39,6 +39,9 @@ pub const MAX_LIMIT_CELLS: usize = 1_000_000;
 
 /// Life of an X.509-SVID. Short, so that a stolen key is worth little; renewed at half-life.
 pub const SVID_LIFETIME: Duration = Duration::from_secs(15 * 60);
+/// How long after its end an X.509-SVID still gets its proxy the next one, and nothing else: a night's outage of
+/// the control plane, or of the machine. What it costs: docs/decisions/0005.
+pub const LATE_RENEWAL: Duration = Duration::from_secs(24 * 3600);
 /// Life of an access token.
 pub const ACCESS_TOKEN_LIFETIME: Duration = Duration::from_secs(5 * 60);
 /// Life of a transaction token: one call tree.

@@ -9,7 +9,9 @@ use testudo_model::{
 };
 use testudo_trust::{Svid, SvidKey, certificate_thumbprint, certificate_times};
 
-use crate::{Caller, PublishedBundle, WorkloadError, WorkloadRole, Workloads, sink::Fact};
+use crate::{
+    Caller, PublishedBundle, ShownCertificate, WorkloadError, WorkloadRole, Workloads, sink::Fact,
+};
 
 /// Life of a web certificate. Browsers and command-line clients tolerate less skew than proxies renew.
 pub(crate) const WEB_LIFETIME: Duration = Duration::from_secs(24 * 3600);
@@ -70,25 +72,30 @@ impl Workloads {
         enrolled
     }
 
-    /// A new certificate for a workload that showed its current one.
+    /// A new certificate for a workload that showed its current one, which may have ended lately.
     ///
     /// # Errors
-    /// The identity was removed or revoked, the request is malformed, the store fails, or the event could not
-    /// be recorded.
+    /// The identity was removed or revoked, the certificate shown ended and is not one that renews late, the
+    /// request is malformed, the store fails, or the event could not be recorded.
     pub fn renew(
         &self,
-        peer: &SpiffeId,
+        shown: &ShownCertificate,
         request_der: &[u8],
         caller: &Caller,
     ) -> Result<IssuedChain, WorkloadError> {
-        let issued = self
-            .registration(peer)
-            .and_then(|_| self.issue_svid(peer, request_der));
-        match &issued {
-            Ok(issued) => self.record_issue("workload.renew", issued, caller)?,
-            Err(error) => self.record_refusal("workload.renew", Some(peer), error, caller)?,
+        let renewed = self.try_renew(shown, request_der);
+        match &renewed {
+            Ok(issued) => {
+                let activity = if shown.holds(self.clock.now()) {
+                    "workload.renew"
+                } else {
+                    "workload.renew_late"
+                };
+                self.record_issue(activity, issued, caller)?;
+            }
+            Err(error) => self.record_refusal("workload.renew", Some(&shown.id), error, caller)?,
         }
-        issued
+        renewed
     }
 
     /// A web certificate (server authentication for DNS names and addresses) for the gateway.
@@ -150,9 +157,23 @@ impl Workloads {
         self.registration(&presented.record.id)?;
         let issued = self.issue_svid(&presented.record.id, request_der)?;
         let bundle = self.bundle()?;
+        self.begin_lineage(&issued)?;
         // Last, so that a malformed request costs nothing; nothing is handed out unless this wins.
         self.redeem_join_token(presented)?;
         Ok(Enrolment { issued, bundle })
+    }
+
+    fn try_renew(
+        &self,
+        shown: &ShownCertificate,
+        request_der: &[u8],
+    ) -> Result<IssuedChain, WorkloadError> {
+        let registration = self.registration(&shown.id)?;
+        let lineage = self.lineage_of(shown)?;
+        self.may_renew(shown, &registration, lineage.as_ref())?;
+        let issued = self.issue_svid(&shown.id, request_der)?;
+        self.continue_lineage(lineage, shown, &issued)?;
+        Ok(issued)
     }
 
     fn issue_svid(&self, id: &SpiffeId, request_der: &[u8]) -> Result<IssuedChain, WorkloadError> {
@@ -207,10 +228,6 @@ impl Workloads {
         issued: &IssuedChain,
         caller: &Caller,
     ) -> Result<(), WorkloadError> {
-        let thumbprint = issued
-            .chain
-            .first()
-            .map(|leaf| certificate_thumbprint(leaf));
         self.record(Fact {
             class: EventClass::Authentication,
             activity,
@@ -219,7 +236,7 @@ impl Workloads {
             target: issued.id.to_string(),
             details: vec![
                 ("not_after", issued.not_after.to_string().into()),
-                ("certificate", thumbprint.unwrap_or_default().into()),
+                ("certificate", issued.thumbprint().into()),
             ],
         })?;
         Ok(())
@@ -256,6 +273,12 @@ impl IssuedChain {
             chain: vec![leaf, root],
             not_after,
         })
+    }
+
+    pub(crate) fn thumbprint(&self) -> String {
+        let leaf = self.chain.first();
+        leaf.map(|leaf| certificate_thumbprint(leaf))
+            .unwrap_or_default()
     }
 }
 

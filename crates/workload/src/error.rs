@@ -38,6 +38,16 @@ pub enum WorkloadError {
         /// When.
         at: Timestamp,
     },
+    /// The certificate shown for a renewal has ended, and is not one that may be renewed late.
+    #[error(
+        "the certificate ended at {at} and cannot be renewed: {why}; join again with a new token"
+    )]
+    CertificateEnded {
+        /// When it ended.
+        at: Timestamp,
+        /// Why that is final.
+        why: &'static str,
+    },
     /// Only the gateway gets web certificates.
     #[error("`{id}` may not have a web certificate; only the gateway may")]
     NotTheGateway {
@@ -102,6 +112,7 @@ impl WorkloadError {
             Self::JoinTokenExpired { .. } => "workload.join_token_expired",
             Self::NotRegistered { .. } => "workload.not_registered",
             Self::Revoked { .. } => "workload.revoked",
+            Self::CertificateEnded { .. } => "workload.certificate_ended",
             Self::NotTheGateway { .. } => "workload.not_the_gateway",
             Self::NameNotAllowed { .. } => "workload.name_not_allowed",
             Self::NameMalformed { .. } => "workload.name_malformed",

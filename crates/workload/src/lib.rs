@@ -13,6 +13,7 @@ mod enrolment;
 mod error;
 mod instance;
 mod join;
+mod lineage;
 mod record;
 mod registration;
 mod sink;
@@ -24,6 +25,7 @@ pub use enrolment::{Enrolment, IssuedChain, LocalWebCertificate};
 pub use error::WorkloadError;
 pub use instance::{INSTANCE_LEASE, Instance, InstanceReport};
 pub use join::{JoinTokenRequest, JoinTokenStatus, MAX_JOIN_TOKEN_LIFETIME};
+pub use lineage::ShownCertificate;
 pub use registration::{Declared, FleetIdentities, Registration, WorkloadRole};
 pub use sink::{Caller, EventNotRecorded, EventSink};
 

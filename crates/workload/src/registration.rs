@@ -44,6 +44,8 @@ pub struct Registration {
     pub declared: bool,
     /// When it was revoked.
     pub revoked: Option<Timestamp>,
+    /// When it was last revoked or removed. That it was given back gives no life to certificates from before.
+    pub taken_away: Option<Timestamp>,
 }
 
 impl Record for Registration {
@@ -97,10 +99,14 @@ impl Workloads {
                 Vec::new(),
             )
         }));
+        let now = self.clock.now();
         let mut declared = Declared::default();
         for known in self.registrations()? {
             if known.declared && !wanted.iter().any(|(id, ..)| *id == known.id) {
-                self.amend_registration(&known.id, |registration| registration.declared = false)?;
+                self.amend_registration(&known.id, |registration| {
+                    registration.declared = false;
+                    registration.taken_away = Some(now);
+                })?;
                 declared.removed.push(known.id);
             }
         }
@@ -157,6 +163,7 @@ impl Workloads {
         let now = self.clock.now();
         self.amend_registration(id, |registration| {
             registration.revoked.get_or_insert(now);
+            registration.taken_away = Some(now);
         })?;
         self.record_account("workload.revoke", id, caller)?;
         Ok(Revoked::Workload(id.clone()))
@@ -204,6 +211,7 @@ impl Workloads {
                 created: known.as_ref().map_or(now, |known| known.created),
                 declared: true,
                 revoked: known.as_ref().and_then(|known| known.revoked),
+                taken_away: known.as_ref().and_then(|known| known.taken_away),
             };
             let is_new = !known.as_ref().is_some_and(|known| known.declared);
             Ok(if known.as_ref() == Some(&wanted) {

@@ -1,7 +1,8 @@
 //! The proxy port (9444): enrolment, certificates, what proxies enforce, and their events.
 //!
 //! gRPC over TLS 1.3 with the fleet's certificates. A client certificate is needed for everything but
-//! enrolment, and what it says about the caller is never read from a message.
+//! enrolment, and what it says about the caller is never read from a message. One that has lately ended passes the
+//! handshake and gets its holder the next one; every other call refuses it.
 
 mod distribution;
 mod peer;
@@ -14,7 +15,10 @@ mod watch;
 use std::{sync::Arc, time::Duration};
 
 use testudo_audit::Ledger;
-use testudo_model::{Clock, limits::MAX_BLOCK_BYTES};
+use testudo_model::{
+    Clock,
+    limits::{LATE_RENEWAL, MAX_BLOCK_BYTES},
+};
 use testudo_runtime::DrainWatch;
 use testudo_trust::{IdentitySource, PeerAuth, mesh_server_config};
 use testudo_workload::Workloads;
@@ -66,7 +70,7 @@ impl ProxyPort {
     ) -> Result<(), tonic::transport::Error> {
         let tls = mesh_server_config(
             &self.identity,
-            PeerAuth::Optional,
+            PeerAuth::OptionalAndLate(LATE_RENEWAL),
             Arc::clone(&self.clock),
             &["h2"],
         );

@@ -9,8 +9,7 @@ use std::{
 
 use testudo_model::{Clock, SpiffeId, Timestamp, event::Actor, limits::HANDSHAKE_TIMEOUT};
 use testudo_runtime::DrainWatch;
-use testudo_trust::{certificate_times, peer_identity};
-use testudo_workload::Caller;
+use testudo_workload::{Caller, ShownCertificate};
 use tokio::{
     io::{self, AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
@@ -27,8 +26,8 @@ const ACCEPTED: usize = 64;
 /// Who is at the other end, as far as TLS has proved it.
 #[derive(Debug, Clone)]
 pub(super) struct Peer {
-    /// The verified identity and the end of its certificate; `None` before enrolment.
-    certified: Option<(SpiffeId, Timestamp)>,
+    /// The verified certificate, which may have ended lately; `None` before enrolment.
+    shown: Option<ShownCertificate>,
     address: IpAddr,
 }
 
@@ -41,34 +40,38 @@ pub(super) struct Certified {
 
 impl Peer {
     /// The peer of `request`, with a certificate that holds now. A connection may outlive the certificate it
-    /// was opened with.
+    /// was opened with, or have been opened with an ended one to renew it.
     pub(super) fn certified<T>(
         request: &Request<T>,
         clock: &dyn Clock,
     ) -> Result<Certified, Status> {
+        let (shown, caller) = Self::shown(request)?;
+        if !shown.holds(clock.now()) {
+            return Err(Status::unauthenticated(
+                "the connection's certificate expired: renew it and connect again",
+            ));
+        }
+        Ok(Certified {
+            id: shown.id,
+            until: shown.not_after,
+            caller,
+        })
+    }
+
+    /// The certificate of the peer of `request`, **which may have ended**. For renewals alone.
+    pub(super) fn shown<T>(request: &Request<T>) -> Result<(ShownCertificate, Caller), Status> {
         let peer = Self::of(request)?;
-        let Some((id, until)) = peer.certified.clone() else {
+        let Some(shown) = peer.shown else {
             return Err(Status::unauthenticated(
                 "a client certificate of the fleet is needed",
             ));
         };
-        if clock.now() >= until {
-            return Err(Status::unauthenticated(
-                "the connection's certificate expired: connect again",
-            ));
-        }
         let actor = Actor {
-            workload: Some(id.clone()),
+            workload: Some(shown.id.clone()),
             ..Actor::default()
         };
-        Ok(Certified {
-            id,
-            until,
-            caller: Caller {
-                actor,
-                source_ip: Some(peer.address),
-            },
-        })
+        let source_ip = Some(peer.address);
+        Ok((shown, Caller { actor, source_ip }))
     }
 
     /// The caller of a request that needs no certificate.
@@ -155,16 +158,13 @@ async fn handshake(
     tcp.set_nodelay(true)?;
     let stream = tls.accept(tcp).await?;
     let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    let certified = match certificates.first() {
-        None => None,
-        Some(leaf) => {
-            let id = peer_identity(certificates).ok_or_else(|| io::Error::other("no SPIFFE id"))?;
-            let (_, until) = certificate_times(leaf).map_err(io::Error::other)?;
-            Some((id, until))
-        }
-    };
+    let shown = certificates
+        .first()
+        .map(|leaf| ShownCertificate::read(leaf))
+        .transpose()
+        .map_err(io::Error::other)?;
     let peer = Peer {
-        certified,
+        shown,
         address: address.ip().to_canonical(),
     };
     Ok(PeerStream {

@@ -10,7 +10,8 @@ pub(super) fn of_workload(error: &WorkloadError) -> Status {
     let code = match error {
         WorkloadError::JoinTokenUnknown
         | WorkloadError::JoinTokenUsed { .. }
-        | WorkloadError::JoinTokenExpired { .. } => Code::Unauthenticated,
+        | WorkloadError::JoinTokenExpired { .. }
+        | WorkloadError::CertificateEnded { .. } => Code::Unauthenticated,
         WorkloadError::NotRegistered { .. }
         | WorkloadError::Revoked { .. }
         | WorkloadError::NotTheGateway { .. }

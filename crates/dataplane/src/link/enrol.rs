@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
-use testudo_model::{Clock, JoinToken, SpiffeId, TrustDomain};
+use testudo_model::{Clock, JoinToken, SpiffeId, TrustDomain, limits::LATE_RENEWAL};
+use testudo_runtime::with_causes;
 use testudo_trust::{IdentitySource, Svid, SvidKey, TrustBundle, pinned_client_config, sha256};
 
 use super::{
     LinkError,
     channel::{ServerAddress, channel},
     folder::StateFolder,
+    mesh_channel,
+    renewal::renewed,
 };
 use crate::wire::{EnrolRequest, enrolment_client::EnrolmentClient};
 
@@ -21,7 +24,8 @@ pub struct Membership {
     pub identity: IdentitySource,
 }
 
-/// Becomes a member: with what `folder` kept if its certificate still lives, otherwise with the token.
+/// Becomes a member: with what `folder` kept if its certificate still lives or can be renewed late, otherwise with
+/// the token.
 /// `expected` is who the proxy is meant to be, if it was told: a token for somebody else is refused before it
 /// does harm.
 ///
@@ -35,10 +39,33 @@ pub async fn join(
     expected: Option<&SpiffeId>,
     clock: Arc<dyn Clock>,
 ) -> Result<Membership, LinkError> {
-    if let Some(identity) = kept_identity(folder, &*clock)? {
-        check_expected(identity.current().id(), expected)?;
-        tracing::info!(id = %identity.current().id(), "continuing with the identity kept from the last run");
-        return Ok(Membership { identity });
+    if let Some(identity) = kept_identity(folder)? {
+        let kept = identity.current();
+        check_expected(kept.id(), expected)?;
+        if identity
+            .bundle()
+            .verify_svid(kept.chain(), clock.now())
+            .is_ok()
+        {
+            tracing::info!(id = %kept.id(), "continuing with the identity kept from the last run");
+            return Ok(Membership { identity });
+        }
+        if let Some(server) = server
+            && clock.now() < kept.not_after() + LATE_RENEWAL
+        {
+            match renew_late(&identity, server, &clock).await {
+                Ok(()) => {
+                    tracing::info!(id = %kept.id(), "the identity kept from the last run had ended and is renewed");
+                    folder.map_or(Ok(()), |folder| folder.keep_identity(&identity))?;
+                    return Ok(Membership { identity });
+                }
+                Err(error) if token.is_none() => return Err(error),
+                Err(error) => tracing::warn!(
+                    error = with_causes(&error),
+                    "the identity kept from the last run cannot be renewed"
+                ),
+            }
+        }
     }
     let token = token.ok_or(LinkError::TokenNeeded)?;
     let server = match (server, &token.server) {
@@ -56,15 +83,22 @@ pub async fn join(
     Ok(Membership { identity })
 }
 
-fn kept_identity(
-    folder: Option<&StateFolder>,
-    clock: &dyn Clock,
-) -> Result<Option<IdentitySource>, LinkError> {
-    let Some((svid, bundle)) = folder.map(StateFolder::identity).transpose()?.flatten() else {
-        return Ok(None);
-    };
-    let lives = bundle.verify_svid(svid.chain(), clock.now()).is_ok();
-    Ok(lives.then(|| IdentitySource::new(svid, bundle)))
+fn kept_identity(folder: Option<&StateFolder>) -> Result<Option<IdentitySource>, LinkError> {
+    let kept = folder.map(StateFolder::identity).transpose()?.flatten();
+    Ok(kept.map(|(svid, bundle)| IdentitySource::new(svid, bundle)))
+}
+
+/// Shows the ended certificate and takes the next one into `identity`.
+async fn renew_late(
+    identity: &IdentitySource,
+    server: &ServerAddress,
+    clock: &Arc<dyn Clock>,
+) -> Result<(), LinkError> {
+    let channel = mesh_channel(server, identity, clock)?;
+    let (svid, bundle) = renewed(channel, &identity.current(), &**clock).await?;
+    identity.swap_bundle(bundle);
+    identity.swap(svid);
+    Ok(())
 }
 
 fn check_expected(id: &SpiffeId, expected: Option<&SpiffeId>) -> Result<(), LinkError> {

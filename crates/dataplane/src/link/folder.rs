@@ -1,7 +1,7 @@
 //! What a proxy keeps on disk between two runs, sealed.
 //!
-//! With a state key a restarted proxy continues: its certificate still lives, its snapshot still holds, and
-//! the events it had not shipped are readable. Without one it keeps nothing, and needs a new join token.
+//! With a state key a restarted proxy continues: its certificate lives or is renewed late, its snapshot still
+//! holds, and the events it had not shipped are readable. Without one it keeps nothing, and needs a new join token.
 
 use std::{
     fs, io,

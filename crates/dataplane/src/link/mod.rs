@@ -2,7 +2,7 @@
 //!
 //! The link is a luxury for the moment and a necessity in the long run: while the control plane is away the
 //! proxy goes on with the snapshot, the endpoints and the revocations it has, its events wait in the spool,
-//! and only the end of its certificate stops it.
+//! and only the end of its certificate stops it, until the control plane is back.
 //!
 //! ```text
 //! join ─► IdentitySource ─► Link::run ─┬─ renew at half-life ──► IdentitySource::swap

@@ -2,9 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use testudo_model::{Clock, Timestamp};
+use testudo_model::{Clock, Timestamp, limits::LATE_RENEWAL};
 use testudo_runtime::with_causes;
-use testudo_trust::{Svid, SvidKey};
+use testudo_trust::{Svid, SvidKey, TrustBundle};
+use tonic::transport::Channel;
 
 use super::{
     Link, LinkError,
@@ -44,27 +45,7 @@ impl Link {
 
     async fn renew(&self) -> Result<(), LinkError> {
         let current = self.identity.current();
-        let key = SvidKey::generate();
-        let request = RenewRequest {
-            certificate_request: key
-                .csr_der(current.id())
-                .map_err(LinkError::Identity)?
-                .into(),
-        };
-        let reply = ProxyClient::new(self.channel())
-            .renew(request)
-            .await
-            .map_err(LinkError::refused("renew the certificate"))?
-            .into_inner();
-        let bundle = parse_bundle(current.id().trust_domain(), &reply.trust_bundle)?;
-        let chain = reply.chain.iter().map(|der| der.to_vec()).collect();
-        let svid = accept(chain, key, &bundle, &*self.clock)?;
-        if svid.id() != current.id() {
-            return Err(LinkError::WrongIdentity {
-                got: svid.id().clone(),
-                expected: current.id().clone(),
-            });
-        }
+        let (svid, bundle) = renewed(self.channel(), &current, &*self.clock).await?;
         tracing::debug!(until = %svid.not_after(), "certificate renewed");
         // The bundle first: for a moment too many roots are trusted, never a certificate of an unknown one.
         self.identity.swap_bundle(bundle);
@@ -81,9 +62,11 @@ impl Link {
         if self.clock.now() < svid.not_after() {
             tracing::warn!(error = text, until = %svid.not_after(), "could not renew the certificate yet");
         } else {
+            let until = svid.not_after() + LATE_RENEWAL;
             tracing::error!(
                 error = text,
-                "the certificate expired: join again with a new token"
+                %until,
+                "the certificate expired; it may still be renewed for a while, then only a new join token helps"
             );
             self.gates
                 .identity
@@ -96,6 +79,33 @@ impl Link {
         self.keep("identity", move |folder| folder.keep_identity(&identity))
             .await;
     }
+}
+
+/// The certificate after `current`, over a connection that shows `current`, and whom to trust from now on.
+pub(super) async fn renewed(
+    channel: Channel,
+    current: &Svid,
+    clock: &dyn Clock,
+) -> Result<(Svid, TrustBundle), LinkError> {
+    let key = SvidKey::generate();
+    let certificate_request = key.csr_der(current.id()).map_err(LinkError::Identity)?;
+    let reply = ProxyClient::new(channel)
+        .renew(RenewRequest {
+            certificate_request: certificate_request.into(),
+        })
+        .await
+        .map_err(LinkError::refused("renew the certificate"))?
+        .into_inner();
+    let bundle = parse_bundle(current.id().trust_domain(), &reply.trust_bundle)?;
+    let chain = reply.chain.iter().map(|der| der.to_vec()).collect();
+    let svid = accept(chain, key, &bundle, clock)?;
+    if svid.id() != current.id() {
+        return Err(LinkError::WrongIdentity {
+            got: svid.id().clone(),
+            expected: current.id().clone(),
+        });
+    }
+    Ok((svid, bundle))
 }
 
 /// Sleeps until the wall clock shows `at`.

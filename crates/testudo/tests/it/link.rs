@@ -48,6 +48,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, rustls};
 
+mod late;
 mod life;
 mod refusals;
 

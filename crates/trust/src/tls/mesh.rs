@@ -3,6 +3,7 @@
 use std::{
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
+    time::Duration,
 };
 
 use rustls::{
@@ -26,6 +27,10 @@ pub enum PeerAuth {
     None,
     /// It asks, and verifies who answers: for listeners that also serve first contact.
     Optional,
+    /// As `Optional`, and a certificate that ended less than this ago passes too. It proves who its holder was,
+    /// no more: the listener asks each call for the end of the certificate
+    /// ([`certificate_times`](crate::certificate_times)) and refuses all but renewals.
+    OptionalAndLate(Duration),
     /// A client without a valid SVID of the trust domain does not get through the handshake.
     Required,
 }
@@ -41,12 +46,18 @@ pub fn mesh_server_config(
     install_crypto_provider();
     let verifier: Arc<dyn ClientCertVerifier> = match peers {
         PeerAuth::None => Arc::new(NoClientAuth),
-        PeerAuth::Optional | PeerAuth::Required => Arc::new(PeerVerifier {
-            trust: Trust::Bundle(source.clone()),
-            expected: ExpectedPeer::InTrustDomain,
-            mandatory: peers == PeerAuth::Required,
-            hints: Vec::new(),
-        }),
+        PeerAuth::Optional | PeerAuth::OptionalAndLate(_) | PeerAuth::Required => {
+            Arc::new(PeerVerifier {
+                trust: Trust::Bundle(source.clone()),
+                expected: ExpectedPeer::InTrustDomain,
+                mandatory: peers == PeerAuth::Required,
+                late: match peers {
+                    PeerAuth::OptionalAndLate(late) => late,
+                    _ => Duration::ZERO,
+                },
+                hints: Vec::new(),
+            })
+        }
     };
     let mut config = ServerConfig::builder_with_protocol_versions(&[&TLS13])
         .with_client_cert_verifier(verifier)
@@ -73,6 +84,7 @@ pub fn mesh_client_config(
         trust,
         expected,
         mandatory: true,
+        late: Duration::ZERO,
         hints: Vec::new(),
     });
     client_config(verifier, Some(source), clock, alpn)
@@ -93,6 +105,7 @@ pub fn pinned_client_config(
         },
         expected: ExpectedPeer::Id(expected.clone()),
         mandatory: true,
+        late: Duration::ZERO,
         hints: Vec::new(),
     });
     client_config(verifier, None, clock, alpn)

@@ -1,6 +1,6 @@
 //! Whom a mesh handshake accepts.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
@@ -59,6 +59,8 @@ pub(super) struct PeerVerifier {
     pub(super) expected: ExpectedPeer,
     /// Servers only: whether a client without a certificate is turned away.
     pub(super) mandatory: bool,
+    /// Servers only: how long after its end a client's certificate still passes the handshake.
+    pub(super) late: Duration,
     /// Servers only: whose certificates are asked for. Empty inside the mesh, where a workload has one SVID and
     /// needs no hint; a browser must not offer its user's other certificates.
     pub(super) hints: Vec<DistinguishedName>,
@@ -92,7 +94,12 @@ impl PeerVerifier {
         let now = i64::try_from(now.as_secs()).map_err(|_| X509Error::Expired)?;
         let now = Timestamp::from_unix_seconds(now);
         let id = match &self.trust {
-            Trust::Bundle(source) => source.bundle().verify_svid(&chain, now)?,
+            Trust::Bundle(source) => match source.bundle().verify_svid(&chain, now) {
+                Err(X509Error::Expired) if !self.late.is_zero() => {
+                    source.bundle().verify_ended_svid(&chain, now, self.late)?
+                }
+                verified => verified?,
+            },
             Trust::Pinned {
                 root_sha256,
                 server,

@@ -1,6 +1,6 @@
 //! Configurations for browsers, command-line tools and everything else outside the mesh.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use rustls::{
@@ -133,6 +133,7 @@ pub fn web_server_config_for_peers(
         trust: Trust::Bundle(peers.clone()),
         expected: ExpectedPeer::InTrustDomain,
         mandatory: false,
+        late: Duration::ZERO,
         hints: hints.collect(),
     };
     let mut config = ServerConfig::builder_with_protocol_versions(&[&TLS13])

@@ -8,7 +8,7 @@ use testudo_model::{SpiffeId, Timestamp, TrustDomain};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath, anchor_from_trusted_cert};
 
 use super::{
-    MAX_CHAIN, X509Error,
+    MAX_CHAIN, X509Error, certificate_times,
     profile::{self, Signing},
 };
 use crate::{base64url, encoding::base64, sha256};
@@ -85,6 +85,32 @@ impl TrustBundle {
         chain: &[impl AsRef<[u8]>],
         now: Timestamp,
     ) -> Result<SpiffeId, X509Error> {
+        self.verify(chain, now, now)
+    }
+
+    /// As [`verify_svid`](Self::verify_svid), for a leaf that has ended, at most `late` ago: everything else
+    /// held at its end, and the root still does.
+    pub(crate) fn verify_ended_svid(
+        &self,
+        chain: &[impl AsRef<[u8]>],
+        now: Timestamp,
+        late: Duration,
+    ) -> Result<SpiffeId, X509Error> {
+        let leaf = chain.first().ok_or(X509Error::ChainLength(0))?;
+        let (_, ended) = certificate_times(leaf.as_ref())?;
+        if now >= ended + late {
+            return Err(X509Error::Expired);
+        }
+        self.verify(chain, ended.min(now), now)
+    }
+
+    /// Verifies the path at `at`, the root at `now`.
+    fn verify(
+        &self,
+        chain: &[impl AsRef<[u8]>],
+        at: Timestamp,
+        now: Timestamp,
+    ) -> Result<SpiffeId, X509Error> {
         let (leaf, issuers) = chain.split_first().ok_or(X509Error::ChainLength(0))?;
         if chain.len() > MAX_CHAIN {
             return Err(X509Error::ChainLength(chain.len()));
@@ -104,6 +130,7 @@ impl TrustBundle {
         self.verify_path(
             &der(leaf),
             &issuers.iter().map(der).collect::<Vec<_>>(),
+            at,
             now,
         )?;
         Ok(id)
@@ -114,9 +141,10 @@ impl TrustBundle {
         &self,
         leaf: &CertificateDer<'_>,
         issuers: &[CertificateDer<'_>],
+        at: Timestamp,
         now: Timestamp,
     ) -> Result<(), X509Error> {
-        let seconds = u64::try_from(now.unix_seconds()).map_err(|_| X509Error::NotYetValid)?;
+        let seconds = u64::try_from(at.unix_seconds()).map_err(|_| X509Error::NotYetValid)?;
         let time = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
         EndEntityCert::try_from(leaf)
             .map_err(X509Error::Untrusted)?

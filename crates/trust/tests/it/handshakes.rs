@@ -13,10 +13,10 @@ use testudo_model::Timestamp;
 use testudo_trust::{
     ExpectedPeer, IdentitySource, PeerAuth, Svid, SvidKey, WebCertificate, install_crypto_provider,
     mesh_client_config, mesh_server_config, mesh_server_name, peer_identity, pinned_client_config,
-    sha256, web_client_config, web_server_config,
+    sha256, web_client_config, web_server_config, web_server_config_for_peers,
 };
 
-use crate::fleet::{Fleet, SVID_LIFETIME};
+use crate::fleet::{DAY, Fleet, SVID_LIFETIME};
 
 /// Both ends after a handshake that both accept.
 #[derive(Debug)]
@@ -213,6 +213,85 @@ fn a_rotated_svid_is_presented_by_the_same_configuration() {
     assert_ne!(before, after);
     assert_eq!((mesh.client.generation(), mesh.server.generation()), (1, 1));
     assert_eq!(mesh.server.current().chain()[0], after);
+}
+
+#[test]
+fn a_certificate_that_ended_lately_passes_only_where_renewals_are_served() {
+    const LATE: Duration = Duration::from_secs(3600);
+    let mesh = Mesh::new();
+    let client = mesh.client_config(ExpectedPeer::InTrustDomain);
+    let with = |peers| connect(&client, &mesh.server_config(peers), mesh_server_name());
+    let others = [PeerAuth::Required, PeerAuth::Optional];
+    let late = PeerAuth::OptionalAndLate(LATE);
+    assert!(with(late).is_ok(), "one that holds passes too");
+
+    mesh.fleet
+        .clock
+        .advance(SVID_LIFETIME + LATE - Duration::from_secs(1));
+    mesh.server.swap(mesh.fleet.svid("stock"));
+    assert_eq!(
+        client_of(&with(late).unwrap()),
+        Some(mesh.fleet.id("orders"))
+    );
+    for peers in others {
+        assert!(with(peers).is_err(), "{peers:?}");
+    }
+    let web = WebCertificate::issued(
+        &[mesh
+            .fleet
+            .web_leaf("localhost", mesh.server.current().key())],
+        mesh.server.current().key(),
+    );
+    let web = web_server_config_for_peers(web.unwrap(), &mesh.server, mesh.fleet.clock(), &["h2"]);
+    let acts_as_server = mesh_client_config(
+        &mesh.client,
+        ExpectedPeer::InTrustDomain,
+        mesh.fleet.clock(),
+        &["h2"],
+    );
+    assert!(connect(&acts_as_server, &web, mesh_server_name()).is_err());
+
+    // Late is all that is forgiven.
+    for stranger in [Fleet::new(), Fleet::of("other.example")] {
+        let source = IdentitySource::new(stranger.svid("orders"), mesh.fleet.bundle());
+        let client = mesh_client_config(
+            &source,
+            ExpectedPeer::InTrustDomain,
+            mesh.fleet.clock(),
+            &["h2"],
+        );
+        let server = mesh.server_config(late);
+        assert!(connect(&client, &server, mesh_server_name()).is_err());
+    }
+    let new = mesh.fleet.with_new_root();
+    mesh.server.swap_bundle(new.bundle());
+    assert!(with(late).is_err(), "its root is gone");
+    mesh.server.swap_bundle(mesh.fleet.bundle());
+
+    mesh.fleet.clock.advance(Duration::from_secs(1));
+    assert!(with(late).is_err(), "too late");
+}
+
+#[test]
+fn a_certificate_that_ended_lately_needs_a_root_that_still_holds() {
+    let mesh = Mesh::new();
+    let late = PeerAuth::OptionalAndLate(DAY * 2);
+    // The fleet's root lives a day, and signs shortly before its end.
+    mesh.fleet.clock.advance(DAY - SVID_LIFETIME * 2);
+    mesh.client.swap(mesh.fleet.svid("orders"));
+    mesh.fleet
+        .clock
+        .advance(SVID_LIFETIME + Duration::from_secs(60));
+    let new = mesh.fleet.with_new_root();
+    mesh.client.swap_bundle(mesh.fleet.bundle_with(&new));
+    mesh.server.swap_bundle(mesh.fleet.bundle_with(&new));
+    mesh.server.swap(new.svid("stock"));
+    let client = mesh.client_config(ExpectedPeer::InTrustDomain);
+    let with = |peers| connect(&client, &mesh.server_config(peers), mesh_server_name());
+    assert!(with(late).is_ok());
+    mesh.fleet.clock.advance(SVID_LIFETIME);
+    mesh.server.swap(new.svid("stock"));
+    assert!(with(late).is_err(), "the root has ended");
 }
 
 #[test]

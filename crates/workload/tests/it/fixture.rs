@@ -7,15 +7,15 @@ use std::{
 
 use tempfile::TempDir;
 use testudo_model::{
-    Redacted, SpiffeId,
+    Clock, Redacted, SpiffeId,
     event::{Event, Outcome},
 };
 use testudo_store::{Store, StoreOptions};
 use testudo_testkit::{FakeClock, SeededEntropy};
-use testudo_trust::{RootKey, SvidKey};
+use testudo_trust::{CertificateAuthority, RootKey, SvidKey};
 use testudo_workload::{
-    Caller, EventNotRecorded, EventSink, FleetIdentities, JoinTokenRequest, WorkloadOptions,
-    Workloads,
+    Caller, EventNotRecorded, EventSink, FleetIdentities, IssuedChain, JoinTokenRequest,
+    ShownCertificate, WorkloadError, WorkloadOptions, Workloads,
 };
 
 pub const SECOND: Duration = Duration::from_secs(1);
@@ -95,6 +95,24 @@ impl Fleet {
         self.workloads
             .declare(&identities, &Caller::default())
             .unwrap()
+    }
+
+    /// Renews with a certificate of `id` that holds. What signed it was for the connection to ask.
+    pub fn renew(&self, id: &SpiffeId) -> Result<IssuedChain, WorkloadError> {
+        let now = self.clock.now();
+        let authority = CertificateAuthority::generate(&id.trust_domain(), now, HOUR).unwrap();
+        let csr = SvidKey::generate().csr_der(id).unwrap();
+        let life = 15 * MINUTE;
+        let leaf = authority
+            .issue(&csr, id, &[], now, life, &*SeededEntropy::new(3))
+            .unwrap();
+        self.renew_with(&leaf)
+    }
+
+    /// Renews with the certificate `leaf`.
+    pub fn renew_with(&self, leaf: &[u8]) -> Result<IssuedChain, WorkloadError> {
+        let shown = ShownCertificate::read(leaf).unwrap();
+        self.workloads.renew(&shown, &request(), &Caller::default())
     }
 
     /// A join token for `id`, as the proxy sends it.

@@ -194,9 +194,7 @@ fn what_cannot_be_recorded_is_not_handed_out() {
         enrol(&fleet, &credential),
         Err(WorkloadError::NotRecorded(_))
     ));
-    let renewed = fleet
-        .workloads
-        .renew(&orders(), &request(), &Caller::default());
+    let renewed = fleet.renew(&orders());
     assert!(matches!(renewed, Err(WorkloadError::NotRecorded(_))));
 }
 

@@ -11,5 +11,6 @@
 mod fixture;
 mod instances;
 mod joining;
+mod late;
 mod renewal;
 mod rotation;

@@ -2,21 +2,15 @@
 
 use testudo_model::{SpiffeId, event::Outcome, snapshot::Revoked};
 use testudo_trust::{SvidKey, certificate_times, spiffe_id_of};
-use testudo_workload::{Caller, WorkloadError};
+use testudo_workload::{Caller, ShownCertificate, WorkloadError};
 
 use crate::fixture::{Fleet, HOUR, id, orders, request};
 
 #[test]
 fn a_renewed_certificate_is_for_the_peer_and_no_one_else() {
     let fleet = Fleet::new();
-    let first = fleet
-        .workloads
-        .renew(&orders(), &request(), &Caller::default())
-        .unwrap();
-    let second = fleet
-        .workloads
-        .renew(&orders(), &request(), &Caller::default())
-        .unwrap();
+    let first = fleet.renew(&orders()).unwrap();
+    let second = fleet.renew(&orders()).unwrap();
     assert_eq!(spiffe_id_of(&second.chain[0]).unwrap(), orders());
     assert_ne!(first.chain[0], second.chain[0]);
     assert_eq!(
@@ -28,7 +22,7 @@ fn a_renewed_certificate_is_for_the_peer_and_no_one_else() {
 #[test]
 fn an_unknown_a_removed_and_a_revoked_identity_get_nothing() {
     let fleet = Fleet::new();
-    let renew = |id: &SpiffeId| fleet.workloads.renew(id, &request(), &Caller::default());
+    let renew = |id: &SpiffeId| fleet.renew(id);
     let stranger = id("/svc/stranger");
     assert!(matches!(
         renew(&stranger),
@@ -66,18 +60,13 @@ fn removing_and_adding_a_service_does_not_lift_its_revocation() {
         .unwrap();
     fleet.declare(&["cart"]);
     assert_eq!(fleet.declare(&["cart", "orders"]).added, [orders()]);
-    let renewed = fleet
-        .workloads
-        .renew(&orders(), &request(), &Caller::default());
+    let renewed = fleet.renew(&orders());
     assert!(matches!(renewed, Err(WorkloadError::Revoked { .. })));
     fleet
         .workloads
         .reinstate(&orders(), &Caller::default())
         .unwrap();
-    fleet
-        .workloads
-        .renew(&orders(), &request(), &Caller::default())
-        .unwrap();
+    fleet.renew(&orders()).unwrap();
 }
 
 #[test]
@@ -159,8 +148,8 @@ fn a_request_signed_with_another_key_is_refused() {
     let mut forged = SvidKey::generate().csr_der(&orders()).unwrap();
     let last = forged.len() - 1;
     forged[last] ^= 1;
-    let refused = fleet
-        .workloads
-        .renew(&orders(), &forged, &Caller::default());
+    let first = fleet.renew(&orders()).unwrap();
+    let shown = ShownCertificate::read(&first.chain[0]).unwrap();
+    let refused = fleet.workloads.renew(&shown, &forged, &Caller::default());
     assert!(matches!(refused, Err(WorkloadError::Certificate(_))));
 }

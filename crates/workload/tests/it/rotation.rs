@@ -3,7 +3,7 @@
 use testudo_model::Clock;
 use testudo_workload::{Caller, JoinTokenRequest, RootStage, Rotation, WorkloadError};
 
-use crate::fixture::{DAY, Fleet, HOUR, MINUTE, SECOND, orders, request};
+use crate::fixture::{DAY, Fleet, HOUR, MINUTE, SECOND, orders};
 
 fn stages(fleet: &Fleet) -> Vec<RootStage> {
     fleet
@@ -21,11 +21,7 @@ fn verifies(fleet: &Fleet, chain: &[Vec<u8>]) -> bool {
 }
 
 fn renew(fleet: &Fleet) -> Vec<Vec<u8>> {
-    fleet
-        .workloads
-        .renew(&orders(), &request(), &Caller::default())
-        .unwrap()
-        .chain
+    fleet.renew(&orders()).unwrap().chain
 }
 
 #[test]

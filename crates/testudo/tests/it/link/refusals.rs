@@ -51,7 +51,7 @@ async fn a_proxy_cannot_ship_events_in_the_name_of_another() {
 }
 
 /// One gRPC call without a client, as a stranger would make it. Answers the status code.
-async fn call(
+pub async fn call(
     address: SocketAddr,
     tls: Arc<rustls::ClientConfig>,
     method: &str,
