@@ -495,6 +495,14 @@ pub enum JoinTokenCommand {
         #[arg(long, default_value = "15m", value_parser = parse_duration)]
         ttl: Duration,
     },
+    /// Tokens that wait, and those of the last week that were used or expired; never their secrets
+    List,
+    /// Take a token back
+    Delete {
+        /// Its id, as `list` shows it: `join_…`
+        #[arg(value_name = "ID")]
+        token: String,
+    },
 }
 
 /// `testudo key`.

@@ -130,7 +130,8 @@ impl Workloads {
         }
     }
 
-    /// Takes a join token back. Whether there was one.
+    /// Takes a join token back, and answers what it was when it went: whether somebody had used it is what the
+    /// caller has to know. `None` if there was none.
     ///
     /// # Errors
     /// The store fails, or the event could not be recorded.
@@ -138,21 +139,33 @@ impl Workloads {
         &self,
         token: &JoinTokenId,
         caller: &Caller,
-    ) -> Result<bool, WorkloadError> {
-        let existed = self
-            .tenant
-            .delete::<StoredJoinToken>(Expected::Any, token.as_str())?;
-        if existed {
-            self.record(Fact {
-                class: EventClass::AccountChange,
-                activity: "join_token.delete",
-                outcome: Outcome::Success,
-                caller,
-                target: token.to_string(),
-                details: Vec::new(),
-            })?;
-        }
-        Ok(existed)
+    ) -> Result<Option<JoinTokenStatus>, WorkloadError> {
+        let deleted = loop {
+            let Some(known) = self.tenant.get::<StoredJoinToken>(token.as_str())? else {
+                return Ok(None);
+            };
+            let unchanged = Expected::Version(known.version);
+            match self
+                .tenant
+                .delete::<StoredJoinToken>(unchanged, token.as_str())
+            {
+                Ok(_) => break known.record.status(),
+                // Used or deleted just now; each happens once.
+                Err(StoreError::Conflict { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        };
+        let mut details = vec![("join_token", token.to_string().into())];
+        details.extend(deleted.used.map(|at| ("used", at.to_string().into())));
+        self.record(Fact {
+            class: EventClass::AccountChange,
+            activity: "join_token.delete",
+            outcome: Outcome::Success,
+            caller,
+            target: deleted.id.to_string(),
+            details,
+        })?;
+        Ok(Some(deleted))
     }
 
     /// The unused, unexpired token that `credential` (`<token id>.<secret>`) opens.

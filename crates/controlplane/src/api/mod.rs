@@ -6,6 +6,7 @@
 mod audit;
 mod authorize;
 mod fleet;
+mod join_tokens;
 mod keys;
 mod proxies;
 mod sessions;
@@ -86,7 +87,14 @@ pub fn operations() -> Vec<Operation> {
             post.clone(),
             "/api/v1/join-tokens",
             Change,
-            proxies::create_join_token,
+            join_tokens::create,
+        ),
+        operation(get.clone(), "/api/v1/join-tokens", Read, join_tokens::list),
+        operation(
+            delete.clone(),
+            "/api/v1/join-tokens/{token}",
+            Change,
+            join_tokens::delete,
         ),
         operation(
             post.clone(),

@@ -1,12 +1,11 @@
-//! Proxies: which there are, how new ones join, and how one is thrown out.
+//! Proxies: which there are, and how one is thrown out.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::{Extension, Json, extract::State};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use testudo_model::{ServiceName, SpiffeId};
-use testudo_workload::JoinTokenRequest;
+use testudo_model::SpiffeId;
 
 use super::{Administrator, Answer};
 use crate::{http::Refusal, plane::Plane};
@@ -37,52 +36,6 @@ pub fn rows(plane: &Plane) -> Result<Vec<Value>, Refusal> {
         })
     });
     Ok(rows.collect())
-}
-
-/// Body of a join token request.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NewJoinToken {
-    #[serde(default)]
-    service: Option<ServiceName>,
-    #[serde(default)]
-    gateway: bool,
-    ttl_seconds: u64,
-}
-
-/// `POST /api/v1/join-tokens`.
-pub async fn create_join_token(
-    State(plane): State<Arc<Plane>>,
-    Extension(administrator): Extension<Administrator>,
-    Json(wanted): Json<NewJoinToken>,
-) -> Answer {
-    let domain = plane.workloads.trust_domain();
-    let id = match (&wanted.service, wanted.gateway) {
-        (Some(service), false) => domain.service(service),
-        (None, true) => domain.gateway(),
-        _ => {
-            return Err(Refusal::bad_request(
-                "say either `service` or `gateway: true`",
-            ));
-        }
-    };
-    let lifetime = Duration::from_secs(wanted.ttl_seconds);
-    plane
-        .blocking(move |plane| {
-            let request = JoinTokenRequest {
-                id,
-                lifetime,
-                server: Some(plane.grpc_address.clone()),
-            };
-            let token = plane
-                .workloads
-                .create_join_token(&request, &administrator.workload_caller())
-                .map_err(|error| refusal(&error))?;
-            Ok(Json(
-                json!({ "token": token.print().expose(), "id": token.id }),
-            ))
-        })
-        .await?
 }
 
 /// Body of a revocation or reinstatement.
@@ -132,7 +85,8 @@ pub async fn reinstate_identity(
         .await?
 }
 
-fn refusal(error: &testudo_workload::WorkloadError) -> Refusal {
+/// The answer to a refused operation on workload identities.
+pub fn refusal(error: &testudo_workload::WorkloadError) -> Refusal {
     match error {
         testudo_workload::WorkloadError::NotRegistered { .. } => {
             Refusal::not_found("workload identity").detail(error.to_string())

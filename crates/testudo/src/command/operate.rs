@@ -2,7 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::{Invocation, account::rows};
+use super::{
+    Invocation,
+    account::{rows, segment},
+};
 use crate::{
     cli::{JoinTokenCommand, KeyCommand, ProxyCommand},
     failure::Outcome,
@@ -17,6 +20,9 @@ const PROXY_FIELDS: [&str; 5] = [
     "/last_seen",
     "/refused",
 ];
+
+const TOKEN_COLUMNS: [&str; 5] = ["ID", "FOR", "STATE", "EXPIRES", "USED"];
+const TOKEN_FIELDS: [&str; 5] = ["/id", "/spiffe_id", "/state", "/expires", "/used"];
 
 /// `testudo status`.
 pub async fn status(invocation: &Invocation) -> Outcome {
@@ -75,24 +81,43 @@ pub async fn proxy(invocation: &Invocation, command: ProxyCommand) -> Outcome {
 
 /// `testudo join-token …`.
 pub async fn join_token(invocation: &Invocation, command: JoinTokenCommand) -> Outcome {
-    let JoinTokenCommand::Create {
-        service,
-        gateway: _,
-        ttl,
-    } = command;
-    let body = match service {
-        Some(service) => json!({ "service": service, "ttl_seconds": ttl.as_secs() }),
-        None => json!({ "gateway": true, "ttl_seconds": ttl.as_secs() }),
-    };
-    let made: Value = invocation
-        .context
-        .admin()
-        .await?
-        .call("POST", "/api/v1/join-tokens", &body)
-        .await?;
-    invocation
-        .output
-        .value(&made, |made| field(made, "/token"))?;
+    let connection = invocation.context.admin().await?;
+    match command {
+        JoinTokenCommand::Create {
+            service,
+            gateway: _,
+            ttl,
+        } => {
+            let body = match service {
+                Some(service) => json!({ "service": service, "ttl_seconds": ttl.as_secs() }),
+                None => json!({ "gateway": true, "ttl_seconds": ttl.as_secs() }),
+            };
+            let made: Value = connection
+                .call("POST", "/api/v1/join-tokens", &body)
+                .await?;
+            invocation
+                .output
+                .value(&made, |made| field(made, "/token"))?;
+        }
+        JoinTokenCommand::List => {
+            let tokens: Value = connection.get("/api/v1/join-tokens").await?;
+            invocation.output.value(&tokens, |tokens| {
+                table(&TOKEN_COLUMNS, &rows(tokens, &TOKEN_FIELDS))
+            })?;
+        }
+        JoinTokenCommand::Delete { token } => {
+            let path = format!("/api/v1/join-tokens/{}", segment(&token));
+            let deleted: Value = connection.call("DELETE", &path, &json!({})).await?;
+            say(match &*field(&deleted, "/used") {
+                "" => format!("{token} is deleted; nobody has used it"),
+                used => format!(
+                    "{token} is deleted, but a proxy joined with it at {used}; if that was not yours: \
+                     testudo proxy revoke {}",
+                    field(&deleted, "/spiffe_id")
+                ),
+            });
+        }
+    }
     Ok(())
 }
 

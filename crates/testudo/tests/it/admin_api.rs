@@ -19,6 +19,7 @@ fn request(method: &str, path: &str, fields: &str) -> String {
     let path = path
         .replace("{username}", "alice")
         .replace("{session}", "ses_00000000000000000000000000")
+        .replace("{token}", "join_00000000000000000000000000")
         .replace("{decision}", "dec_00000000000000000000000000")
         .replace("{event}", "0");
     assert!(

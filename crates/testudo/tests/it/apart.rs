@@ -92,6 +92,62 @@ fn the_bookshop_answers(apart: &Apart, alice: &str, bob: &str) {
 }
 
 #[test]
+fn join_tokens_are_listed_without_their_secrets_and_taken_back() {
+    let folder = Folder::bookshop();
+    let _server = start_server(&folder);
+    let taken_back = join_token(&folder, &["--service", "orders"]);
+    let used = join_token(&folder, &["--service", "orders"]);
+    drop(Role::sidecar(
+        &folder,
+        "orders",
+        free_ports::<1>()[0],
+        Some(&used),
+    ));
+    let list = || -> Vec<Value> {
+        let page = folder.run(&["join-token", "list", "--output", "json"]);
+        for token in [&taken_back, &used] {
+            let secret = token.split('.').nth(2).unwrap();
+            assert!(secret.len() >= 43 && !page.contains(secret), "{page}");
+        }
+        let page: Value = serde_json::from_str(&page).unwrap();
+        page["items"].as_array().unwrap().clone()
+    };
+    let states: Vec<_> = list().iter().map(|token| token["state"].clone()).collect();
+    assert_eq!(states, ["used", "waiting"], "the newest first");
+    let ids: Vec<String> = list()
+        .iter()
+        .map(|token| token["id"].as_str().unwrap().to_owned())
+        .collect();
+    let table = folder.run(&["join-token", "list"]);
+    assert!(
+        table.contains("/svc/orders") && table.contains(&ids[0]),
+        "{table}"
+    );
+
+    let delete = |id: &str| {
+        let output = folder.testudo(&["join-token", "delete", id]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), said)
+    };
+    let (code, said) = delete(&ids[1]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("nobody has used it"), "{said}");
+    let refused = refused_sidecar(&folder, "thief", &taken_back);
+    assert!(refused.contains("is not known"), "{refused}");
+    let (code, said) = delete(&ids[0]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("testudo proxy revoke spiffe://"), "{said}");
+    assert_eq!(list(), Vec::<Value>::new());
+
+    for unknown in [&*ids[0], "join_00000000000000000000000000"] {
+        assert_eq!(delete(unknown).0, Some(3), "{unknown}");
+    }
+    assert_ne!(delete("../users/alice/disable").0, Some(0));
+    let events = folder.run(&["audit", "search", "activity=join_token.delete"]);
+    assert_eq!(events.lines().count(), 2, "{events}");
+}
+
+#[test]
 fn a_join_token_works_once_in_its_fleet_and_in_its_time() {
     let folder = Folder::bookshop();
     let server = start_server(&folder);

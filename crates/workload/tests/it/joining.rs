@@ -127,16 +127,43 @@ fn an_expired_a_deleted_and_a_guessed_token_admit_nobody() {
 
     let credential = fleet.credential(&orders());
     let (token, _) = JoinToken::parse_credential(credential.expose()).unwrap();
-    assert!(
+    let delete = |token| {
         fleet
             .workloads
-            .delete_join_token(&token, &Caller::default())
+            .delete_join_token(token, &Caller::default())
             .unwrap()
+    };
+    let deleted = delete(&token).unwrap();
+    assert_eq!((deleted.id, deleted.used), (orders(), None));
+    assert_eq!(
+        fleet.events.last(),
+        ("join_token.delete".to_owned(), Outcome::Success)
     );
     assert!(matches!(
         enrol(&fleet, &credential),
         Err(WorkloadError::JoinTokenUnknown)
     ));
+    assert_eq!(delete(&token), None);
+}
+
+#[test]
+fn whoever_deletes_a_token_learns_that_somebody_has_used_it() {
+    let fleet = Fleet::new();
+    let credential = fleet.credential(&orders());
+    let (token, _) = JoinToken::parse_credential(credential.expose()).unwrap();
+    enrol(&fleet, &credential).unwrap();
+    let used_at = testudo_model::Clock::now(&*fleet.clock);
+    fleet.clock.advance(HOUR);
+    let delete = || {
+        fleet
+            .workloads
+            .delete_join_token(&token, &Caller::default())
+    };
+    assert_eq!(delete().unwrap().unwrap().used, Some(used_at));
+    let events = fleet.events.taken.lock().unwrap();
+    let event = events.last().unwrap();
+    assert_eq!(event.activity, "join_token.delete");
+    assert_eq!(event.details["used"], used_at.to_string().into());
 }
 
 #[test]
