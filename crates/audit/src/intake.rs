@@ -6,7 +6,9 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use testudo_model::{
     TenantName, Timestamp,
     event::{Block, BlockHead},
-    limits::{CLOCK_SKEW, MAX_BLOCK_EVENTS},
+    limits::{
+        CLOCK_SKEW, MAX_BLOCK_CHAIN, MAX_BLOCK_CHAIN_BYTES, MAX_BLOCK_EVENTS, MAX_BLOCK_HEAD_BYTES,
+    },
 };
 use testudo_trust::{TrustBundle, base64url, certificate_thumbprint, hex, merkle};
 
@@ -16,13 +18,6 @@ use crate::{
     leaf::{BlockEvidence, LeafError, parse_event},
     spool::{Edge, edges},
 };
-
-/// Longest head: two ids of at most 2 KiB and a few numbers.
-const MAX_HEAD_BYTES: usize = 8 * 1024;
-/// Certificates in a chain: leaf, intermediates, root.
-const MAX_CHAIN: usize = 4;
-/// All certificates of a chain together, in base64. Ours have about 700 bytes each.
-const MAX_CHAIN_BYTES: usize = 24 * 1024;
 
 /// A block whose every event is what a certified reporter signed. Only [`VerifiedBlock::verify`] makes one.
 pub(crate) struct VerifiedBlock {
@@ -92,7 +87,7 @@ impl VerifiedBlock {
 }
 
 fn parse_head(block: &Block) -> Result<BlockHead, IntakeError> {
-    if block.head.len() > MAX_HEAD_BYTES {
+    if block.head.len() > MAX_BLOCK_HEAD_BYTES {
         return Err(IntakeError::Malformed {
             what: "its head is too long",
         });
@@ -117,7 +112,7 @@ fn parse_head(block: &Block) -> Result<BlockHead, IntakeError> {
 /// Reads a chain of certificates from standard base64.
 pub(crate) fn decode_chain(chain: &[String]) -> Result<Vec<Vec<u8>>, IntakeError> {
     let bytes: usize = chain.iter().map(String::len).sum();
-    if chain.len() > MAX_CHAIN || bytes > MAX_CHAIN_BYTES {
+    if chain.len() > MAX_BLOCK_CHAIN || bytes > MAX_BLOCK_CHAIN_BYTES {
         return Err(IntakeError::Malformed {
             what: "its certificate chain is too long",
         });
