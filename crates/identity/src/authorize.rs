@@ -127,7 +127,7 @@ pub enum Refusal {
     /// A resource that is not the fleet (RFC 8707).
     #[error("`resource` must be the audience of the fleet")]
     Resource,
-    /// `prompt=none`, but nobody is logged in (recently enough).
+    /// `prompt=none`, but nobody is logged in (recently enough), or the client is any program of the machine.
     #[error("the user must log in")]
     LoginRequired,
 }
@@ -197,7 +197,11 @@ impl Provider {
             Some(cookie) => self.session(cookie)?,
             None => None,
         };
-        match session.filter(|session| freshness.is_satisfied_by(session, self.clock.now())) {
+        let session = session.filter(|session| {
+            client.is_assured_at(redirect_uri)
+                && freshness.is_satisfied_by(session, self.clock.now())
+        });
+        match session {
             Some(session) => self.authorize_session(&request, &session, caller),
             None if freshness.prompt == Prompt::None => Err(refused(Refusal::LoginRequired)),
             None => {
@@ -273,6 +277,7 @@ impl Provider {
         );
         let flow = Flow {
             request,
+            client_name: client.display_name.clone(),
             browser: secret::digest(browser.expose()),
             expires_at: self.clock.now() + FLOW_LIFETIME,
         };
@@ -280,7 +285,7 @@ impl Provider {
             flow: self.flow_seal.seal(&*self.entropy, &flow)?,
             browser,
             client_id: client.client_id.clone(),
-            client_name: client.display_name.clone(),
+            client_name: flow.client_name,
             username_hint: hint.map(str::to_owned),
         })
     }

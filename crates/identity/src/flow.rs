@@ -15,6 +15,8 @@ const CONTEXT: &[u8] = b"testudo login flow v1";
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Flow {
     pub(crate) request: GrantRequest,
+    /// Who asked, for people.
+    pub(crate) client_name: String,
     /// Digest of the pre-login cookie: the form only works in the browser it was given to, which is what keeps
     /// others from logging a victim in as themselves.
     pub(crate) browser: String,

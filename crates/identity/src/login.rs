@@ -129,6 +129,13 @@ impl Provider {
         }
     }
 
+    /// Who asked for the login of a form, for people: what a page needs to show the form again. `None` if the form
+    /// is not ours.
+    pub fn client_of_form(&self, flow: &str) -> Option<String> {
+        let flow: Flow = self.flow_seal.unseal(flow)?;
+        Some(flow.client_name)
+    }
+
     fn open_flow(&self, request: &LoginRequest<'_>) -> Result<Flow, LoginError> {
         let flow: Flow = self
             .flow_seal

@@ -54,6 +54,12 @@ impl RedirectUri {
     }
 }
 
+/// Whether any program of the user's machine could be the one that takes the answer: a loopback port or a
+/// private-use scheme belongs to whoever asks for it first (RFC 8252 section 8.6).
+pub(crate) fn is_anybodys(uri: &str) -> bool {
+    !uri.starts_with("https://")
+}
+
 /// `uri` with further query parameters. `uri` was matched with a registered one, so it has no fragment.
 pub(crate) fn with_parameters(uri: &str, parameters: &[(&str, &str)]) -> String {
     let encoded = form_urlencoded::Serializer::new(String::new())

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use testudo_model::{ClientName, Scope, SpiffeId, Timestamp};
 use testudo_store::Record;
 
-use crate::redirect_uri::RedirectUri;
+use crate::redirect_uri::{RedirectUri, is_anybodys};
 
 /// An application through which people log in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +36,12 @@ impl Client {
     /// Whether it may use `grant`.
     pub fn may_use(&self, grant: GrantType) -> bool {
         self.grants.contains(&grant)
+    }
+
+    /// Whether who takes an answer at `uri` is this client: it has a secret to redeem the code with, or the address is
+    /// its own. Otherwise a code is given to people who log in for it, never to a session alone.
+    pub(crate) fn is_assured_at(&self, uri: &str) -> bool {
+        self.kind == ClientKind::Confidential || !is_anybodys(uri)
     }
 
     /// Whether an answer may go to `uri` (RFC 6749 section 3.1.2.3).

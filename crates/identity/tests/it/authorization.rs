@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use testudo_identity::{Authorization, AuthorizeError, ErrorCode};
+use testudo_identity::{Authorization, AuthorizeError, ErrorCode, Parameters};
 
-use crate::house::{House, ISSUER, NATIVE_REDIRECT, WEB_REDIRECT, form, native_request, query};
+use crate::house::{
+    House, ISSUER, NATIVE_REDIRECT, WEB_REDIRECT, claimed_request, form, native_request, query,
+};
 
 fn refusal(house: &House, changes: &[(&str, &str)]) -> (ErrorCode, String) {
     let error = house
@@ -173,13 +175,38 @@ fn a_live_session_gets_a_code_without_a_login_page() {
     for changes in [vec![], vec![("prompt", "none")], vec![("max_age", "60")]] {
         let answer = house
             .provider
-            .authorize(&native_request(&changes), session, None, &house.caller)
+            .authorize(&claimed_request(&changes), session, None, &house.caller)
             .unwrap();
         let Authorization::Code { location } = answer else {
             panic!("{changes:?}")
         };
-        assert!(house.redeem(&query(location.expose())["code"]).is_ok());
+        assert!(
+            house
+                .redeem_claimed(&query(location.expose())["code"])
+                .is_ok()
+        );
     }
+}
+
+#[test]
+fn a_session_alone_gives_no_code_to_any_program_of_the_machine() {
+    let house = House::new();
+    let cookie = house.login_through(&native_request(&[])).session_cookie;
+    let ask = |parameters: &Parameters| {
+        house
+            .provider
+            .authorize(parameters, Some(cookie.expose()), None, &house.caller)
+    };
+    // Whoever listens on the port may have opened the browser: somebody has to log in.
+    let answer = ask(&native_request(&[])).unwrap();
+    assert!(matches!(answer, Authorization::Login(_)));
+    let silent = ask(&native_request(&[("prompt", "none")])).unwrap_err();
+    assert!(
+        matches!(silent, AuthorizeError::Refused { why, .. } if why.code() == ErrorCode::LoginRequired)
+    );
+    // An address that is the client's own, for the same session.
+    let answer = ask(&claimed_request(&[("prompt", "none")])).unwrap();
+    assert!(matches!(answer, Authorization::Code { .. }));
 }
 
 #[test]
@@ -194,14 +221,14 @@ fn the_client_can_demand_a_fresh_login() {
         ("max_age", "60"),
         ("max_age", "0"),
     ] {
-        let parameters = native_request(&[changes]);
+        let parameters = claimed_request(&[changes]);
         let answer = house
             .provider
             .authorize(&parameters, session, None, &house.caller)
             .unwrap();
         assert!(matches!(answer, Authorization::Login(_)), "{changes:?}");
     }
-    let silent = native_request(&[("prompt", "none"), ("max_age", "60")]);
+    let silent = claimed_request(&[("prompt", "none"), ("max_age", "60")]);
     let error = house
         .provider
         .authorize(&silent, session, None, &house.caller)

@@ -24,6 +24,8 @@ pub const PASSWORD: &str = "correct horse battery staple";
 pub const SECRET: &str = "0123456789abcdef0123456789abcdef";
 pub const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
 pub const NATIVE_REDIRECT: &str = "http://127.0.0.1:51234/cb";
+/// An address of the native client that is its alone (RFC 8252 section 7.2).
+pub const CLAIMED_REDIRECT: &str = "https://app.bookshop.example/cb";
 pub const WEB_REDIRECT: &str = "https://shop.example/cb";
 pub const THUMBPRINT: &str = "bwcK0esc3ACC3DB2Y5_lESsXE8o9ltc05O89jdN-dg2";
 
@@ -143,6 +145,11 @@ impl House {
         self.token(&redemption(code, &[]))
     }
 
+    /// Redeems a code that went to [`CLAIMED_REDIRECT`].
+    pub fn redeem_claimed(&self, code: &str) -> Result<TokenResponse, TokenError> {
+        self.token(&redemption(code, &[("redirect_uri", CLAIMED_REDIRECT)]))
+    }
+
     pub fn tokens(&self) -> TokenResponse {
         self.redeem(&self.code()).unwrap()
     }
@@ -232,7 +239,10 @@ pub fn native_profile() -> ClientProfile {
     ClientProfile {
         display_name: "Command line".to_owned(),
         kind: ClientKind::Public,
-        redirect_uris: vec!["http://127.0.0.1/cb".parse().unwrap()],
+        redirect_uris: vec![
+            "http://127.0.0.1/cb".parse().unwrap(),
+            CLAIMED_REDIRECT.parse().unwrap(),
+        ],
         grants: vec![GrantType::AuthorizationCode, GrantType::RefreshToken],
         scopes: vec![
             "orders:read".parse().unwrap(),
@@ -288,6 +298,11 @@ pub fn native_request(changes: &[(&str, &str)]) -> Parameters {
         ("code_challenge_method", "S256"),
     ];
     changed(&defaults, changes)
+}
+
+/// As [`native_request`], with the answer to [`CLAIMED_REDIRECT`].
+pub fn claimed_request(changes: &[(&str, &str)]) -> Parameters {
+    native_request(&[&[("redirect_uri", CLAIMED_REDIRECT)], changes].concat())
 }
 
 pub fn redemption(code: &str, changes: &[(&str, &str)]) -> Parameters {

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use testudo_identity::{Authorization, IdTokenClaims, TokenError, TokenResponse};
 use testudo_model::{event::Outcome, snapshot::Revoked};
 
-use crate::house::{House, SECRET, code_of, form, native_request, query};
+use crate::house::{House, SECRET, claimed_request, code_of, form, native_request, query};
 
 fn refresh_token(tokens: &TokenResponse) -> &str {
     tokens.refresh_token.as_deref().unwrap()
@@ -279,9 +279,9 @@ fn in_any_order_of_presentations_the_family_does_what_its_model_does() {
         .into_exposed();
     let steps = prop::collection::vec((0_usize..4, 0_u64..8), 1..12);
     proptest!(ProptestConfig::with_cases(32), |(steps in steps)| {
-        let answer = house.provider.authorize(&native_request(&[]), Some(&cookie), None, &house.caller);
+        let answer = house.provider.authorize(&claimed_request(&[]), Some(&cookie), None, &house.caller);
         let Authorization::Code { location } = answer.unwrap() else { panic!("no code") };
-        let tokens = house.redeem(&query(location.expose())["code"]).unwrap();
+        let tokens = house.redeem_claimed(&query(location.expose())["code"]).unwrap();
         let issued = vec![tokens.refresh_token.unwrap()];
         let mut model =
             Model { issued, rotated: Duration::ZERO, now: Duration::ZERO, ended: false };

@@ -3,7 +3,7 @@
 use testudo_identity::{Authorization, LoginRequest, TokenRequest};
 use testudo_model::Redacted;
 
-use crate::house::{House, PASSWORD, SECRET, code_of, native_request, redemption};
+use crate::house::{House, PASSWORD, SECRET, claimed_request, code_of, native_request, redemption};
 
 #[test]
 fn debug_output_holds_no_secret() {
@@ -28,9 +28,10 @@ fn debug_output_holds_no_secret() {
         username: "alice",
         password: &password,
     };
-    let silent = house
-        .provider
-        .authorize(&native_request(&[]), Some(&cookie), None, &house.caller);
+    let silent =
+        house
+            .provider
+            .authorize(&claimed_request(&[]), Some(&cookie), None, &house.caller);
     let silent = silent.unwrap();
     let shown = format!(
         "{logged_in:?} {request:?} {tokens:?} {session:?} {sessions:?} {form:?} {silent:?}"
