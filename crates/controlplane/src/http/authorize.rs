@@ -60,7 +60,6 @@ async fn authorize(State(plane): State<Arc<Plane>>, request: Request) -> Result<
 fn login_page(plane: &Plane, prompt: &LoginPrompt) -> Response {
     let page = LoginPage {
         fleet: plane.fleet_name(),
-        stylesheet: pages::STYLESHEET,
         client: &prompt.client_name,
         flow: &prompt.flow,
         username: prompt.username_hint.as_deref().unwrap_or(""),
@@ -134,10 +133,10 @@ fn logged_in_answer(logged_in: &LoggedIn) -> Response {
 }
 
 fn login_page_again(plane: &Plane, typed: &Typed, error: &LoginError) -> Response {
+    let client = plane.provider.client_of_form(&typed.flow);
     let page = LoginPage {
         fleet: plane.fleet_name(),
-        stylesheet: pages::STYLESHEET,
-        client: "the application",
+        client: client.as_deref().unwrap_or("the application"),
         flow: &typed.flow,
         username: &typed.username,
         message: Some(&sentence(error)),
@@ -155,7 +154,6 @@ fn login_page_again(plane: &Plane, typed: &Typed, error: &LoginError) -> Respons
 async fn logout_page(State(plane): State<Arc<Plane>>) -> Response {
     let page = LogoutPage {
         fleet: plane.fleet_name(),
-        stylesheet: pages::STYLESHEET,
     };
     pages::render(StatusCode::OK, &page)
 }
@@ -212,7 +210,6 @@ fn redirect(location: &str) -> Response {
 fn message(plane: &Plane, status: StatusCode, heading: &str, text: &str) -> Response {
     let page = MessagePage {
         fleet: plane.fleet_name(),
-        stylesheet: pages::STYLESHEET,
         heading,
         text,
     };

@@ -34,10 +34,8 @@ pub fn public_router(plane: &Arc<Plane>, metrics: &ControlMetrics) -> Router {
     let provider = Router::new()
         .merge(authorize::routes())
         .merge(oauth::routes())
-        .route(
-            &format!("/assets/{}", pages::STYLESHEET),
-            get(pages::stylesheet),
-        )
+        .route(pages::STYLESHEET, get(pages::stylesheet))
+        .route(pages::SHIELD, get(pages::shield))
         .layer(DefaultBodyLimit::max(MAX_FORM_BYTES))
         .with_state(Arc::clone(plane));
     let layers = ServiceBuilder::new().map_response(|mut response: Response| {

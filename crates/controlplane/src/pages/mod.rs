@@ -5,9 +5,10 @@ use askama::Template;
 use axum::response::{Html, IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 
-/// Path of the one style sheet.
-pub const STYLESHEET: &str = "testudo.css";
-const STYLESHEET_TEXT: &str = include_str!("../../templates/testudo.css");
+/// Path of the one style sheet; `layout.html` names it.
+pub const STYLESHEET: &str = "/assets/testudo.css";
+/// Path of the shield, which is also the icon of the browser's tab.
+pub const SHIELD: &str = "/assets/shield.svg";
 
 /// Nothing is loaded from elsewhere, nothing runs, nobody frames us. `form-action` names no host: after the
 /// login the browser is redirected to the client, which Chromium counts as the form's action.
@@ -20,8 +21,6 @@ const CONTENT_SECURITY_POLICY: &str =
 pub struct LoginPage<'a> {
     /// The fleet's name.
     pub fleet: &'a str,
-    /// The style sheet's name.
-    pub stylesheet: &'a str,
     /// Client that asked.
     pub client: &'a str,
     /// The sealed authorization request.
@@ -38,8 +37,6 @@ pub struct LoginPage<'a> {
 pub struct MessagePage<'a> {
     /// The fleet's name.
     pub fleet: &'a str,
-    /// The style sheet's name.
-    pub stylesheet: &'a str,
     /// Heading.
     pub heading: &'a str,
     /// Sentence.
@@ -52,8 +49,6 @@ pub struct MessagePage<'a> {
 pub struct LogoutPage<'a> {
     /// The fleet's name.
     pub fleet: &'a str,
-    /// The style sheet's name.
-    pub stylesheet: &'a str,
 }
 
 /// A page with the headers every page carries.
@@ -77,12 +72,24 @@ pub fn render(status: StatusCode, page: &impl Template) -> Response {
 
 /// The style sheet.
 pub async fn stylesheet() -> Response {
+    asset(
+        "text/css; charset=utf-8",
+        include_str!("../../templates/testudo.css"),
+    )
+}
+
+/// The shield.
+pub async fn shield() -> Response {
+    asset("image/svg+xml", include_str!("../../templates/shield.svg"))
+}
+
+fn asset(media_type: &'static str, text: &'static str) -> Response {
     let headers = [
-        (header::CONTENT_TYPE, "text/css; charset=utf-8"),
+        (header::CONTENT_TYPE, media_type),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::CACHE_CONTROL, "public, max-age=3600"),
     ];
-    (headers, STYLESHEET_TEXT).into_response()
+    (headers, text).into_response()
 }
 
 #[cfg(test)]
@@ -93,7 +100,6 @@ mod tests {
     fn what_was_typed_cannot_become_markup() {
         let page = LoginPage {
             fleet: "bookshop.example",
-            stylesheet: STYLESHEET,
             client: "<script>",
             flow: "\"><b>",
             username: "\"onfocus=alert(1)",
