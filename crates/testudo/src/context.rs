@@ -129,13 +129,17 @@ impl Context {
         Ok(write_private(&self.home, LOGIN_FILE, &login)?)
     }
 
-    /// Forgets the login; returns its refresh token so that it can be revoked.
+    /// Forgets the login; returns its refresh token so that it can be revoked. A login at another server stays, and
+    /// its token is not this server's to see.
     pub fn forget_login(&self) -> Result<Option<String>, Failure> {
-        let login: Option<KeptLogin> = read(&self.home.join(LOGIN_FILE))?;
-        if login.is_some() {
-            fs::remove_file(self.home.join(LOGIN_FILE))?;
-        }
-        Ok(login.and_then(|login| login.tokens.refresh_token))
+        let path = self.home.join(LOGIN_FILE);
+        let server = self.server_url()?;
+        let login: Option<KeptLogin> = read(&path)?;
+        let Some(login) = login.filter(|login| login.server == server) else {
+            return Ok(None);
+        };
+        fs::remove_file(path)?;
+        Ok(login.tokens.refresh_token)
     }
 
     /// An access token that is good for a while, renewed if needed.

@@ -90,25 +90,32 @@ pub fn begin_browser_login(scope: &str, redirect_uri: &str, entropy: &dyn Entrop
 }
 
 impl Login {
+    /// Whether the query of a redirect answers this login: it has its `state` (RFC 6749 section 10.12).
+    pub fn is_answer(&self, query: &str) -> bool {
+        let mut states = form_urlencoded::parse(query.as_bytes())
+            .filter(|(name, _)| name == "state")
+            .map(|(_, value)| value);
+        let state = states.next().unwrap_or_default();
+        states.next().is_none() && constant_time_eq(state.as_bytes(), self.state.as_bytes())
+    }
+
     /// Finishes with the query of the redirect (`code=…&state=…&iss=…`).
     pub async fn finish(
         &self,
         connection: &Connection,
         query: &str,
     ) -> Result<TokenSet, LoginError> {
-        let (mut code, mut state, mut error, mut description) = (None, None, None, None);
+        if !self.is_answer(query) {
+            return Err(LoginError::Foreign("its state differs"));
+        }
+        let (mut code, mut error, mut description) = (None, None, None);
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             match &*name {
                 "code" => code = Some(value.into_owned()),
-                "state" => state = Some(value.into_owned()),
                 "error" => error = Some(value.into_owned()),
                 "error_description" => description = Some(value.into_owned()),
                 _ => {}
             }
-        }
-        let state = state.unwrap_or_default();
-        if !constant_time_eq(state.as_bytes(), self.state.as_bytes()) {
-            return Err(LoginError::Foreign("its state differs"));
         }
         if let Some(error) = error {
             return Err(LoginError::Refused { error, description });
@@ -178,7 +185,7 @@ pub async fn refresh(connection: &Connection, refresh_token: &str) -> Result<Tok
     token_request(connection, &parameters).await
 }
 
-/// Revokes the refresh token and with it the session (RFC 7009).
+/// Revokes the refresh token with all that it gave (RFC 7009).
 pub async fn revoke(connection: &Connection, refresh_token: &str) -> Result<(), LoginError> {
     let body = form_urlencoded::Serializer::new(String::new())
         .append_pair("client_id", CLI_CLIENT)

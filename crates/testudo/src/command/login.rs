@@ -8,14 +8,11 @@ use std::{
 
 use testudo_controlplane::{
     Redacted, SystemEntropy,
-    client::{begin_browser_login, log_in_with_password, revoke},
+    client::{Connection, TokenSet, begin_browser_login, log_in_with_password, revoke},
 };
-use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
-    net::{TcpListener, TcpStream},
-};
+use tokio::time::timeout;
 
-use super::Invocation;
+use super::{Invocation, loopback::Loopback};
 use crate::{
     cli::LoginArguments,
     failure::{Exit, Failure, Outcome},
@@ -24,8 +21,6 @@ use crate::{
 
 /// How long the browser may take.
 const BROWSER_TIMEOUT: Duration = Duration::from_secs(300);
-/// Longest request line read from the browser.
-const MAX_REQUEST_LINE: u64 = 8 * 1024;
 
 /// `testudo login`.
 pub async fn login(invocation: &Invocation, arguments: LoginArguments) -> Outcome {
@@ -42,31 +37,7 @@ pub async fn login(invocation: &Invocation, arguments: LoginArguments) -> Outcom
             )
             .await?
         }
-        None => {
-            let listener = TcpListener::bind("127.0.0.1:0").await?;
-            let redirect = format!(
-                "http://127.0.0.1:{}/callback",
-                listener.local_addr()?.port()
-            );
-            let login = begin_browser_login(&arguments.scope, &redirect, &SystemEntropy);
-            let address = format!(
-                "{}{}",
-                invocation.context.server_url()?,
-                login.authorize_path
-            );
-            let opened = !arguments.no_browser && open_browser(&address);
-            say(if opened {
-                "Log in in the browser window."
-            } else {
-                "Open this address in a browser:"
-            });
-            say(format!("  {address}"));
-            let query = tokio::time::timeout(BROWSER_TIMEOUT, receive_redirect(&listener)).await;
-            let query = query.map_err(|_| {
-                Failure::new(Exit::Failed, "nobody logged in within five minutes")
-            })??;
-            login.finish(&connection, &query).await?
-        }
+        None => log_in_with_browser(invocation, &connection, &arguments).await?,
     };
     invocation.context.remember_login(tokens)?;
     say("You are logged in. `testudo token` prints an access token.");
@@ -87,6 +58,33 @@ pub async fn logout(invocation: &Invocation) -> Outcome {
 pub async fn token(invocation: &Invocation) -> Outcome {
     let token = invocation.context.access_token().await?;
     Ok(invocation.output.line(token)?)
+}
+
+/// Sends the browser to the login page and waits until it comes back.
+async fn log_in_with_browser(
+    invocation: &Invocation,
+    connection: &Connection,
+    arguments: &LoginArguments,
+) -> Result<TokenSet, Failure> {
+    let loopback = Loopback::bind().await?;
+    let login = begin_browser_login(&arguments.scope, loopback.redirect_uri(), &SystemEntropy);
+    let server = invocation.context.server_url()?;
+    let address = format!("{server}{}", login.authorize_path);
+    let opened = !arguments.no_browser && open_browser(&address);
+    say(if opened {
+        "Log in in the browser window."
+    } else {
+        "Open this address in a browser:"
+    });
+    say(format!("  {address}"));
+    let answer = loopback.wait(|query| login.is_answer(query));
+    let returned = timeout(BROWSER_TIMEOUT, answer)
+        .await
+        .map_err(|_| Failure::new(Exit::Failed, "nobody logged in within five minutes"))??;
+    let finished = login.finish(connection, &returned.query).await;
+    // The login counts even if the browser has gone.
+    let _ = returned.show(finished.is_ok()).await;
+    Ok(finished?)
 }
 
 /// Reads a password from the terminal without echo, or a line of standard input.
@@ -118,49 +116,4 @@ fn open_browser(address: &str) -> bool {
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     command.spawn().is_ok()
-}
-
-/// Waits for the browser to come back and returns the query of the redirect. Other requests (icons) get 404.
-async fn receive_redirect(listener: &TcpListener) -> io::Result<String> {
-    loop {
-        let (mut stream, _) = listener.accept().await?;
-        let Some(target) = request_target(&mut stream).await? else {
-            continue;
-        };
-        match target.strip_prefix("/callback?") {
-            Some(query) => {
-                respond(
-                    &mut stream,
-                    "200 OK",
-                    "You are logged in. You can close this window.",
-                )
-                .await?;
-                return Ok(query.to_owned());
-            }
-            None => respond(&mut stream, "404 Not Found", "Nothing here.").await?,
-        }
-    }
-}
-
-async fn request_target(stream: &mut TcpStream) -> io::Result<Option<String>> {
-    let mut line = String::new();
-    let mut reader = BufReader::new(tokio::io::AsyncReadExt::take(
-        &mut *stream,
-        MAX_REQUEST_LINE,
-    ));
-    reader.read_line(&mut line).await?;
-    let mut words = line.split(' ');
-    Ok((words.next() == Some("GET"))
-        .then(|| words.next().map(str::to_owned))
-        .flatten())
-}
-
-async fn respond(stream: &mut TcpStream, status: &str, text: &str) -> io::Result<()> {
-    let answer = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n\
-         Connection: close\r\n\r\n{text}",
-        text.len()
-    );
-    stream.write_all(answer.as_bytes()).await?;
-    stream.shutdown().await
 }

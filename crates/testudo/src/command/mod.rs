@@ -7,6 +7,7 @@ mod children;
 mod fleet;
 mod generate;
 mod login;
+mod loopback;
 mod operate;
 mod policy;
 mod process;

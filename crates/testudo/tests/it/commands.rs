@@ -154,6 +154,26 @@ fn exit_codes_say_what_happened() {
 }
 
 #[test]
+fn a_logout_tells_no_other_server_about_a_login() {
+    let fleet = Folder::bookshop().up();
+    let password = fs::File::open(fleet.folder.path().join("passwords/alice")).unwrap();
+    let login = fleet
+        .folder
+        .command(&["login", "--username", "alice"])
+        .stdin(password)
+        .output()
+        .unwrap();
+    assert!(login.status.success(), "{}", errors(&login));
+    // Nobody is there: a refresh token on its way would be seen by its failure.
+    let ca = fleet.ready["ca"].as_str().unwrap();
+    let elsewhere = ["--server", "https://localhost:1", "--ca", ca, "logout"];
+    fleet.folder.run(&elsewhere);
+    fleet.folder.run(&["token"]);
+    fleet.folder.run(&["logout"]);
+    assert_eq!(fleet.folder.testudo(&["token"]).status.code(), Some(4));
+}
+
+#[test]
 fn a_key_file_that_is_wrong_or_open_to_others_is_refused_with_words() {
     let mut fleet = Folder::bookshop().up();
     assert_eq!(fleet.process.stop(), Some(0));
