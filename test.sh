@@ -4,14 +4,15 @@
 #   ./test.sh        everything
 #   ./test.sh fast   without installing anything, and without the tests that need what would be installed
 #
-# Needs Rust (rustup). On a Debian-like system it installs nginx, Python and Node.js with apt, through sudo if it is
-# not run by root; Python and Node packages go to .tools, in fixed versions. Elsewhere install those three yourself.
+# Needs Rust (rustup). On a Debian-like system it installs nginx, Python, Node.js, Chromium and NSS' certutil with apt,
+# through sudo if it is not run by root; Python and Node packages go to .tools, in fixed versions. Elsewhere install
+# those five yourself.
 set -euo pipefail
 cd "$(dirname "$0")"
 
 readonly TOOLS="$PWD/.tools"
 readonly PYTHON_PACKAGES=(httpbin==0.10.4 waitress==3.0.2)
-readonly NODE_PACKAGES=(json-server@0.17.4)
+readonly NODE_PACKAGES=(json-server@0.17.4 playwright-core@1.65.1)
 readonly STARTED=$SECONDS
 
 main() {
@@ -19,7 +20,7 @@ main() {
         fast) export TESTUDO_TEST_FAST=1 ;;
         "") step "install what the tests need" install_tools ;;
         *)
-            sed -n '2,8s/^# \{0,1\}//p' "$0" >&2
+            sed -n '2,9s/^# \{0,1\}//p' "$0" >&2
             exit 2
             ;;
     esac
@@ -65,6 +66,8 @@ install_system_packages() {
     python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3 python3-venv)
     command -v node >/dev/null || missing+=(nodejs)
     command -v npm >/dev/null || missing+=(npm)
+    command -v chromium >/dev/null || missing+=(chromium)
+    command -v certutil >/dev/null || missing+=(libnss3-tools)
     ((${#missing[@]})) || return 0
     if ! command -v apt-get >/dev/null; then
         printf 'install these and run this again: %s\n' "${missing[*]}" >&2
@@ -73,7 +76,7 @@ install_system_packages() {
     # The package starts nginx and would fail where port 80 is taken; only the program is needed.
     as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq || return 1
     as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
-        apt-get install -qq --yes --no-install-recommends "${missing[@]}"
+        apt-get install -qq --yes --no-install-recommends "${missing[@]}" >/dev/null
 }
 
 nginx_is_there() {

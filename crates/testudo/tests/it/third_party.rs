@@ -2,7 +2,7 @@
 //! `./test.sh` installs them; `TESTUDO_TEST_FAST=1` leaves these tests out.
 
 use std::{
-    env, fs,
+    fs,
     io::{Read, Write},
     path::{Path, PathBuf},
 };
@@ -10,36 +10,12 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
-    fleet::{Fleet, Folder, free_ports, repository},
+    fleet::{Fleet, Folder, free_ports},
+    installed::{left_out, tool},
     wire,
 };
 
 const MEGABYTE: usize = 1024 * 1024;
-
-/// Whether the developer asked for the short run.
-fn left_out() -> bool {
-    let fast = env::var_os("TESTUDO_TEST_FAST").is_some();
-    if fast {
-        eprintln!("left out: TESTUDO_TEST_FAST is set");
-    }
-    fast
-}
-
-/// Something that `./test.sh` installs.
-fn tool(places: &[&str]) -> String {
-    let found = places
-        .iter()
-        .map(|place| repository().join(place))
-        .find(|path| path.exists());
-    let found = found.unwrap_or_else(|| {
-        panic!("none of {places:?} is there: run ./test.sh, which installs it, or set TESTUDO_TEST_FAST=1")
-    });
-    fs::canonicalize(found.parent().unwrap())
-        .unwrap()
-        .join(found.file_name().unwrap())
-        .display()
-        .to_string()
-}
 
 /// A fleet of one service: anybody may read, people may write.
 fn fleet_of(command: impl FnOnce(&Path, u16) -> Vec<String>) -> Fleet {
