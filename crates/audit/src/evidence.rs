@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use testudo_model::event::BlockHead;
+use testudo_model::{SpiffeId, event::BlockHead};
 use testudo_trust::{
     TrustBundle, base64url, certificate_thumbprint, hex,
     merkle::{Frontier, leaf_hash},
@@ -16,6 +16,9 @@ use crate::{
     spool::{Spool, edges},
 };
 
+/// Certificates in DER, leaf first.
+type Chain = Vec<Vec<u8>>;
+
 /// What was seen so far.
 pub(crate) struct Evidence<'a> {
     pub(crate) events: u64,
@@ -23,9 +26,11 @@ pub(crate) struct Evidence<'a> {
     pub(crate) forks: u64,
     pub(crate) lost_events: u64,
     roots: Option<&'a TrustBundle>,
+    /// Who alone may report outside a block: the ledger's own control plane.
+    operator: SpiffeId,
     spools: BTreeMap<String, Spool>,
-    /// The chain written last, by spool.
-    chains: BTreeMap<String, Vec<Vec<u8>>>,
+    /// The chain of the newest block that carries one, by spool.
+    chains: BTreeMap<String, Chain>,
     open: Option<OpenBlock>,
 }
 
@@ -37,8 +42,9 @@ struct OpenBlock {
 }
 
 impl<'a> Evidence<'a> {
-    pub(crate) const fn new(roots: Option<&'a TrustBundle>) -> Self {
+    pub(crate) const fn new(roots: Option<&'a TrustBundle>, operator: SpiffeId) -> Self {
         Self {
+            operator,
             events: 0,
             blocks: 0,
             forks: 0,
@@ -71,8 +77,9 @@ impl<'a> Evidence<'a> {
     /// Blocks missing in the gaps that are open.
     pub(crate) fn missing_blocks(&self) -> u64 {
         let gaps = self.spools.values().flat_map(|spool| &spool.gaps);
+        // Reporters choose their numbers.
         gaps.map(|gap| gap.to.block.saturating_sub(gap.from.block))
-            .sum()
+            .fold(0, u64::saturating_add)
     }
 
     fn judge(&mut self, index: u64, bytes: &[u8]) -> Result<(), &'static str> {
@@ -87,7 +94,10 @@ impl<'a> Evidence<'a> {
                 self.proceed(open)
             }
             (Some(_), Leaf::Block(_) | Leaf::Fork(_)) => Err("the block before it lacks events"),
-            (None, Leaf::Event(_)) => {
+            (None, Leaf::Event(event)) => {
+                if event.reporter != self.operator {
+                    return Err("an event outside any block is not the control plane's own");
+                }
                 self.events += 1;
                 Ok(())
             }
@@ -101,7 +111,8 @@ impl<'a> Evidence<'a> {
     }
 
     fn block(&mut self, index: u64, evidence: &BlockEvidence) -> Result<(), &'static str> {
-        let head = self.signed(evidence)?;
+        let (head, chain) = self.signed(evidence)?;
+        self.chains.insert(head.instance.to_string(), chain);
         let (at, after) =
             edges(&head, &evidence.head).ok_or("its numbers are beyond all bounds")?;
         let spool = self
@@ -133,26 +144,21 @@ impl<'a> Evidence<'a> {
         Ok(())
     }
 
-    /// The head, if its reporter's certificate signed it.
-    fn signed(&mut self, evidence: &BlockEvidence) -> Result<BlockHead, &'static str> {
+    /// The head and the chain it was signed with, if its reporter's certificate signed it.
+    fn signed(&self, evidence: &BlockEvidence) -> Result<(BlockHead, Chain), &'static str> {
         let head: BlockHead =
             serde_json::from_str(&evidence.head).map_err(|_| "the block's head is not one")?;
-        let spool = head.instance.to_string();
-        if !evidence.chain.is_empty() {
-            let chain =
-                decode_chain(&evidence.chain).map_err(|_| "the block's chain is malformed")?;
-            self.chains.insert(spool.clone(), chain);
-        }
-        let chain = self
-            .chains
-            .get(&spool)
-            .ok_or("the block has no certificate")?;
+        let chain = match evidence.chain.as_slice() {
+            [] => self.chains.get(head.instance.as_str()).cloned(),
+            own => Some(decode_chain(own).map_err(|_| "the block's chain is malformed")?),
+        };
+        let chain = chain.ok_or("the block has no certificate")?;
         let certificate = chain.first().ok_or("the block has no certificate")?;
         if certificate_thumbprint(certificate) != evidence.signer {
             return Err("the block's certificate is not the one it names");
         }
         let certified = match self.roots {
-            Some(roots) => roots.verify_svid(chain, head.sealed_at),
+            Some(roots) => roots.verify_svid(&chain, head.sealed_at),
             None => spiffe_id_of(certificate),
         }
         .map_err(|_| "the block's certificate does not verify")?;
@@ -164,6 +170,6 @@ impl<'a> Evidence<'a> {
         if !verify_signature(certificate, evidence.head.as_bytes(), &signature) {
             return Err("the block's signature does not verify");
         }
-        Ok(head)
+        Ok((head, chain))
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, fmt};
 
+use testudo_model::{SpiffeId, TrustDomain};
 use testudo_trust::{
     Checkpoint, TrustBundle,
     merkle::{Frontier, Hash, leaf_hash},
@@ -38,6 +39,28 @@ impl Report {
     /// and do not count against the ledger.
     pub const fn is_intact(&self) -> bool {
         self.defect.is_none()
+    }
+
+    /// Nothing could be verified, because of `what` about the checkpoint.
+    pub(crate) fn of_nothing(what: impl Into<String>) -> Self {
+        Self {
+            checkpoint: Checkpoint {
+                origin: String::new(),
+                size: 0,
+                root: [0; 32],
+            },
+            leaves: 0,
+            events: 0,
+            blocks: 0,
+            forks: 0,
+            missing_blocks: 0,
+            lost_events: 0,
+            defect: Some(Defect {
+                leaf: None,
+                place: "checkpoint".to_owned(),
+                what: what.into(),
+            }),
+        }
     }
 }
 
@@ -100,12 +123,15 @@ pub(crate) fn inspect<S: Source>(
     roots: Option<&TrustBundle>,
     kept: Option<&Checkpoint>,
 ) -> Result<Report, S::Error> {
+    let Some(operator) = operator_of(&checkpoint.origin) else {
+        return Ok(Report::of_nothing("it is of no ledger of a trust domain"));
+    };
     let mut walk = Walk {
         size: checkpoint.size,
         source,
         tree: Frontier::new(),
         tiles: HashMap::new(),
-        evidence: Evidence::new(roots),
+        evidence: Evidence::new(roots, operator),
         kept,
     };
     let defect = walk.run(checkpoint)?;
@@ -120,6 +146,12 @@ pub(crate) fn inspect<S: Source>(
         lost_events: evidence.lost_events,
         defect,
     })
+}
+
+/// The control plane that keeps the ledger of this origin, `<trust domain>/ledger`.
+fn operator_of(origin: &str) -> Option<SpiffeId> {
+    let domain: TrustDomain = origin.strip_suffix("/ledger")?.parse().ok()?;
+    Some(domain.server())
 }
 
 struct Walk<'a, S> {

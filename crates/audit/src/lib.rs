@@ -38,6 +38,6 @@ pub use filter::{Filter, FilterError};
 pub use inspection::{Defect, Report};
 pub use leaf::{BlockEvidence, Leaf, LeafError};
 pub use ledger::{Appended, Ledger, LedgerOptions};
-pub use offline::{verify_export, verify_export_to_roots};
+pub use offline::{Anchors, verify_export};
 pub use proof::{ProvenLeaf, verify_proof_file};
 pub use search::{Entry, SearchPage};

@@ -6,10 +6,10 @@ use std::{
     path::Path,
 };
 
-use testudo_trust::{Checkpoint, NoteVerifier, TrustBundle, merkle::Hash};
+use testudo_trust::{NoteVerifier, TrustBundle, merkle::Hash};
 
 use crate::{
-    Defect, ExportError, ProofError, Report,
+    Defect, ExportError, Report,
     export::{CHECKPOINT, entries_path, read, tile_path},
     inspection::{Leaves, Source, inspect},
     leaf::MAX_LEAF_BYTES,
@@ -20,67 +20,47 @@ use crate::{
 /// Largest checkpoint file: three lines and room for many witnesses.
 const MAX_CHECKPOINT_BYTES: u64 = 64 * 1024;
 
+/// What else is known about a ledger, from elsewhere. Each makes it harder to have rewritten it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Anchors<'a> {
+    /// The trust domain's roots of all times: every block's certificate must lead to one of them at the time of
+    /// sealing. Then not even the ledger's operator can have made up what a proxy reported.
+    pub roots: Option<&'a TrustBundle>,
+    /// A signed checkpoint from before: what it covers must still be there, unchanged. Without one nothing shows
+    /// that the end was cut off, or the whole rewritten by somebody with the ledger's key.
+    pub checkpoint: Option<&'a str>,
+}
+
 /// Verifies the export in `folder` with the log's verifier key: the checkpoint's signature, every entry, every
 /// tile, every block's signature and events. What is wrong or missing is in the report, with the first bad leaf
 /// where it can be said.
 ///
 /// # Errors
 /// The key is malformed, or a file cannot be read for reasons other than not being there.
-pub fn verify_export(folder: &Path, verifier_key: &str) -> Result<Report, ExportError> {
-    verify(folder, verifier_key, None)
-}
-
-/// As [`verify_export`], and every block's certificate must lead to one of `roots` at the time of sealing. Give
-/// the roots of all times: then not even the ledger's operator can have made up what a proxy reported.
-///
-/// # Errors
-/// As [`verify_export`].
-pub fn verify_export_to_roots(
+pub fn verify_export(
     folder: &Path,
     verifier_key: &str,
-    roots: &TrustBundle,
-) -> Result<Report, ExportError> {
-    verify(folder, verifier_key, Some(roots))
-}
-
-fn verify(
-    folder: &Path,
-    verifier_key: &str,
-    roots: Option<&TrustBundle>,
+    anchors: Anchors<'_>,
 ) -> Result<Report, ExportError> {
     let verifier = NoteVerifier::parse(verifier_key).map_err(|_| ExportError::VerifierKey)?;
+    let open = |note: &str| {
+        open_checkpoint(&verifier, verifier_key, note).map_err(|error| error.to_string())
+    };
+    let Ok(kept) = anchors.checkpoint.map(open).transpose() else {
+        return Ok(Report::of_nothing(
+            "the checkpoint that was kept is not signed by this ledger",
+        ));
+    };
     let files = Files { folder };
-    let checkpoint = match files.read(Path::new(CHECKPOINT), MAX_CHECKPOINT_BYTES)? {
+    let newest = match files.read(Path::new(CHECKPOINT), MAX_CHECKPOINT_BYTES)? {
         None => Err("it is missing".to_owned()),
         Some(note) => String::from_utf8(note)
-            .map_err(|_| ProofError::Malformed("its checkpoint is not text"))
-            .and_then(|note| open_checkpoint(&verifier, verifier_key, &note))
-            .map_err(|error| error.to_string()),
+            .map_err(|_| "it is not text".to_owned())
+            .and_then(|note| open(&note)),
     };
-    match checkpoint {
-        Ok(checkpoint) => inspect(&checkpoint, &files, roots, None),
-        Err(what) => Ok(nothing_verified(what)),
-    }
-}
-
-fn nothing_verified(what: String) -> Report {
-    Report {
-        checkpoint: Checkpoint {
-            origin: String::new(),
-            size: 0,
-            root: [0; 32],
-        },
-        leaves: 0,
-        events: 0,
-        blocks: 0,
-        forks: 0,
-        missing_blocks: 0,
-        lost_events: 0,
-        defect: Some(Defect {
-            leaf: None,
-            place: CHECKPOINT.to_owned(),
-            what,
-        }),
+    match newest {
+        Ok(newest) => inspect(&newest, &files, anchors.roots, kept.as_ref()),
+        Err(what) => Ok(Report::of_nothing(what)),
     }
 }
 

@@ -68,20 +68,21 @@ impl Ledger {
             .collect()
     }
 
-    /// The event with this id.
+    /// The events with this id. There is more than one only if a reporter took an id that another event has: who
+    /// asks must not be answered with the wrong one.
     ///
     /// # Errors
     /// The store fails.
-    pub fn event(&self, id: &EventId) -> Result<Option<Entry>, LedgerError> {
-        Ok(self.indexed(&ById::Event(id))?.into_iter().next())
+    pub fn event(&self, id: &EventId) -> Result<Vec<Entry>, LedgerError> {
+        self.indexed(&ById::Event(id))
     }
 
-    /// The event of a decision.
+    /// The events of a decision; as [`event`](Self::event).
     ///
     /// # Errors
     /// The store fails.
-    pub fn decision(&self, id: &DecisionId) -> Result<Option<Entry>, LedgerError> {
-        Ok(self.indexed(&ById::Decision(id))?.into_iter().next())
+    pub fn decision(&self, id: &DecisionId) -> Result<Vec<Entry>, LedgerError> {
+        self.indexed(&ById::Decision(id))
     }
 
     /// At most `limit` events that match, the newest first, of those before leaf `before` (of all for `None`).

@@ -9,7 +9,7 @@ use testudo_model::{
 };
 use testudo_policy::{PolicyEngine, PolicyErrors, PolicyProblem, TestReport};
 use testudo_runtime::{SystemClock, fleet::Fleet, with_causes};
-use testudo_trust::SystemEntropy;
+use testudo_trust::{SystemEntropy, TrustBundle};
 
 use crate::{activation::Declaration, seed::roles_of};
 
@@ -61,13 +61,24 @@ pub fn test_policies(fleet: &Fleet) -> Result<TestReport, PolicyErrors> {
     testudo_policy::run_tests(&engine, &fleet.policy_tests)
 }
 
-/// Verifies an exported ledger.
+/// Verifies an exported ledger. `checkpoint` is one that was kept from before, `roots` are the trust domain's roots
+/// of all times in PEM.
 ///
 /// # Errors
 /// What does not verify, in words.
-pub fn verify_export(folder: &Path, verifier_key: &str) -> Result<Value, String> {
-    let report =
-        testudo_audit::verify_export(folder, verifier_key).map_err(|error| with_causes(&error))?;
+pub fn verify_export(
+    folder: &Path,
+    verifier_key: &str,
+    checkpoint: Option<&str>,
+    roots: Option<&str>,
+) -> Result<Value, String> {
+    let roots = roots.map(|pem| read_roots(verifier_key, pem)).transpose()?;
+    let anchors = testudo_audit::Anchors {
+        roots: roots.as_ref(),
+        checkpoint,
+    };
+    let report = testudo_audit::verify_export(folder, verifier_key, anchors)
+        .map_err(|error| with_causes(&error))?;
     match report.defect {
         None => Ok(json!({
             "size": report.leaves,
@@ -76,6 +87,16 @@ pub fn verify_export(folder: &Path, verifier_key: &str) -> Result<Value, String>
         })),
         Some(defect) => Err(defect.to_string()),
     }
+}
+
+/// Roots of the trust domain that the ledger's verifier key names: `<trust domain>/ledger+<hash>+<key>`.
+fn read_roots(verifier_key: &str, pem: &str) -> Result<TrustBundle, String> {
+    let domain = verifier_key
+        .split_once("/ledger+")
+        .and_then(|(domain, _)| domain.parse().ok())
+        .ok_or("the verifier key is of no ledger of a trust domain")?;
+    TrustBundle::from_pem(domain, pem)
+        .map_err(|error| format!("the roots cannot be used: {}", with_causes(&error)))
 }
 
 /// Verifies one event's proof and returns what it proves.

@@ -146,8 +146,10 @@ impl Store {
     pub fn changes_since(&self, sequence: u64, limit: usize) -> Result<Vec<Change>, StoreError> {
         let limit = limit.clamp(1, limits::MAX_PAGE);
         self.0.core.read(|reads, keys| {
+            // Asked first: there may be a commit between the two questions.
+            let newest = reads.newest_change()?;
             let sealed = reads.changes(sequence, limit)?;
-            check_dense(sequence, reads.newest_change()?, &sealed)?;
+            check_dense(sequence, newest, &sealed)?;
             sealed
                 .iter()
                 .map(|change| {

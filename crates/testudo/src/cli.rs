@@ -408,9 +408,13 @@ pub enum AuditCommand {
         /// A proof file to verify offline
         #[arg(long, value_name = "FILE")]
         proof: Option<PathBuf>,
-        /// A checkpoint kept from before: is everything that it covers still in the running ledger, unchanged?
-        #[arg(long, value_name = "FILE", conflicts_with_all = ["export", "proof"])]
+        /// A checkpoint kept from before: is everything that it covers still in the ledger, unchanged?
+        #[arg(long, value_name = "FILE", conflicts_with = "proof")]
         checkpoint: Option<PathBuf>,
+        /// The fleet's root certificates of all times, in PEM: with them not even the ledger's operator can have made
+        /// up what a proxy reported. A running ledger is always verified against its own
+        #[arg(long, value_name = "FILE", requires = "export")]
+        roots: Option<PathBuf>,
         /// The ledger's verifier key (`testudo audit key`) [default: asked of the running fleet]
         #[arg(long, value_name = "KEY")]
         key: Option<String>,

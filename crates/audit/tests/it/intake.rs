@@ -183,6 +183,36 @@ fn a_fork_is_refused_and_kept_once_as_evidence() {
 }
 
 #[test]
+fn a_fork_signed_with_a_renewed_certificate_leaves_the_ledger_verifiable() {
+    let world = World::new();
+    let mut proxy = world.proxy("orders");
+    let intake = |block| world.ledger.intake(block, &world.roots);
+    intake(proxy.seal(&world, 1)).unwrap();
+    let mut cloned = proxy.clone();
+    cloned.svid = world.svid(proxy.id());
+    intake(proxy.seal(&world, 1)).unwrap();
+    intake(cloned.seal(&world, 2)).unwrap_err();
+    intake(proxy.seal(&world, 1)).unwrap();
+    let report = world.ledger.verify(Some(&world.roots), None).unwrap();
+    assert!(report.is_intact() && report.forks == 1, "{report:?}");
+}
+
+#[test]
+fn gaps_beyond_all_numbers_leave_the_ledger_verifiable() {
+    let world = World::new();
+    for service in ["orders", "inventory", "catalog"] {
+        let mut proxy = world.proxy(service);
+        proxy.block = u64::MAX - 7;
+        world
+            .ledger
+            .intake(proxy.seal(&world, 1), &world.roots)
+            .unwrap();
+    }
+    let report = world.ledger.verify(None, None).unwrap();
+    assert!(report.is_intact() && report.missing_blocks == u64::MAX);
+}
+
+#[test]
 fn forks_cannot_fill_the_ledger() {
     let world = World::new();
     let proxy = world.proxy("orders");

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use testudo_audit::{Filter, LedgerError};
 use testudo_model::{
-    Clock,
+    Clock, EventId,
     event::{Detail, Outcome},
 };
+use testudo_testkit::{FakeClock, SeededEntropy};
 
 use crate::fixture::{World, domain};
 
@@ -70,8 +71,8 @@ fn decisions_and_events_are_found_by_id_among_thousands() {
         let entry = world.ledger.entry(index).unwrap();
         let event = entry.leaf.event().unwrap().clone();
         let decision = event.decision.unwrap().id;
-        assert_eq!(world.ledger.event(&event.id).unwrap().unwrap(), entry);
-        assert_eq!(world.ledger.decision(&decision).unwrap().unwrap(), entry);
+        assert_eq!(world.ledger.event(&event.id).unwrap(), [entry.clone()]);
+        assert_eq!(world.ledger.decision(&decision).unwrap(), [entry.clone()]);
         let found = world
             .ledger
             .search(&filter(&world, &format!("decision={decision}")), None, 10)
@@ -80,6 +81,39 @@ fn decisions_and_events_are_found_by_id_among_thousands() {
     }
     let unknown = filter(&world, "event=evt_00000000000000000000000000");
     assert_eq!(world.ledger.search(&unknown, None, 10).unwrap().entries, []);
+}
+
+#[test]
+fn ids_are_found_whenever_they_claim_to_be_made_and_all_that_share_one_are_told() {
+    let world = World::new();
+    let (mut orders, mut cart) = (world.proxy("orders"), world.proxy("cart"));
+    let mut events = Vec::new();
+    for day in 0..200 {
+        // A spool that was long away, or a reporter that makes times up: each id of another day.
+        let mut event = world.decision(orders.id(), "/late", Outcome::Success);
+        let made = FakeClock::at(day * 86_400_000);
+        event.id = EventId::generate(&*made, &*SeededEntropy::new(day as u64));
+        events.push(event);
+    }
+    let block = orders.seal_events(&world, &events, 0);
+    world.ledger.intake(block, &world.roots).unwrap();
+    for event in &events {
+        let found = world.ledger.event(&event.id).unwrap();
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].leaf.event(), Some(event));
+    }
+    let mut copied = world.decision(cart.id(), "/forged", Outcome::Denied);
+    copied.id = events[0].id.clone();
+    let block = cart.seal_events(&world, &[copied], 0);
+    world.ledger.intake(block, &world.roots).unwrap();
+    let reporters: Vec<_> = world
+        .ledger
+        .event(&events[0].id)
+        .unwrap()
+        .iter()
+        .map(|entry| entry.leaf.event().unwrap().reporter.to_string())
+        .collect();
+    assert_eq!(reporters, [orders.id().as_str(), cart.id().as_str()]);
 }
 
 #[test]

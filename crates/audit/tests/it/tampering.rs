@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use testudo_audit::{Report, verify_export, verify_export_to_roots};
+use testudo_audit::{Anchors, Report, verify_export};
 use testudo_trust::{NoteSigner, TrustBundle};
 
 use crate::fixture::{World, domain};
@@ -34,7 +34,14 @@ fn exported_with(blocks: usize, events: usize) -> (World, PathBuf) {
 }
 
 fn verify(world: &World, folder: &Path) -> Report {
-    verify_export(folder, &world.ledger.verifier_key()).unwrap()
+    verify_export(folder, &world.ledger.verifier_key(), Anchors::default()).unwrap()
+}
+
+fn to_roots(roots: &TrustBundle) -> Anchors<'_> {
+    Anchors {
+        roots: Some(roots),
+        checkpoint: None,
+    }
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {
@@ -65,8 +72,12 @@ fn an_export_verifies_with_files_and_key_alone() {
     let report = verify(&world, &folder);
     assert!(report.is_intact(), "{report:?}");
     assert_eq!((report.leaves, report.events, report.blocks), (22, 17, 5));
-    let to_roots =
-        verify_export_to_roots(&folder, &world.ledger.verifier_key(), &world.roots).unwrap();
+    let to_roots = verify_export(
+        &folder,
+        &world.ledger.verifier_key(),
+        to_roots(&world.roots),
+    )
+    .unwrap();
     assert_eq!(to_roots, report);
     assert!(
         world.ledger.export(&folder).is_err(),
@@ -100,7 +111,7 @@ fn every_flipped_byte_of_an_export_is_found() {
             let mut changed = original.clone();
             changed[at] ^= 0x20;
             fs::write(&file, &changed).unwrap();
-            let report = verify_export(&folder, &key).unwrap();
+            let report = verify_export(&folder, &key, Anchors::default()).unwrap();
             assert!(!report.is_intact(), "byte {at} of {}", file.display());
             if !file.ends_with("checkpoint") {
                 let leaf = report.defect.unwrap().leaf.unwrap();
@@ -209,9 +220,10 @@ fn a_checkpoint_of_another_key_or_log_is_refused() {
     assert!(!verify(&world, &folder).is_intact());
     let named_otherwise = NoteSigner::generate("other.example/ledger").unwrap();
     fs::write(folder.join("checkpoint"), named_otherwise.sign(&text)).unwrap();
-    let report = verify_export(&folder, &named_otherwise.verifier_key()).unwrap();
+    let report =
+        verify_export(&folder, &named_otherwise.verifier_key(), Anchors::default()).unwrap();
     insta::assert_snapshot!(report.defect.unwrap().what, @"the checkpoint is of another log");
-    assert!(verify_export(&folder, "nonsense").is_err());
+    assert!(verify_export(&folder, "nonsense", Anchors::default()).is_err());
 }
 
 #[test]
@@ -220,8 +232,42 @@ fn blocks_are_checked_against_the_roots_that_are_given() {
     let other = World::new();
     let strangers = TrustBundle::new(domain(), vec![other.authority.cert_der().to_vec()]).unwrap();
     let key = world.ledger.verifier_key();
-    let report = verify_export_to_roots(&folder, &key, &strangers).unwrap();
+    let report = verify_export(&folder, &key, to_roots(&strangers)).unwrap();
     assert_eq!(report.defect.unwrap().leaf, Some(0));
+}
+
+#[test]
+fn an_export_must_hold_what_a_kept_checkpoint_covers() {
+    let (world, folder) = exported(5);
+    let key = world.ledger.verifier_key();
+    let since = |checkpoint: &str| {
+        let anchors = Anchors {
+            roots: None,
+            checkpoint: Some(checkpoint),
+        };
+        verify_export(&folder, &key, anchors).unwrap()
+    };
+    let same = fs::read_to_string(folder.join("checkpoint")).unwrap();
+    assert!(since(&same).is_intact());
+    world.ledger.append(&world.own_events(1)).unwrap();
+    let newer = world.ledger.checkpoint().unwrap();
+    assert!(!since(&newer).is_intact(), "the end was cut off");
+    // The ledger's own key signs another history of the same length.
+    let other = World::new();
+    other.ledger.append(&other.own_events(3)).unwrap();
+    assert!(!since(&other.ledger.checkpoint().unwrap()).is_intact());
+    assert!(!since("nonsense").is_intact());
+}
+
+#[test]
+fn outside_its_blocks_nobody_speaks_for_a_proxy() {
+    let world = World::new();
+    let orders = world.proxy("orders");
+    let made_up = world.event(orders.id(), "decision.enforce");
+    world.ledger.append(&[made_up]).unwrap();
+    let defect = world.ledger.verify(None, None).unwrap().defect.unwrap();
+    assert_eq!(defect.leaf, Some(0));
+    insta::assert_snapshot!(defect.what, @"an event outside any block is not the control plane's own");
 }
 
 #[test]

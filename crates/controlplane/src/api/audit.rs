@@ -126,7 +126,7 @@ pub async fn decision(State(plane): State<Arc<Plane>>, Path(decision): Path<Deci
     plane
         .blocking(move |plane| {
             let found = plane.ledger.decision(&decision).map_err(|error| refusal(&error))?;
-            let found = found.ok_or_else(|| {
+            let found = only(found)?.ok_or_else(|| {
                 Refusal::not_found("decision")
                     .detail("it is not in the ledger: proxies ship their events every half second, try again")
             })?;
@@ -264,18 +264,34 @@ fn find(plane: &Plane, name: &str) -> Result<Entry, Refusal> {
     let found = if let Ok(index) = name.parse() {
         Some(plane.ledger.entry(index).map_err(|error| refusal(&error))?)
     } else if let Ok(id) = name.parse::<EventId>() {
-        plane.ledger.event(&id).map_err(|error| refusal(&error))?
+        only(plane.ledger.event(&id).map_err(|error| refusal(&error))?)?
     } else if let Ok(id) = name.parse::<DecisionId>() {
-        plane
-            .ledger
-            .decision(&id)
-            .map_err(|error| refusal(&error))?
+        only(
+            plane
+                .ledger
+                .decision(&id)
+                .map_err(|error| refusal(&error))?,
+        )?
     } else {
         return Err(Refusal::bad_request(
             "name an event by `evt_…`, `dec_…` or its index",
         ));
     };
     found.ok_or_else(|| Refusal::not_found("event"))
+}
+
+/// The event that an id stands for. A proxy that was taken over could give its events the id of another's.
+fn only(mut found: Vec<Entry>) -> Result<Option<Entry>, Refusal> {
+    if found.len() < 2 {
+        return Ok(found.pop());
+    }
+    let places: Vec<_> = found.iter().map(|entry| entry.index.to_string()).collect();
+    Err(
+        Refusal::new(409, "audit.ambiguous_id", "several events carry this id").detail(format!(
+            "leaves {} carry it: look at each by its index, and at who reported it",
+            places.join(", ")
+        )),
+    )
 }
 
 fn parse(plane: &Plane, filter: &str) -> Result<Filter, Refusal> {

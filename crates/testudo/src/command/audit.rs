@@ -27,8 +27,13 @@ pub async fn run(invocation: &Invocation, command: AuditCommand) -> Outcome {
         AuditCommand::Verify {
             export: Some(directory),
             key,
+            checkpoint,
+            roots,
             ..
-        } => verify_export(invocation, &directory, key).await,
+        } => {
+            let (checkpoint, roots) = (checkpoint.as_deref(), roots.as_deref());
+            verify_export(invocation, &directory, key, checkpoint, roots).await
+        }
         AuditCommand::Verify {
             proof: Some(proof),
             key,
@@ -147,9 +152,17 @@ async fn verifier_key(invocation: &Invocation, key: Option<String>) -> Result<St
     Ok(field(&key, "/key"))
 }
 
-async fn verify_export(invocation: &Invocation, directory: &Path, key: Option<String>) -> Outcome {
+async fn verify_export(
+    invocation: &Invocation,
+    directory: &Path,
+    key: Option<String>,
+    checkpoint: Option<&Path>,
+    roots: Option<&Path>,
+) -> Outcome {
     let key = verifier_key(invocation, key).await?;
-    let report = offline::verify_export(directory, &key)
+    let checkpoint = checkpoint.map(fs::read_to_string).transpose()?;
+    let roots = roots.map(fs::read_to_string).transpose()?;
+    let report = offline::verify_export(directory, &key, checkpoint.as_deref(), roots.as_deref())
         .map_err(|error| Failure::new(Exit::CheckFailed, error))?;
     Ok(invocation.output.value(&report, |report| {
         format!(

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime, pem::PemObject};
 use serde_json::{Value, json};
 use testudo_model::{SpiffeId, Timestamp, TrustDomain};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath, anchor_from_trusted_cert};
@@ -232,6 +232,21 @@ impl TrustBundle {
             pem.push_str("\n-----END CERTIFICATE-----\n");
         }
         pem
+    }
+
+    /// Reads roots of `domain` from PEM (RFC 7468). Whatever is no certificate is skipped.
+    pub fn from_pem(domain: TrustDomain, text: &str) -> Result<Self, X509Error> {
+        if text.len() > MAX_BUNDLE_BYTES {
+            return Err(X509Error::Bundle("it has more than 256 KiB"));
+        }
+        let roots = CertificateDer::pem_slice_iter(text.as_bytes())
+            .map(|root| {
+                Ok(root
+                    .map_err(|_| X509Error::Bundle("it is not PEM"))?
+                    .to_vec())
+            })
+            .collect::<Result<_, _>>()?;
+        Self::new(domain, roots)
     }
 
     /// Reads a SPIFFE bundle document of `domain`. Keys of other uses are skipped.
