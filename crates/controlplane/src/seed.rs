@@ -10,7 +10,7 @@ use testudo_model::{ClientName, RoleName, Scope};
 use testudo_runtime::fleet::{self, Fleet, SeedAuthentication, SeedCredential};
 
 use crate::{
-    api::{ADMIN_ROLE, AUDITOR_ROLE},
+    api::{ADMIN_ROLE, ADMIN_SCOPE, AUDITOR_ROLE},
     client::CLI_CLIENT,
 };
 
@@ -122,12 +122,13 @@ const fn grant(grant: fleet::GrantType) -> GrantType {
     }
 }
 
-/// The command line: a public client that may ask for every scope the fleet's routes know.
+/// The command line: a public client that may ask for every scope the fleet's routes know, and to administer.
 fn command_line(fleet: &Fleet) -> Option<SeedClient> {
     let client_id: ClientName = CLI_CLIENT.parse().ok()?;
     let routes = fleet.services.iter().flat_map(|service| &service.routes);
     let scopes: BTreeSet<Scope> = routes
         .flat_map(|route| route.scopes.iter().cloned())
+        .chain(ADMIN_SCOPE.parse())
         .collect();
     Some(SeedClient {
         client_id,

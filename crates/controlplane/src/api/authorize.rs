@@ -1,10 +1,17 @@
-//! Who may administer: the owner of the data folder, and users with a role for it.
+//! Who may administer: the owner of the data folder, and who has a role for it.
+//!
+//! A role is not enough for a user: every application they log in to gets a token of theirs for the same audience, and
+//! its backend could use it here. So their token must say that they gave it for this ([`ADMIN_SCOPE`]). A service
+//! account gives its tokens to nobody.
 
 use std::{net::IpAddr, sync::Arc};
 
 use axum::extract::Request;
 use http::header;
-use testudo_model::event::{Actor, Detail, EventClass, Outcome};
+use testudo_model::{
+    AccessTokenClaims, ServiceAccountId,
+    event::{Actor, Detail, EventClass, Outcome},
+};
 
 use super::Right;
 use crate::{
@@ -16,6 +23,9 @@ use crate::{
 pub const ADMIN_ROLE: &str = "testudo-admin";
 /// May see everything.
 pub const AUDITOR_ROLE: &str = "testudo-auditor";
+/// What a user's token must have been given for. The command line may ask for it; another client only if the fleet file
+/// has it among that client's scopes.
+pub const ADMIN_SCOPE: &str = "testudo:admin";
 
 /// A caller that may do what it asks.
 #[derive(Debug, Clone)]
@@ -114,25 +124,50 @@ pub async fn authorize(
         .transpose()
         .map_err(|fault| Refusal::internal(&fault))?
         .unwrap_or_default();
+    let has = |role: &str| roles.iter().any(|granted| granted.as_str() == role);
+    let refusal = if !(has(ADMIN_ROLE) || (right == Right::Read && has(AUDITOR_ROLE))) {
+        Some(role_needed(right))
+    } else if !is_for_administration(&claims) {
+        Some(scope_needed())
+    } else {
+        None
+    };
     let actor = Actor {
         subject: Some(claims.sub),
         client: Some(claims.client_id),
         session: claims.sid,
         workload: None,
     };
-    let has = |role: &str| roles.iter().any(|granted| granted.as_str() == role);
-    if has(ADMIN_ROLE) || (right == Right::Read && has(AUDITOR_ROLE)) {
-        return Ok(Administrator {
+    match refusal {
+        None => Ok(Administrator {
             actor,
             source_ip: Some(source_ip),
-        });
+        }),
+        Some(refusal) => {
+            record_refusal(plane, actor, source_ip, operation).await?;
+            Err(refusal)
+        }
     }
-    record_refusal(plane, actor, source_ip, operation).await?;
+}
+
+/// Whether the token was given to administer with.
+fn is_for_administration(claims: &AccessTokenClaims) -> bool {
+    let of_service_account = claims.sub.parse::<ServiceAccountId>().is_ok();
+    of_service_account || claims.scope.split(' ').any(|scope| scope == ADMIN_SCOPE)
+}
+
+fn role_needed(right: Right) -> Refusal {
     let needed = match right {
         Right::Read => format!("the role `{AUDITOR_ROLE}` or `{ADMIN_ROLE}`"),
         Right::Change => format!("the role `{ADMIN_ROLE}`"),
     };
-    Err(Refusal::new(403, "api.denied", "not allowed").detail(format!("this needs {needed}")))
+    Refusal::new(403, "api.denied", "not allowed").detail(format!("this needs {needed}"))
+}
+
+fn scope_needed() -> Refusal {
+    Refusal::new(403, "api.scope", "this login is not for administration").detail(format!(
+        "this needs a token with the scope `{ADMIN_SCOPE}`: log in with `testudo login`"
+    ))
 }
 
 /// The one bearer token (RFC 6750 section 2.1).

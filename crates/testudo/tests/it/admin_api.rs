@@ -54,7 +54,11 @@ fn every_operation_refuses_whoever_has_no_right_to_it() {
     let mut bent = root.clone();
     bent.replace_range(root.len() - 10.., "AAAAAAAAAA");
     let mut browser = Browser::new(&shop);
-    let _ = browser.log_in("root");
+    // An application's token of an administrator, whatever it asked for: its backend is not the administrator.
+    let admin_scope = [("scope", "openid testudo:admin")];
+    let lent = browser.tokens_for("root", &admin_scope)["access_token"].clone();
+    let lent = lent.as_str().unwrap();
+    assert_eq!(claims_of(lent)["sub"], claims_of(&root)["sub"]);
     let cookie: String = browser
         .cookies
         .iter()
@@ -93,6 +97,9 @@ fn every_operation_refuses_whoever_has_no_right_to_it() {
             answer.status, 403,
             "{what} by a user without a role: {answer:?}"
         );
+        let answer = ask(&bearer(lent));
+        assert_eq!(answer.status, 403, "{what} by an application: {answer:?}");
+        assert_eq!(answer.json()["code"], "api.scope", "{what}: {answer:?}");
         let answer = ask(&bearer(&audrey));
         if operation.right == Right::Change {
             assert_eq!(answer.status, 403, "{what} by an auditor: {answer:?}");
@@ -146,7 +153,7 @@ fn every_operation_refuses_whoever_has_no_right_to_it() {
             .json()["disabled"],
         false
     );
-    let refused = operations.len()
+    let refused = 2 * operations.len()
         + operations
             .iter()
             .filter(|operation| operation.right == Right::Change)

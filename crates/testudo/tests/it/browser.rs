@@ -76,14 +76,22 @@ impl<'a> Browser<'a> {
 
     /// Opens the login page; the hidden field of its form.
     pub fn open_login(&mut self) -> String {
-        let page = self.get(&authorize_path(&[]));
+        self.open_login_for(&[])
+    }
+
+    fn open_login_for(&mut self, changes: &[(&str, &str)]) -> String {
+        let page = self.get(&authorize_path(changes));
         assert_eq!(page.status, 200, "{page:?}");
         flow_of(&page)
     }
 
     /// Logs in; the query of the redirect to the client.
     pub fn log_in(&mut self, username: &str) -> BTreeMap<String, String> {
-        let flow = self.open_login();
+        self.log_in_for(username, &[])
+    }
+
+    fn log_in_for(&mut self, username: &str, changes: &[(&str, &str)]) -> BTreeMap<String, String> {
+        let flow = self.open_login_for(changes);
         let form = [
             ("flow", &*flow),
             ("username", username),
@@ -96,7 +104,12 @@ impl<'a> Browser<'a> {
 
     /// Logs in and exchanges the code.
     pub fn tokens(&mut self, username: &str) -> Value {
-        let code = self.log_in(username)["code"].clone();
+        self.tokens_for(username, &[])
+    }
+
+    /// As [`Self::tokens`], with parameters of the authorization request changed.
+    pub fn tokens_for(&mut self, username: &str, changes: &[(&str, &str)]) -> Value {
+        let code = self.log_in_for(username, changes)["code"].clone();
         let answer = token(self.shop, &code_form(&code));
         assert_eq!(answer.status, 200, "{answer:?}");
         answer.json()
