@@ -7,6 +7,7 @@
 mod activation;
 #[cfg(test)]
 mod fixtures;
+mod gatekeeper;
 mod http;
 mod metrics;
 mod pages;

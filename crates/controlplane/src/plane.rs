@@ -11,10 +11,10 @@ use testudo_model::{
 use testudo_store::{Store, StoreError, StoreOptions};
 use testudo_trust::RootKey;
 use testudo_workload::{EventNotRecorded, EventSink, WorkloadError, WorkloadOptions, Workloads};
-use tokio::sync::Semaphore;
 
 use crate::{
     activation::Activation,
+    gatekeeper::{Gatekeeper, NotDone},
     http::{Refusal, Workload},
     proxies::{Distribution, RevocationLog},
 };
@@ -23,7 +23,7 @@ use crate::{
 const MAX_BLOCKING: usize = 64;
 /// Password hashes at the same time: each takes a core and 19 MiB. Fixed, so that logins never starve the rest.
 const MAX_HASHING: usize = 2;
-/// Requests that may wait for one of the two; beyond it, 503.
+/// Requests that may wait for their turn at either; beyond it, 503.
 const MAX_WAITING: usize = 1024;
 
 /// What [`Plane::open`] needs.
@@ -182,8 +182,8 @@ impl Plane {
             entropy,
             tenant,
             reporter,
-            blocking: Gatekeeper::new(MAX_BLOCKING),
-            hashing: Gatekeeper::new(MAX_HASHING),
+            blocking: Gatekeeper::new(MAX_BLOCKING, MAX_WAITING),
+            hashing: Gatekeeper::new(MAX_HASHING, MAX_WAITING),
         })
     }
 
@@ -258,35 +258,17 @@ impl Plane {
         F: FnOnce(&Self) -> T + Send + 'static,
         T: Send + 'static,
     {
-        let Ok(_place) = gatekeeper.places.try_acquire() else {
-            return Err(busy());
-        };
-        let Ok(_permit) = gatekeeper.permits.acquire().await else {
-            return Err(busy());
-        };
         let plane = Arc::clone(self);
-        let done = tokio::task::spawn_blocking(move || work(&plane)).await;
-        done.map_err(|error| Refusal::internal(&error))
+        match gatekeeper.run(move || work(&plane)).await {
+            Ok(done) => Ok(done),
+            Err(NotDone::Busy) => Err(busy()),
+            Err(ended) => Err(Refusal::internal(&ended)),
+        }
     }
 }
 
 fn busy() -> Refusal {
     Refusal::new(503, "api.busy", "the control plane is busy").detail("try again in a few seconds")
-}
-
-/// Bounds how many run, and how many wait.
-struct Gatekeeper {
-    permits: Semaphore,
-    places: Semaphore,
-}
-
-impl Gatekeeper {
-    const fn new(permits: usize) -> Self {
-        Self {
-            permits: Semaphore::const_new(permits),
-            places: Semaphore::const_new(MAX_WAITING),
-        }
-    }
 }
 
 /// The ledger as the place where workload events go.

@@ -10,13 +10,15 @@ use testudo_model::{
 };
 use testudo_trust::TrustBundle;
 use testudo_workload::{IssuedChain, WorkloadError, Workloads};
-use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{distribution::Distribution, peer::Peer, status, watch};
-use crate::wire::{
-    EnrolReply, EnrolRequest, RenewReply, RenewRequest, ShipReply, ShipRequest, WatchRequest,
-    enrolment_server::Enrolment, proxy_server::Proxy,
+use crate::{
+    gatekeeper::{Gatekeeper, NotDone},
+    wire::{
+        EnrolReply, EnrolRequest, RenewReply, RenewRequest, ShipReply, ShipRequest, WatchRequest,
+        enrolment_server::Enrolment, proxy_server::Proxy,
+    },
 };
 
 /// Enrolments at the same time: each costs a signature and a commit, and anybody may ask.
@@ -25,6 +27,10 @@ const MAX_ENROLMENTS: usize = 16;
 const MAX_INTAKES: usize = 8;
 /// Renewals at the same time.
 const MAX_RENEWALS: usize = 32;
+/// Renewals that may wait: as many as proxies may be connected.
+const MAX_WAITING_RENEWALS: usize = 10_000;
+/// Blocks that may wait, in memory; whose block may not tries again.
+const MAX_WAITING_INTAKES: usize = 256;
 
 /// The services behind the port.
 pub(super) struct Services {
@@ -32,9 +38,9 @@ pub(super) struct Services {
     ledger: Arc<Ledger>,
     distribution: Arc<Distribution>,
     clock: Arc<dyn Clock>,
-    enrolments: Semaphore,
-    renewals: Semaphore,
-    intakes: Semaphore,
+    enrolments: Gatekeeper,
+    renewals: Gatekeeper,
+    intakes: Gatekeeper,
 }
 
 impl Services {
@@ -49,10 +55,23 @@ impl Services {
             ledger,
             distribution,
             clock,
-            enrolments: Semaphore::new(MAX_ENROLMENTS),
-            renewals: Semaphore::new(MAX_RENEWALS),
-            intakes: Semaphore::new(MAX_INTAKES),
+            // Refused rather than queued: what waits there waits for strangers.
+            enrolments: Gatekeeper::new(MAX_ENROLMENTS, 0),
+            renewals: Gatekeeper::new(MAX_RENEWALS, MAX_WAITING_RENEWALS),
+            intakes: Gatekeeper::new(MAX_INTAKES, MAX_WAITING_INTAKES),
         })
+    }
+
+    /// Runs what blocks on the workload room's disk aside, in its turn.
+    async fn in_turn<T: Send + 'static>(
+        &self,
+        gatekeeper: &Gatekeeper,
+        work: impl FnOnce(&Workloads) -> Result<T, WorkloadError> + Send + 'static,
+    ) -> Result<T, Status> {
+        let workloads = Arc::clone(&self.workloads);
+        let done = gatekeeper.run(move || work(&workloads)).await;
+        done.map_err(|error| not_done(&error))?
+            .map_err(|error| status::of_workload(&error))
     }
 }
 
@@ -64,16 +83,12 @@ impl Enrolment for Services {
             join_token,
             certificate_request,
         } = request.into_inner();
-        // Refused rather than queued: what waits here waits for strangers.
-        let _turn = self
-            .enrolments
-            .try_acquire()
-            .map_err(|_| Status::resource_exhausted("too many proxies enrol at the moment"))?;
         let credential = Redacted::new(join_token);
-        let enrolment = blocking(&self.workloads, move |workloads| {
-            workloads.enrol(&credential, &certificate_request, &caller)
-        })
-        .await?;
+        let enrolment = self
+            .in_turn(&self.enrolments, move |workloads| {
+                workloads.enrol(&credential, &certificate_request, &caller)
+            })
+            .await?;
         tracing::info!(id = %enrolment.issued.id, "a proxy joined the fleet");
         let trust_bundle = bundle_bytes(&enrolment.bundle.bundle);
         Ok(Response::new(EnrolReply {
@@ -89,15 +104,11 @@ impl Proxy for Services {
         // The one call for a certificate that may have ended: the room decides whether it renews late.
         let (shown, caller) = Peer::shown(&request)?;
         let csr = request.into_inner().certificate_request;
-        let _turn = self
-            .renewals
-            .acquire()
-            .await
-            .map_err(|_| Status::unavailable("shutting down"))?;
-        let (issued, bundle) = blocking(&self.workloads, move |workloads| {
-            Ok((workloads.renew(&shown, &csr, &caller)?, workloads.bundle()?))
-        })
-        .await?;
+        let (issued, bundle) = self
+            .in_turn(&self.renewals, move |workloads| {
+                Ok((workloads.renew(&shown, &csr, &caller)?, workloads.bundle()?))
+            })
+            .await?;
         let trust_bundle = bundle_bytes(&bundle.bundle);
         Ok(Response::new(RenewReply {
             chain: chain_bytes(issued),
@@ -111,19 +122,15 @@ impl Proxy for Services {
     ) -> Result<Response<RenewReply>, Status> {
         let peer = Peer::certified(&request, &*self.clock)?;
         let csr = request.into_inner().certificate_request;
-        let _turn = self
-            .renewals
-            .acquire()
-            .await
-            .map_err(|_| Status::unavailable("shutting down"))?;
-        let (issued, bundle) = blocking(&self.workloads, move |workloads| {
-            let names = workloads.registration(&peer.id)?.web_names;
-            Ok((
-                workloads.issue_web(&peer.id, &csr, &names, &peer.caller)?,
-                workloads.bundle()?,
-            ))
-        })
-        .await?;
+        let (issued, bundle) = self
+            .in_turn(&self.renewals, move |workloads| {
+                let names = workloads.registration(&peer.id)?.web_names;
+                Ok((
+                    workloads.issue_web(&peer.id, &csr, &names, &peer.caller)?,
+                    workloads.bundle()?,
+                ))
+            })
+            .await?;
         let trust_bundle = bundle_bytes(&bundle.bundle);
         Ok(Response::new(RenewReply {
             chain: chain_bytes(issued),
@@ -152,16 +159,12 @@ impl Proxy for Services {
     async fn ship(&self, request: Request<ShipRequest>) -> Result<Response<ShipReply>, Status> {
         let peer = Peer::certified(&request, &*self.clock)?;
         let block = request.into_inner().block;
-        let _turn = self
-            .intakes
-            .acquire()
-            .await
-            .map_err(|_| Status::unavailable("shutting down"))?;
         let (workloads, ledger) = (Arc::clone(&self.workloads), Arc::clone(&self.ledger));
-        let receipt =
-            tokio::task::spawn_blocking(move || take_block(&peer.id, &block, &workloads, &ledger))
-                .await
-                .map_err(|_| Status::internal("the intake failed"))??;
+        let receipt = self
+            .intakes
+            .run(move || take_block(&peer.id, &block, &workloads, &ledger))
+            .await
+            .map_err(|error| not_done(&error))??;
         let receipt =
             serde_json::to_vec(&receipt).map_err(|_| Status::internal("encoding failed"))?;
         Ok(Response::new(ShipReply {
@@ -193,6 +196,13 @@ fn take_block(
     ledger
         .intake(block, &roots)
         .map_err(|error| status::of_intake(&error))
+}
+
+fn not_done(error: &NotDone) -> Status {
+    match error {
+        NotDone::Busy => Status::resource_exhausted(error.to_string()),
+        NotDone::Ended(_) => Status::internal(error.to_string()),
+    }
 }
 
 /// Runs storey 2, which blocks on the disk, aside.
