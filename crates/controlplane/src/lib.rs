@@ -5,6 +5,7 @@
 //! that `activation` commits and `proxies` hands out.
 
 mod activation;
+mod connection;
 #[cfg(test)]
 mod fixtures;
 mod gatekeeper;

@@ -10,6 +10,7 @@ mod entropy;
 mod id;
 mod join;
 mod name;
+mod network;
 mod path;
 mod problem;
 mod redacted;
@@ -35,6 +36,7 @@ pub use name::{
     ClientName, GroupName, InvalidName, OperationId, RoleName, Scope, ServiceName, TenantName,
     Username,
 };
+pub use network::SourceNetwork;
 pub use path::{CanonicalPath, PathError};
 pub use problem::Problem;
 pub use redacted::Redacted;

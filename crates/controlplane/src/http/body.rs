@@ -1,7 +1,10 @@
 //! Reading forms and callers of the provider's endpoints.
 
+use std::error::Error;
+
 use axum::{body::Bytes, extract::Request};
 use http::{HeaderMap, header};
+use http_body_util::LengthLimitError;
 use testudo_identity::{Caller, Parameters};
 use testudo_model::Entropy;
 use testudo_runtime::TraceContext;
@@ -32,7 +35,7 @@ impl Form {
             require_form(&head.headers)?;
             let body: Bytes = axum::body::to_bytes(body, MAX_FORM_BYTES)
                 .await
-                .map_err(|_| too_large())?;
+                .map_err(|error| unread(&error))?;
             let text = std::str::from_utf8(&body).map_err(|_| malformed("it is not UTF-8"))?;
             Parameters::parse(text)
         } else {
@@ -92,7 +95,11 @@ fn require_form(headers: &HeaderMap) -> Result<(), Refusal> {
     )
 }
 
-fn too_large() -> Refusal {
+fn unread(error: &axum::Error) -> Refusal {
+    let mut causes = std::iter::successors(error.source(), |&cause| cause.source());
+    if !causes.any(|cause| cause.is::<LengthLimitError>()) {
+        return malformed("it did not come whole, or not in time");
+    }
     Refusal::new(413, "api.too_large", "the request is too large")
         .detail(format!("at most {MAX_FORM_BYTES} bytes are read"))
 }

@@ -6,6 +6,7 @@ mod cookies;
 mod oauth;
 mod problem;
 mod serve;
+mod timely;
 
 use std::sync::Arc;
 

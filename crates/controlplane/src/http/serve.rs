@@ -10,6 +10,7 @@ use std::{
 };
 
 use axum::Router;
+use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
@@ -28,8 +29,13 @@ use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 use tracing::{debug, warn};
 
+use super::timely::Timely;
+use crate::connection::{Guarded, Sources};
+
 /// Connections at the same time; people and their browsers, not the fleet's traffic.
 const MAX_CONNECTIONS: usize = 4096;
+/// Of them for one source. A company may share one address, and so may a load balancer's clients.
+const MAX_CONNECTIONS_PER_SOURCE: usize = 512;
 /// Longest time a connection may outlive the drain signal.
 const DRAIN_GRACE: Duration = Duration::from_secs(5);
 
@@ -66,12 +72,17 @@ pub async fn serve_https(
 ) {
     let acceptor = TlsAcceptor::from(tls);
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let sources = Sources::new(MAX_CONNECTIONS_PER_SOURCE);
     loop {
         let Some((stream, address)) = accept(&drain, || listener.accept()).await else {
             return;
         };
         let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
             warn!("the HTTPS interface has {MAX_CONNECTIONS} connections; one more was closed");
+            continue;
+        };
+        let Some(place) = sources.admit(address.ip()) else {
+            warn!(%address, "one source has {MAX_CONNECTIONS_PER_SOURCE} connections; one more was closed");
             continue;
         };
         let (acceptor, router, drain) = (acceptor.clone(), router.clone(), drain.clone());
@@ -86,7 +97,7 @@ pub async fn serve_https(
                 Ok(Err(error)) => debug!(%error, %address, "TLS handshake failed"),
                 Err(_) => debug!(%address, "TLS handshake timed out"),
             }
-            drop(permit);
+            drop((permit, place));
         });
     }
 }
@@ -160,9 +171,10 @@ async fn serve_connection<S>(stream: S, router: Router, remote: Remote, drain: D
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = router.map_request(move |mut request: http::Request<hyper::body::Incoming>| {
+    let stream = Guarded::new(stream, limits::HEADER_READ_TIMEOUT);
+    let service = router.map_request(move |mut request: http::Request<Incoming>| {
         request.extensions_mut().insert(remote.clone());
-        request
+        request.map(|body| Timely::new(body, limits::DEFAULT_REQUEST_TIMEOUT))
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
@@ -197,5 +209,31 @@ where
     };
     if let Err(error) = ended {
         debug!(%error, "connection ended");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_that_does_not_begin_is_closed() {
+        let open = |said: &'static [u8]| async move {
+            let (mut client, server) = duplex(1024);
+            client.write_all(said).await.unwrap();
+            let (_signal, drain) = Drain::new();
+            let serving = serve_connection(server, Router::new(), Remote::Local, drain);
+            tokio::time::timeout(limits::HEADER_READ_TIMEOUT * 2, serving)
+                .await
+                .expect("it is closed");
+            client.read_to_end(&mut Vec::new()).await.unwrap();
+        };
+        tokio::join!(
+            open(b""),
+            open(b"PRI * HTT"),
+            open(b"GET / HTTP/1.1\r\nHost: ")
+        );
     }
 }

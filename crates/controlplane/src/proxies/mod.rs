@@ -28,6 +28,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 
 use crate::wire::{enrolment_server::EnrolmentServer, proxy_server::ProxyServer};
+use peer::StrangerLimits;
 use service::Services;
 
 pub use distribution::{Connected, Distribution, PublishError, Rollout};
@@ -74,7 +75,8 @@ impl ProxyPort {
             Arc::clone(&self.clock),
             &["h2"],
         );
-        let incoming = peer::accept(listener, TlsAcceptor::from(tls), drain.clone());
+        let strangers = StrangerLimits::default();
+        let incoming = peer::accept(listener, TlsAcceptor::from(tls), strangers, drain.clone());
         let services = Services::new(self.workloads, self.ledger, self.distribution, self.clock);
         Server::builder()
             .max_concurrent_streams(MAX_STREAMS)
