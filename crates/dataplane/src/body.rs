@@ -55,16 +55,26 @@ impl BodyOutcome {
 /// after the decision was not decided about.
 #[derive(Debug)]
 pub(crate) struct RequestBody {
-    inner: Incoming,
+    /// `None`: there is none, whatever arrives.
+    inner: Option<Incoming>,
     remaining: u64,
     outcome: BodyOutcome,
 }
 
 impl RequestBody {
+    /// No bytes. What follows the head of a request that opens a stream belongs to the stream.
+    pub(crate) fn none() -> Self {
+        Self {
+            inner: None,
+            remaining: 0,
+            outcome: BodyOutcome::default(),
+        }
+    }
+
     /// `inner`, up to `limit` bytes.
     pub(crate) fn new(inner: Incoming, limit: u64) -> Self {
         Self {
-            inner,
+            inner: Some(inner),
             remaining: limit,
             outcome: BodyOutcome::default(),
         }
@@ -88,7 +98,10 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match Pin::new(&mut self.inner).poll_frame(context) {
+        let Some(inner) = &mut self.inner else {
+            return Poll::Ready(None);
+        };
+        match Pin::new(inner).poll_frame(context) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Ready(Some(Err(_))) => self.fail(BodyError::Broken),
@@ -111,11 +124,13 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.inner.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        self.inner
+            .as_ref()
+            .map_or(SizeHint::with_exact(0), Body::size_hint)
     }
 }
 

@@ -9,17 +9,20 @@ use hyper::body::{Body, Incoming};
 use crate::{
     authorize::Permit,
     body::AnswerBody,
+    forward::Forwarded,
     framing::Target,
     metrics::Role,
     proxy::Worker,
     record,
-    rejection::Rejection,
-    respond,
+    rejection::{Rejection, UpstreamError},
+    relay, respond,
     routes::RouteRef,
     serve::Active,
     span::{Ending, OpenSpan},
     state::Enforced,
+    stream::Standing,
     trace,
+    websocket::Opening,
 };
 
 /// The reason label of what was forwarded.
@@ -95,6 +98,25 @@ impl Exchange {
     pub(crate) fn permitted(&mut self, permit: &Permit) {
         if let Some(span) = &mut self.span {
             span.permitted(permit);
+        }
+    }
+
+    /// What came of the request that `standing` is for, as an answer. A WebSocket is carried from here on.
+    pub(crate) fn answer(
+        &self,
+        opening: Option<Opening>,
+        forwarded: Forwarded,
+        standing: impl FnOnce() -> Option<Standing>,
+    ) -> Result<Response<AnswerBody>, Rejection> {
+        match (forwarded, opening) {
+            (Forwarded::Answered(answer), _) => Ok(answer),
+            (Forwarded::Opened(answer, opened), Some(opening)) => {
+                let standing = standing().ok_or(Rejection::NoRoute)?;
+                let (answer, client) = opening.accept(answer);
+                self.active.carry(relay::run(client, opened, standing));
+                Ok(answer)
+            }
+            (Forwarded::Opened(..), None) => Err(UpstreamError::Handshake.into()),
         }
     }
 

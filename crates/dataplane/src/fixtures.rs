@@ -1,7 +1,8 @@
 //! Small values for unit tests.
 
 use testudo_model::{
-    ActionClass, Exposure, IpLists, Route, Service, UserRequirement, limits::DEFAULT_MAX_BODY_BYTES,
+    ActionClass, Exposure, IpLists, Route, Service, ServiceProtocol, UserRequirement,
+    limits::DEFAULT_MAX_BODY_BYTES,
 };
 
 /// An external service without routes.
@@ -14,6 +15,7 @@ pub(crate) fn service(name: &str) -> Service {
         exposure: Exposure::External,
         hosts: vec![],
         upstream: "127.0.0.1:1".parse().unwrap(),
+        protocol: ServiceProtocol::Http1,
         routes: vec![],
         groups: vec![],
         environment: "production".to_owned(),
@@ -37,5 +39,6 @@ pub(crate) fn route(operation: &str, methods: &[&str], path: &str) -> Route {
         limits: vec![],
         max_body_bytes: DEFAULT_MAX_BODY_BYTES,
         timeout_millis: 30_000,
+        websocket: false,
     }
 }

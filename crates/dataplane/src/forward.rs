@@ -2,7 +2,9 @@
 
 use std::{future::Future, net::SocketAddr, pin::Pin};
 
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header};
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, response,
+};
 use hyper::body::{Body, Incoming};
 use tokio::time::Sleep;
 
@@ -15,15 +17,27 @@ use crate::{
     pool::Answer,
     proxy::Worker,
     rejection::{Rejection, UpstreamError},
+    relay::Opened,
     transaction::Transaction,
+    websocket,
 };
 
 /// A request ready to go on, its fields already made for the next hop.
-pub(crate) struct Outgoing {
+pub(crate) struct Outgoing<'a> {
     pub(crate) method: Method,
-    pub(crate) target: Target,
+    pub(crate) target: &'a Target,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Incoming,
+    /// Whether it opens a WebSocket.
+    pub(crate) opens_websocket: bool,
+}
+
+/// What came of a request.
+pub(crate) enum Forwarded {
+    /// An answer.
+    Answered(Response<AnswerBody>),
+    /// A WebSocket, with the head of the answer that opened it.
+    Opened(Response<AnswerBody>, Opened),
 }
 
 /// Sends a request to a sidecar of the service that `permit` names.
@@ -32,10 +46,10 @@ pub(crate) struct Outgoing {
 /// [`Rejection::Upstream`].
 pub(crate) async fn to_proxy(
     worker: &Worker,
-    permit: Permit,
-    mut outgoing: Outgoing,
+    permit: &Permit,
+    mut outgoing: Outgoing<'_>,
     transaction: Option<&Transaction>,
-) -> Result<Response<AnswerBody>, Rejection> {
+) -> Result<Forwarded, Rejection> {
     let (service, route) = permit.target().ok_or(Rejection::NoRoute)?;
     let endpoints = worker.proxy.state.endpoints();
     let addresses = endpoints
@@ -51,11 +65,23 @@ pub(crate) async fn to_proxy(
     }
     // HTTP/2 carries the host in `:authority`.
     outgoing.headers.remove(header::HOST);
-    let request = outgoing.into_request(true, route.max_body_bytes)?;
+    let opens_websocket = outgoing.opens_websocket;
+    let mut request = outgoing.into_request(true, route.max_body_bytes)?;
+    if opens_websocket {
+        websocket::ask_proxy(&mut request);
+    }
     let deadline = Box::pin(tokio::time::sleep(route.timeout()));
     let sending = worker.mesh.send(&service.spiffe_id, addresses, request);
     let (answer, deadline) = in_time(sending, deadline).await?;
-    Ok(relay(answer, deadline, &permit, true, None))
+    let hop = Hop {
+        permit,
+        from_proxy: true,
+        delivery: None,
+    };
+    if opens_websocket && websocket::proxy_agreed(&answer.0) {
+        return hop.open(answer).await;
+    }
+    hop.relay(answer, deadline).map(Forwarded::Answered)
 }
 
 /// Sends a request to the local service that `permit` names, at its own address.
@@ -64,28 +90,41 @@ pub(crate) async fn to_proxy(
 /// [`Rejection::Upstream`].
 pub(crate) async fn to_service(
     worker: &Worker,
-    permit: Permit,
-    mut outgoing: Outgoing,
+    permit: &Permit,
+    mut outgoing: Outgoing<'_>,
     delivery: Option<Delivery>,
-) -> Result<Response<AnswerBody>, Rejection> {
+) -> Result<Forwarded, Rejection> {
     let (service, route) = permit.target().ok_or(Rejection::NoRoute)?;
-    headers::set(
-        &mut outgoing.headers,
-        header::HOST,
-        &outgoing.target.authority,
-    );
+    let authority = outgoing.target.authority.as_str();
+    headers::set(&mut outgoing.headers, header::HOST, authority);
     join_cookies(&mut outgoing.headers);
-    let authority = outgoing.target.authority.clone();
-    let request = outgoing.into_request(false, route.max_body_bytes)?;
+    let opens_websocket = outgoing.opens_websocket;
+    let mut request = outgoing.into_request(false, route.max_body_bytes)?;
     let deadline = Box::pin(tokio::time::sleep(route.timeout()));
+    let hop = Hop {
+        permit,
+        from_proxy: false,
+        delivery,
+    };
+    if opens_websocket {
+        let expected = websocket::ask_service(&mut request, &*worker.entropy)
+            .ok_or(UpstreamError::Handshake)?;
+        let sending = worker.local.switch(service.upstream, request);
+        let (answer, deadline) = in_time(sending, deadline).await?;
+        return match expected.agreed(&answer.0) {
+            Some(true) => hop.open(answer).await,
+            Some(false) => hop.relay(answer, deadline).map(Forwarded::Answered),
+            None => Err(UpstreamError::Handshake.into()),
+        };
+    }
     let sending = worker.local.send(service.upstream, request);
     let (answer, deadline) = in_time(sending, deadline).await?;
-    let mut response = relay(answer, deadline, &permit, false, delivery);
-    lead_back(response.headers_mut(), service.upstream, &authority);
-    Ok(response)
+    let mut response = hop.relay(answer, deadline)?;
+    lead_back(response.headers_mut(), service.upstream, authority);
+    Ok(Forwarded::Answered(response))
 }
 
-impl Outgoing {
+impl Outgoing<'_> {
     fn into_request(
         self,
         to_proxy: bool,
@@ -94,8 +133,12 @@ impl Outgoing {
         if self.body.size_hint().lower() > max_body_bytes {
             return Err(UpstreamError::BodyTooLarge.into());
         }
-        let uri = outgoing_uri(&self.target, to_proxy).ok_or(UpstreamError::Broken)?;
-        let mut request = Request::new(RequestBody::new(self.body, max_body_bytes));
+        let uri = outgoing_uri(self.target, to_proxy).ok_or(UpstreamError::Broken)?;
+        let mut request = Request::new(if self.opens_websocket {
+            RequestBody::none()
+        } else {
+            RequestBody::new(self.body, max_body_bytes)
+        });
         *request.method_mut() = self.method;
         *request.uri_mut() = uri;
         *request.version_mut() = if to_proxy {
@@ -119,26 +162,58 @@ async fn in_time(
     }
 }
 
-fn relay(
-    (response, lease): Answer,
-    deadline: Pin<Box<Sleep>>,
-    permit: &Permit,
+/// The way back from the next hop.
+struct Hop<'a> {
+    permit: &'a Permit,
     from_proxy: bool,
     delivery: Option<Delivery>,
+}
+
+impl Hop<'_> {
+    /// The answer on its way to the client.
+    fn relay(
+        self,
+        (response, lease): Answer,
+        deadline: Pin<Box<Sleep>>,
+    ) -> Result<Response<AnswerBody>, Rejection> {
+        // Nobody asked for another protocol.
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(UpstreamError::Handshake.into());
+        }
+        let (head, body) = response.into_parts();
+        let body = AnswerBody::relay(body, deadline, self.from_proxy, lease, self.delivery);
+        Ok(answer(head, body, self.permit, self.from_proxy))
+    }
+
+    /// The stream that the next hop has opened.
+    async fn open(self, (mut response, lease): Answer) -> Result<Forwarded, Rejection> {
+        let upgraded = hyper::upgrade::on(&mut response)
+            .await
+            .map_err(|_| UpstreamError::Broken)?;
+        let (head, _) = response.into_parts();
+        let answer = answer(head, AnswerBody::empty(), self.permit, self.from_proxy);
+        let opened = Opened {
+            upgraded,
+            lease,
+            delivery: self.delivery,
+        };
+        Ok(Forwarded::Opened(answer, opened))
+    }
+}
+
+fn answer(
+    mut head: response::Parts,
+    body: AnswerBody,
+    permit: &Permit,
+    from_proxy: bool,
 ) -> Response<AnswerBody> {
-    let (mut head, body) = response.into_parts();
     headers::sanitise_response(&mut head.headers, from_proxy);
     // The decision closest to the service explains the answer best; it is kept if a proxy of ours made it.
     if !head.headers.contains_key(TESTUDO_DECISION) {
-        headers::set(
-            &mut head.headers,
-            TESTUDO_DECISION,
-            permit.decision().as_str(),
-        );
+        let decision = permit.decision().as_str();
+        headers::set(&mut head.headers, TESTUDO_DECISION, decision);
     }
-    let mut response = Response::new(AnswerBody::relay(
-        body, deadline, from_proxy, lease, delivery,
-    ));
+    let mut response = Response::new(body);
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers;
     response

@@ -24,8 +24,8 @@ pub(crate) enum FramingError {
     /// CONNECT, TRACE, or a name that is no method.
     #[error("the method is not supported")]
     Method,
-    /// RFC 9110 section 7.8: no route takes upgrades yet.
-    #[error("protocol upgrades are not supported")]
+    /// RFC 9110 section 7.8: WebSockets are opened (and taken out of the message before), nothing else is.
+    #[error("no protocol but WebSocket can be upgraded to")]
     Upgrade,
     /// RFC 9110 section 10.1.1.
     #[error("the expectation is not supported")]

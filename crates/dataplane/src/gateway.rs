@@ -31,8 +31,10 @@ use crate::{
     source,
     spread::Seat,
     state::Enforced,
+    stream::{Admission, Standing},
     token::{self, Login, Lookup, TokenError, TokenVerifier},
     transaction::{Mint, OutsideCall},
+    websocket::{self, Opening},
 };
 
 const ROLE: Role = Role::Gateway;
@@ -190,6 +192,7 @@ impl GatewayWorker {
         let proxy = &self.worker.proxy;
         let enforced = proxy.ready()?;
         let (mut head, body) = request.into_parts();
+        let opening = Opening::take(&mut head)?;
         let target = framing::admit(&head)?;
 
         exchange.client =
@@ -211,6 +214,7 @@ impl GatewayWorker {
             .map_err(no_route)?;
         exchange.reached(&enforced, route.service);
         exchange.matched(&enforced, route);
+        websocket::check_route(&enforced, route, opening.as_ref())?;
         if !enforced
             .service_ip(route.service)
             .is_some_and(|filter| filter.allows(client))
@@ -240,39 +244,48 @@ impl GatewayWorker {
             method: head.method.as_str().to_owned(),
             path: target.path.as_str().to_owned(),
         };
-        let opening = self.mint.begin(login.as_deref(), call);
+        let begun = self.mint.begin(login.as_deref(), call);
         let own = proxy.own_identity();
         let caller = own.as_caller(GATEWAY);
         self.worker
             .may_connect(ROLE, &enforced, &caller, route.service)?;
-        let permit = authorize(
-            &self.worker,
-            &Question {
-                role: ROLE,
-                enforced: &enforced,
-                caller,
-                principal,
-                transaction: Some(opening.id()),
-                route,
-                method: &head.method,
-                path: target.path.as_str(),
-                source_ip: client,
-                trace: &trace,
-            },
-        )?;
+        let transaction_id = begun.id().clone();
+        let question = Question {
+            role: ROLE,
+            enforced: &enforced,
+            caller,
+            principal,
+            transaction: Some(&transaction_id),
+            route,
+            method: &head.method.clone(),
+            path: target.path.as_str(),
+            source_ip: client,
+            trace: &trace,
+        };
+        let permit = authorize(&self.worker, &question)?;
 
         exchange.permitted(&permit);
         let transaction = self
             .mint
-            .token(opening, login.as_deref(), &enforced.snapshot().trust_domain)
+            .token(begun, login.as_deref(), &enforced.snapshot().trust_domain)
             .map_err(Rejection::NotReady)?;
         let outgoing = Outgoing {
             method: head.method,
-            target,
+            target: &target,
             headers: head.headers,
             body,
+            opens_websocket: opening.is_some(),
         };
-        forward::to_proxy(&self.worker, permit, outgoing, Some(&transaction)).await
+        let forwarded =
+            forward::to_proxy(&self.worker, &permit, outgoing, Some(&transaction)).await?;
+        let admission = Admission {
+            peer: None,
+            listed: Some(client),
+            edge: None,
+        };
+        exchange.answer(opening, forwarded, || {
+            Standing::new(&self.worker, &question, &permit, &admission)
+        })
     }
 
     fn admit_source(&self, enforced: &Enforced, arrived: &Counted<'_>) -> Result<(), Rejection> {

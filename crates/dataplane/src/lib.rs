@@ -36,6 +36,7 @@ mod proxy;
 mod record;
 mod redirect;
 mod rejection;
+mod relay;
 mod respond;
 mod serve;
 mod sidecar;
@@ -43,9 +44,11 @@ mod source;
 mod span;
 mod spread;
 mod stall;
+mod stream;
 mod token;
 mod trace;
 mod transaction;
+mod websocket;
 mod wire;
 
 #[cfg(test)]

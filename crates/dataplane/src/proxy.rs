@@ -242,7 +242,7 @@ impl Worker {
     }
 
     /// The address from which the sidecars of `service` see this proxy connect.
-    fn own_address(&self, service: &ServiceName) -> IpAddr {
+    pub(crate) fn own_address(&self, service: &ServiceName) -> IpAddr {
         let endpoints = self.proxy.state.endpoints();
         let first = endpoints
             .services

@@ -14,6 +14,7 @@ use crate::{
     proxy::{Proxy, Worker},
     rejection::{NotReady, Rejection},
     state::Enforced,
+    stream::{Standing, StreamEnd},
 };
 
 /// Refusals of one kind recorded a second. Whoever floods a proxy with bad requests must not fill the spool,
@@ -131,6 +132,49 @@ pub(crate) fn refusal(
             "status".to_owned(),
             Detail::from(u64::from(rejection.status().as_u16())),
         ),
+    ]);
+    if proxy.events.record(event).is_err() {
+        proxy.metrics.event_refused();
+    }
+}
+
+/// What a stream carried, and for how long.
+pub(crate) struct Moved {
+    pub(crate) to_service_bytes: u64,
+    pub(crate) to_client_bytes: u64,
+    pub(crate) lasted_millis: u64,
+}
+
+/// Records how a stream ended. There is nobody left to refuse if that cannot be recorded.
+pub(crate) fn stream_end(standing: &Standing, end: StreamEnd, moved: &Moved) {
+    let proxy = &standing.worker.proxy;
+    let tenant = match proxy.state.enforced() {
+        Some(enforced) => enforced.snapshot().tenant.clone(),
+        None => TenantName::default_tenant(),
+    };
+    let mut event = event(&standing.worker, tenant, EventClass::HttpActivity);
+    event.activity = format!("stream.close.{}", standing.role.as_str());
+    event.outcome = end.outcome();
+    event.actor = actor(Some(&standing.caller), standing.principal.as_ref());
+    event.target = Some(format!("{}:{}", standing.service, standing.operation));
+    event.source_ip = Some(standing.source_ip);
+    event.trace_id = Some(standing.trace.clone());
+    event.transaction = standing.transaction.clone();
+    event.details = BTreeMap::from([
+        ("reason".to_owned(), Detail::from(end.code())),
+        (
+            "decision".to_owned(),
+            Detail::from(standing.decision.as_str()),
+        ),
+        (
+            "to_service_bytes".to_owned(),
+            Detail::from(moved.to_service_bytes),
+        ),
+        (
+            "to_client_bytes".to_owned(),
+            Detail::from(moved.to_client_bytes),
+        ),
+        ("lasted_ms".to_owned(), Detail::from(moved.lasted_millis)),
     ]);
     if proxy.events.record(event).is_err() {
         proxy.metrics.event_refused();

@@ -6,7 +6,7 @@ use testudo_policy::ReasonCode;
 
 use crate::{
     framing::FramingError, limit::Limited, sidecar::TunnelError, token::TokenError,
-    transaction::TransactionError,
+    transaction::TransactionError, websocket::WebsocketError,
 };
 
 /// Why a request is not forwarded, or why its answer could not be had.
@@ -18,6 +18,9 @@ pub(crate) enum Rejection {
     /// CONNECT that leads nowhere, or a request that does not belong into its tunnel.
     #[error("the tunnel is refused")]
     Tunnel(#[from] TunnelError),
+    /// A WebSocket that is not opened.
+    #[error("the WebSocket is refused")]
+    Websocket(#[from] WebsocketError),
     /// The path has no canonical form.
     #[error("the path is refused")]
     Path(#[from] PathError),
@@ -93,6 +96,9 @@ pub(crate) enum UpstreamError {
     /// The connection broke before an answer.
     #[error("the connection broke")]
     Broken,
+    /// It switched protocols without being asked, or not as it was asked.
+    #[error("the service's answer to the opening of a WebSocket is wrong")]
+    Handshake,
     /// No answer in time.
     #[error("no answer in time")]
     TimedOut,
@@ -110,6 +116,7 @@ impl Rejection {
         match self {
             Self::Framing(error) => error.status(),
             Self::Tunnel(error) => error.status(),
+            Self::Websocket(error) => error.status(),
             Self::Path(PathError::TooLong) => StatusCode::URI_TOO_LONG,
             Self::Path(_) => StatusCode::BAD_REQUEST,
             Self::Limited(_) => StatusCode::TOO_MANY_REQUESTS,
@@ -132,6 +139,7 @@ impl Rejection {
         match self {
             Self::Framing(error) => error.code(),
             Self::Tunnel(error) => error.code(),
+            Self::Websocket(error) => error.code(),
             Self::Path(_) => "request.path",
             Self::Source => "source.denied",
             Self::Limited(_) => "limit.exceeded",
@@ -158,11 +166,15 @@ impl Rejection {
         }
     }
 
-    /// Whether the connection must not carry another request: who framed one badly frames the next badly.
+    /// Whether the connection must not carry another request: who framed one badly frames the next badly, and who
+    /// wanted another protocol may already speak it.
     pub(crate) const fn closes_connection(&self) -> bool {
         matches!(
             self,
-            Self::Framing(_) | Self::Tunnel(_) | Self::Upstream(UpstreamError::BodyTooLarge)
+            Self::Framing(_)
+                | Self::Tunnel(_)
+                | Self::Websocket(_)
+                | Self::Upstream(UpstreamError::BodyTooLarge)
         )
     }
 
@@ -184,6 +196,7 @@ impl Rejection {
         match self {
             Self::Framing(_) => "The request is malformed or ambiguous",
             Self::Tunnel(_) => "The tunnel is refused",
+            Self::Websocket(_) => "The WebSocket is not opened",
             Self::Path(_) => "The path is malformed or ambiguous",
             Self::Source => "This address may not connect",
             Self::Limited(_) => "Too many requests",
@@ -206,6 +219,7 @@ impl Rejection {
         match self {
             Self::Framing(error) => Some(error.to_string()),
             Self::Tunnel(error) => Some(error.to_string()),
+            Self::Websocket(error) => Some(error.to_string()),
             Self::Path(error) => Some(error.to_string()),
             Self::Token(error) => Some(error.to_string()),
             Self::Limited(limited) => Some(format!(
@@ -233,7 +247,7 @@ impl UpstreamError {
             Self::NoEndpoint | Self::Unreachable | Self::Overloaded => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
-            Self::Broken => StatusCode::BAD_GATEWAY,
+            Self::Broken | Self::Handshake => StatusCode::BAD_GATEWAY,
             Self::TimedOut => StatusCode::GATEWAY_TIMEOUT,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyUnreadable => StatusCode::BAD_REQUEST,
@@ -246,6 +260,7 @@ impl UpstreamError {
             Self::Unreachable => "upstream.unreachable",
             Self::Overloaded => "upstream.overloaded",
             Self::Broken => "upstream.broken",
+            Self::Handshake => "upstream.websocket",
             Self::TimedOut => "upstream.timed_out",
             Self::BodyTooLarge => "request.body_too_large",
             Self::BodyUnreadable => "request.body_unreadable",

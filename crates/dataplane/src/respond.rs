@@ -8,6 +8,7 @@ use crate::{
     headers::{self, TESTUDO_DECISION},
     rejection::Rejection,
     token::TokenError,
+    websocket::WebsocketError,
 };
 
 /// The answer to a refused request.
@@ -49,6 +50,11 @@ pub(crate) fn refuse(rejection: &Rejection, version: Version) -> Response<Answer
         }
         Rejection::Method(allowed) => {
             headers::set_list(fields, header::ALLOW, allowed.iter().map(String::as_str))
+        }
+        // RFC 6455 section 4.4.
+        Rejection::Websocket(WebsocketError::Version) => {
+            headers::set(fields, header::SEC_WEBSOCKET_VERSION, "13");
+            headers::set(fields, header::UPGRADE, "websocket");
         }
         Rejection::NotReady(_) => headers::set(fields, header::RETRY_AFTER, "1"),
         _ => {}

@@ -4,12 +4,13 @@
 use std::{
     convert::Infallible,
     fmt::Debug,
-    future::Future,
+    future::{Future, poll_fn},
     pin::{Pin, pin},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
+    task::{Poll, ready},
     time::Duration,
 };
 
@@ -27,7 +28,8 @@ use testudo_model::limits;
 use testudo_runtime::DrainWatch;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    time::Instant,
+    task::JoinSet,
+    time::{Instant, sleep},
 };
 
 use crate::{body::AnswerBody, stall::StallGuard};
@@ -65,12 +67,13 @@ impl Protocol {
     }
 }
 
-/// Requests on one connection, for its idle limit.
+/// Requests on one connection, for its idle limit, and the streams they have opened.
 #[derive(Debug)]
 pub(crate) struct Activity {
     open: AtomicUsize,
     /// When the last request ended; `None` before the first began.
     last: Mutex<Option<Instant>>,
+    streams: Mutex<JoinSet<()>>,
 }
 
 /// A request under way; ends when dropped.
@@ -81,6 +84,7 @@ impl Activity {
         Arc::new(Self {
             open: AtomicUsize::new(0),
             last: Mutex::default(),
+            streams: Mutex::default(),
         })
     }
 
@@ -89,6 +93,20 @@ impl Activity {
         self.open.fetch_add(1, Ordering::AcqRel);
         self.touch();
         Active(Arc::clone(self))
+    }
+
+    /// Resolves when the streams have ended that requests of the connection opened.
+    async fn streams_ended(&self) {
+        poll_fn(|context| {
+            let mut streams = self.streams();
+            while ready!(streams.poll_join_next(context)).is_some() {}
+            Poll::Ready(())
+        })
+        .await;
+    }
+
+    fn streams(&self) -> MutexGuard<'_, JoinSet<()>> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn touch(&self) {
@@ -104,13 +122,36 @@ impl Activity {
                 Some(last) => last + limits::IDLE_TIMEOUT,
             };
             if self.open.load(Ordering::Acquire) > 0 {
-                tokio::time::sleep(limits::IDLE_TIMEOUT).await;
+                sleep(limits::IDLE_TIMEOUT).await;
             } else if until <= Instant::now() {
                 return;
             } else {
                 tokio::time::sleep_until(until).await;
             }
         }
+    }
+}
+
+impl Active {
+    /// Runs a stream that the request has opened. It lasts no longer than the connection.
+    pub(crate) fn carry(&self, stream: impl Future<Output = ()> + Send + 'static) {
+        let active = self.0.begin();
+        let mut streams = self.0.streams();
+        // Those that have ended need not be kept until the connection does.
+        while streams.try_join_next().is_some() {}
+        streams.spawn(async move {
+            stream.await;
+            drop(active);
+        });
+    }
+}
+
+/// Ends the streams of a connection with it.
+struct Streams(Arc<Activity>);
+
+impl Drop for Streams {
+    fn drop(&mut self) {
+        self.0.streams().abort_all();
     }
 }
 
@@ -145,8 +186,10 @@ pub(crate) async fn connection<I, S>(
     };
     match protocol {
         Protocol::Http1 => {
-            let served = http1_settings().serve_connection(io, service);
-            drive(served, http1::Connection::graceful_shutdown, end).await;
+            let served = http1_settings()
+                .serve_connection(io, service)
+                .with_upgrades();
+            drive(served, http1::UpgradeableConnection::graceful_shutdown, end).await;
         }
         Protocol::Http2 => {
             let served = http2_settings().serve_connection(io, service);
@@ -179,22 +222,34 @@ async fn drive<C, E: Debug>(
         mut drain,
         forbidden,
     } = end;
+    let _streams = Streams(Arc::clone(&activity));
     let mut connection = pin!(connection);
     let mut forbidden = pin!(forbidden);
     let opened = Instant::now();
-    tokio::select! {
-        ended = &mut connection => return log(ended),
-        // Dropped with everything that runs on it.
-        () = &mut forbidden => return,
-        () = drain.drained() => {}
-        () = activity.idle(opened) => {}
-    }
-    say_goodbye(connection.as_mut());
+    let enough = async {
+        tokio::select! {
+            () = drain.drained() => {}
+            () = activity.idle(opened) => {}
+        }
+    };
     tokio::select! {
         ended = &mut connection => log(ended),
-        () = &mut forbidden => {}
-        // Whoever was idle and says nothing after the goodbye is gone.
-        () = async { tokio::time::sleep(PING_TIMEOUT).await; activity.idle(opened).await } => {}
+        // Dropped with everything that runs on it.
+        () = &mut forbidden => return,
+        () = enough => {
+            say_goodbye(connection.as_mut());
+            tokio::select! {
+                ended = &mut connection => log(ended),
+                () = &mut forbidden => return,
+                // Whoever was idle and says nothing after the goodbye is gone.
+                () = async { sleep(PING_TIMEOUT).await; activity.idle(opened).await } => return,
+            }
+        }
+    }
+    // An HTTP/1.1 connection whose protocol was switched has ended for hyper, not for us.
+    tokio::select! {
+        () = activity.streams_ended() => {}
+        () = forbidden => {}
     }
 }
 
@@ -226,6 +281,8 @@ fn http2_settings() -> http2::Builder<TokioExecutor> {
         .max_local_error_reset_streams(MAX_PENDING_RESETS)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        // RFC 8441: WebSockets.
+        .enable_connect_protocol()
         .keep_alive_interval(limits::IDLE_TIMEOUT)
         .keep_alive_timeout(PING_TIMEOUT);
     settings
@@ -248,6 +305,7 @@ fn detecting_settings() -> auto::Builder<TokioExecutor> {
         .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
         .max_local_error_reset_streams(MAX_PENDING_RESETS)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .enable_connect_protocol();
     settings
 }

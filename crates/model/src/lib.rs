@@ -42,6 +42,6 @@ pub use problem::Problem;
 pub use redacted::Redacted;
 pub use service::{
     ActionClass, Exposure, InvalidPathPattern, IpLists, LimitKey, PathPattern, RateLimit, Route,
-    Service, UserRequirement,
+    Service, ServiceProtocol, UserRequirement,
 };
 pub use spiffe::{InvalidSpiffeId, SpiffeId, TrustDomain};

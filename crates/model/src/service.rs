@@ -22,6 +22,9 @@ pub struct Service {
     pub hosts: Vec<String>,
     /// Where the real service listens, seen from its own sidecar. Nobody else connects there.
     pub upstream: SocketAddr,
+    /// What the real service speaks there.
+    #[serde(default)]
+    pub protocol: ServiceProtocol,
     /// Its operations. A request that matches none is refused.
     pub routes: Vec<Route>,
     /// Cedar `ServiceGroup` parents.
@@ -47,6 +50,17 @@ pub enum Exposure {
     External,
 }
 
+/// What a service speaks with its own sidecar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ServiceProtocol {
+    /// HTTP/1.1.
+    #[default]
+    Http1,
+    /// HTTP/2 in the clear, with prior knowledge (RFC 9113 section 3.3): what gRPC servers speak.
+    H2c,
+}
+
 /// One operation of a service: what matches, what it needs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Route {
@@ -70,8 +84,12 @@ pub struct Route {
     pub limits: Vec<RateLimit>,
     /// Largest request body in bytes.
     pub max_body_bytes: u64,
-    /// Deadline for the whole request, in milliseconds.
+    /// Deadline for the whole request, in milliseconds; for an answer that is a stream, until it begins.
     pub timeout_millis: u64,
+    /// Whether a WebSocket may be opened. It outlives `timeout_millis`, and `max_body_bytes` does not count its
+    /// bytes.
+    #[serde(default)]
+    pub websocket: bool,
 }
 
 impl Route {

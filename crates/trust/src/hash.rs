@@ -7,6 +7,14 @@ pub fn sha256(bytes: &[u8]) -> [u8; 32] {
     array(digest::digest(&digest::SHA256, bytes).as_ref())
 }
 
+/// SHA-1. Collisions of it are known: for protocols that use it as a checksum (RFC 6455 section 4.2.2), never for
+/// anything that must not be forged.
+pub fn sha1_checksum(bytes: &[u8]) -> [u8; 20] {
+    let mut array = [0; 20];
+    array.copy_from_slice(digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, bytes).as_ref());
+    array
+}
+
 /// HMAC with SHA-256 (RFC 2104).
 pub fn hmac_sha256(key: &[u8], message: &[u8]) -> [u8; 32] {
     array(hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), message).as_ref())
@@ -42,6 +50,12 @@ mod tests {
         let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         assert_eq!(hex::encode(&sha256(b"abc")), abc);
         assert_eq!(sha256_of_parts(&[b"a", b"", b"bc"]), sha256(b"abc"));
+    }
+
+    #[test]
+    fn sha1_matches_fips_180_4() {
+        let abc = "a9993e364706816aba3e25717850c26c9cd0d89d";
+        assert_eq!(hex::encode(&sha1_checksum(b"abc")), abc);
     }
 
     #[test]

@@ -42,7 +42,7 @@ mod x509;
 pub use aead::{Keyring, OpenError, RootKey, SEAL_OVERHEAD};
 pub use encoding::{base64url, hex};
 pub use entropy::SystemEntropy;
-pub use hash::{constant_time_eq, hmac_sha256, sha256};
+pub use hash::{constant_time_eq, hmac_sha256, sha1_checksum, sha256};
 pub use jose::{JoseError, JwkSet, check_times, verify_jwt, verify_jwt_x5c};
 pub use key::{InvalidKey, SIGNATURE_BYTES, SigningKey};
 pub use key_file::{KeyFileError, load_or_create_root_key};

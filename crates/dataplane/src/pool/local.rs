@@ -48,7 +48,7 @@ struct Idle {
     since_nanos: u64,
 }
 
-struct LocalConnection {
+pub(crate) struct LocalConnection {
     sender: Sender,
     service: Arc<Service>,
 }
@@ -96,6 +96,24 @@ impl LocalPool {
             }
         }
         Err(UpstreamError::Broken)
+    }
+
+    /// Sends `request`, which asks for another protocol, on a connection of its own: it is not used before, and not
+    /// after, whatever the service answers.
+    ///
+    /// # Errors
+    /// [`UpstreamError`].
+    pub(crate) async fn switch(
+        &self,
+        address: SocketAddr,
+        request: Request<RequestBody>,
+    ) -> Result<Answer, UpstreamError> {
+        let connection = self.service(address).open().await?;
+        match send_on(connection, request).await {
+            Ok((response, connection)) => Ok((response, Lease::Switched(connection))),
+            Err(SendFailure::Sent(error)) => Err(error),
+            Err(SendFailure::Unsent(unsent)) => Err(unsent.error),
+        }
     }
 
     fn service(&self, address: SocketAddr) -> Arc<Service> {
@@ -177,7 +195,7 @@ impl Service {
             .await
             .map_err(|_| UpstreamError::Unreachable)?;
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
+            if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "connection to the local service ended");
             }
         });

@@ -27,6 +27,8 @@ pub(crate) enum Lease {
     Stream(mesh::OpenStream),
     /// A connection to the local service.
     Local(local::LocalLease),
+    /// One that speaks another protocol by now.
+    Switched(local::LocalConnection),
 }
 
 impl Lease {
@@ -35,6 +37,7 @@ impl Lease {
         match self {
             Self::Stream(stream) => drop(stream),
             Self::Local(lease) => lease.give_back(),
+            Self::Switched(connection) => drop(connection),
         }
     }
 }

@@ -36,7 +36,9 @@ use crate::{
     rejection::Rejection,
     serve::{self, Activity, Protocol},
     state::Enforced,
+    stream::{Admission, Standing},
     transaction::{Transaction, TransactionError},
+    websocket::{self, Opening},
 };
 
 const ROLE: Role = Role::Inbound;
@@ -132,6 +134,7 @@ impl SidecarWorker {
         let caller = self.admit_peer(&enforced, peer)?;
 
         let (mut head, body) = request.into_parts();
+        let opening = Opening::take(&mut head)?;
         let target = framing::admit(&head)?;
         let transaction = self.transaction(&enforced, &head.headers)?;
         headers::sanitise_request(&mut head.headers);
@@ -158,6 +161,7 @@ impl SidecarWorker {
             .find_in(own, &head.method, &target.path)
             .map_err(no_route)?;
         exchange.matched(&enforced, route);
+        websocket::check_route(&enforced, route, opening.as_ref())?;
         let principal = transaction
             .as_ref()
             .and_then(|transaction| transaction.principal.as_ref());
@@ -170,23 +174,21 @@ impl SidecarWorker {
         proxy.enforce_limits(ROLE, &enforced, route, Stage::Arrival, &counted)?;
         proxy.enforce_limits(ROLE, &enforced, route, Stage::Authenticated, &counted)?;
 
-        let permit = authorize(
-            &self.worker,
-            &Question {
-                role: ROLE,
-                enforced: &enforced,
-                caller,
-                principal,
-                transaction: transaction
-                    .as_ref()
-                    .map(|transaction| &transaction.claims.txn),
-                route,
-                method: &head.method,
-                path: target.path.as_str(),
-                source_ip: client,
-                trace: &trace,
-            },
-        )?;
+        let question = Question {
+            role: ROLE,
+            enforced: &enforced,
+            caller,
+            principal,
+            transaction: transaction
+                .as_ref()
+                .map(|transaction| &transaction.claims.txn),
+            route,
+            method: &head.method.clone(),
+            path: target.path.as_str(),
+            source_ip: client,
+            trace: &trace,
+        };
+        let permit = authorize(&self.worker, &question)?;
         exchange.permitted(&permit);
 
         vouch(
@@ -203,11 +205,22 @@ impl SidecarWorker {
         });
         let outgoing = Outgoing {
             method: head.method,
-            target,
+            target: &target,
             headers: head.headers,
             body,
+            opens_websocket: opening.is_some(),
         };
-        forward::to_service(&self.worker, permit, outgoing, delivery).await
+        let forwarded = forward::to_service(&self.worker, &permit, outgoing, delivery).await?;
+        let admission = Admission {
+            peer: Some(peer.address),
+            listed: Some(source),
+            edge: transaction
+                .as_ref()
+                .map(|transaction| &transaction.claims.iss),
+        };
+        exchange.answer(opening, forwarded, || {
+            Standing::new(&self.worker, &question, &permit, &admission)
+        })
     }
 
     /// Whether the peer may be connected at all: known, not revoked, its certificate not ended since the

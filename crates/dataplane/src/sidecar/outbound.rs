@@ -32,7 +32,9 @@ use crate::{
     rejection::Rejection,
     routes::normalise_host,
     serve::{self, Activity, Protocol},
+    stream::{Admission, Standing},
     transaction::Transaction,
+    websocket::{self, Opening},
 };
 
 const ROLE: Role = Role::Outbound;
@@ -151,6 +153,7 @@ impl SidecarWorker {
         let enforced = proxy.ready()?;
         self.own_index(&enforced)?;
         let (mut head, body) = request.into_parts();
+        let opening = Opening::take(&mut head)?;
         believe_target(&mut head);
         let target = framing::admit(&head)?;
         if let Way::Tunnel(tunnel) = way {
@@ -174,36 +177,47 @@ impl SidecarWorker {
             .find_in(called, &head.method, &target.path)
             .map_err(no_route)?;
         exchange.matched(&enforced, route);
+        websocket::check_route(&enforced, route, opening.as_ref())?;
         let own = proxy.own_identity();
         let caller = own.as_caller(self.service.as_str());
         self.worker.may_connect(ROLE, &enforced, &caller, called)?;
-        let permit = authorize(
-            &self.worker,
-            &Question {
-                role: ROLE,
-                enforced: &enforced,
-                caller,
-                principal: transaction
-                    .as_ref()
-                    .and_then(|transaction| transaction.principal.as_ref()),
-                transaction: transaction
-                    .as_ref()
-                    .map(|transaction| &transaction.claims.txn),
-                route,
-                method: &head.method,
-                path: target.path.as_str(),
-                source_ip: exchange.client,
-                trace: &trace,
-            },
-        )?;
+        let question = Question {
+            role: ROLE,
+            enforced: &enforced,
+            caller,
+            principal: transaction
+                .as_ref()
+                .and_then(|transaction| transaction.principal.as_ref()),
+            transaction: transaction
+                .as_ref()
+                .map(|transaction| &transaction.claims.txn),
+            route,
+            method: &head.method.clone(),
+            path: target.path.as_str(),
+            source_ip: exchange.client,
+            trace: &trace,
+        };
+        let permit = authorize(&self.worker, &question)?;
         exchange.permitted(&permit);
         let outgoing = Outgoing {
             method: head.method,
-            target,
+            target: &target,
             headers: head.headers,
             body,
+            opens_websocket: opening.is_some(),
         };
-        forward::to_proxy(&self.worker, permit, outgoing, transaction.as_deref()).await
+        let forwarded =
+            forward::to_proxy(&self.worker, &permit, outgoing, transaction.as_deref()).await?;
+        let admission = Admission {
+            peer: None,
+            listed: None,
+            edge: transaction
+                .as_ref()
+                .map(|transaction| &transaction.claims.iss),
+        };
+        exchange.answer(opening, forwarded, || {
+            Standing::new(&self.worker, &question, &permit, &admission)
+        })
     }
 
     /// On whose behalf the service calls: the token it forwards, if this sidecar delivered it, else the request

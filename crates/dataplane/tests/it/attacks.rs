@@ -399,7 +399,8 @@ async fn ambiguous_messages_are_refused_and_the_connection_closed() {
         ("trace", "TRACE /public HTTP/1.1\r\nHost: a\r\n"),
         (
             "upgrade",
-            "GET /public HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: upgrade\r\n",
+            "GET /public HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
         ),
         (
             "expectation",

@@ -9,7 +9,7 @@ use crate::{
     fleet::{ALICE, Fleet},
 };
 
-fn revocation(fleet: &Fleet, sequence: u64, what: Revoked) -> Revocation {
+pub fn revocation(fleet: &Fleet, sequence: u64, what: Revoked) -> Revocation {
     let at = fleet.clock.now();
     Revocation {
         sequence,

@@ -420,17 +420,19 @@ fn snapshot(
         json!([{ "per": "user", "requests": 2, "period_millis": 60_000, "burst": 2 }]);
     let mut slow = route("orders.slow", &["GET"], "/slow", "read", "none");
     slow["timeout_millis"] = json!(300);
+    let live = |operation: &str, path: &str, user: &str| {
+        let mut live = route(operation, &["GET"], path, "read", user);
+        live["websocket"] = json!(true);
+        live
+    };
     let services = vec![
         service(
             "inventory",
             "internal",
-            vec![route(
-                "stock.read",
-                &["GET"],
-                "/stock/{id}",
-                "read",
-                "required",
-            )],
+            vec![
+                route("stock.read", &["GET"], "/stock/{id}", "read", "required"),
+                live("stock.live", "/live/{id}", "none"),
+            ],
         ),
         service(
             "mailer",
@@ -466,6 +468,7 @@ fn snapshot(
                 ),
                 limited,
                 slow,
+                live("orders.live", "/live/{id}", "required"),
             ],
         ),
     ];

@@ -16,3 +16,4 @@ mod fleet;
 mod limits;
 mod tunnels;
 mod upstream;
+mod websockets;

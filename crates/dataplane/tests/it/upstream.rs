@@ -11,13 +11,14 @@ use std::{
     time::Duration,
 };
 
+use base64::Engine;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::{io::AsyncWriteExt, net::TcpListener};
 
 use crate::client;
 
@@ -48,6 +49,7 @@ impl Upstream {
                     });
                     let _ = http1::Builder::new()
                         .serve_connection(TokioIo::new(stream), service)
+                        .with_upgrades()
                         .await;
                 });
             }
@@ -62,6 +64,9 @@ impl Upstream {
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         self.seen.fetch_add(1, Ordering::SeqCst);
+        if request.headers().contains_key("upgrade") {
+            return echo(request);
+        }
         let (head, body) = request.into_parts();
         let path = head.uri.path().to_owned();
         if path.starts_with("/slow") {
@@ -102,6 +107,38 @@ impl Upstream {
         .await;
         json!({ "status": reply.status, "body": reply.json })
     }
+}
+
+/// Opens a WebSocket, says in a line what opened it, and sends back every byte, until the other side ends.
+fn echo(mut request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let told = json!({ "path": request.uri().to_string(), "headers": fields(request.headers()) });
+    let mut answer = Response::new(Full::default());
+    *answer.status_mut() = http::StatusCode::SWITCHING_PROTOCOLS;
+    let kept = answer.headers_mut();
+    let key = request.headers()["sec-websocket-key"].to_str().unwrap();
+    kept.insert("sec-websocket-accept", accept(key).parse().unwrap());
+    kept.insert("connection", "Upgrade".parse().unwrap());
+    kept.insert("upgrade", "websocket".parse().unwrap());
+    for name in ["sec-websocket-protocol", "sec-websocket-extensions"] {
+        if let Some(value) = request.headers().get(name) {
+            kept.insert(name, value.clone());
+        }
+    }
+    tokio::spawn(async move {
+        let upgraded = hyper::upgrade::on(&mut request).await.unwrap();
+        let (mut from, mut to) = tokio::io::split(TokioIo::new(upgraded));
+        to.write_all(format!("{told}\n").as_bytes()).await.unwrap();
+        let _ = tokio::io::copy(&mut from, &mut to).await;
+        let _ = to.shutdown().await;
+    });
+    answer
+}
+
+/// RFC 6455 section 4.2.2.
+pub fn accept(key: &str) -> String {
+    let text = format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    let digest = testudo_trust::sha1_checksum(text.as_bytes());
+    base64::engine::general_purpose::STANDARD.encode(digest)
 }
 
 fn fields(headers: &HeaderMap) -> Value {

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use testudo_model::{
     ActionClass, Exposure, IpLists, Route, Service, ServiceName, Timestamp, TrustDomain,
-    UserRequirement,
+    ServiceProtocol, UserRequirement,
     snapshot::{Directory, GatewayRules, PolicyFile, Snapshot, SnapshotVersion, Subject},
 };
 use testudo_policy::{Call, Peer, PolicyEngine, TokenFacts};
@@ -107,6 +107,7 @@ pub fn service(
         exposure,
         hosts: Vec::new(),
         upstream: "127.0.0.1:8000".parse().unwrap(),
+        protocol: ServiceProtocol::Http1,
         routes,
         groups: groups.iter().map(|group| group.parse().unwrap()).collect(),
         environment: "production".to_owned(),
@@ -129,6 +130,7 @@ pub fn route(operation: &str, action: ActionClass) -> Route {
         limits: Vec::new(),
         max_body_bytes: 0,
         timeout_millis: 1000,
+        websocket: false,
     }
 }
 

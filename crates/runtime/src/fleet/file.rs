@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use testudo_model::{
     ActionClass, ClientName, Exposure, GroupName, LimitKey, OperationId, RoleName, Scope,
-    ServiceName, TrustDomain, UserRequirement, Username,
+    ServiceName, ServiceProtocol, TrustDomain, UserRequirement, Username,
 };
 
 use super::{
@@ -143,6 +143,9 @@ pub struct ServiceSection {
     /// Where the real service listens, seen from its own sidecar: an address on loopback.
     #[schemars(with = "String", extend("examples" = ["127.0.0.1:7002"]))]
     pub upstream: SocketAddr,
+    /// What it speaks there: `http1` (HTTP/1.1), or `h2c` (HTTP/2 in the clear with prior knowledge) for gRPC.
+    #[serde(default)]
+    pub protocol: ServiceProtocol,
     /// Allow an `upstream` that is not on loopback. What the sidecar sends there is plain HTTP, and whoever
     /// reaches that address reaches the service without any check.
     #[serde(default)]
@@ -237,9 +240,14 @@ pub struct RouteSection {
     /// Largest request body.
     #[serde(default = "Size::default_body")]
     pub max_body: Size,
-    /// Deadline for the whole request.
+    /// Deadline for the whole request. An answer that is a stream (`text/event-stream`, gRPC) must begin in this
+    /// time; then it may last, as long as it does not stand still for five minutes.
     #[serde(default = "Period::default_timeout")]
     pub timeout: Period,
+    /// Whether a WebSocket may be opened here. It is decided about like any request, ends when that decision no
+    /// longer holds or nothing has moved for five minutes, and is bound by neither `timeout` nor `max_body`.
+    #[serde(default)]
+    pub websocket: bool,
 }
 
 /// A user to create.

@@ -150,6 +150,7 @@ fn service(
         exposure: section.exposure,
         hosts: section.hosts.iter().map(ToString::to_string).collect(),
         upstream: section.upstream,
+        protocol: section.protocol,
         routes: section
             .routes
             .iter()
@@ -179,6 +180,21 @@ fn route(section: &RouteSection, at: Cursor<'_>, problems: &mut Problems<'_>) ->
             )
             .why("a request without a deadline can hold a connection and its memory for ever");
     }
+    if section.websocket
+        && !section
+            .matches
+            .methods()
+            .iter()
+            .any(|method| method == "GET")
+    {
+        problems
+            .error(
+                "fleet.websocket_method",
+                at.key("websocket").place(),
+                "a WebSocket is opened with GET, and this route does not match it",
+            )
+            .help("write `match = \"GET /…\"`");
+    }
     Route {
         operation: section.operation.clone(),
         methods: section.matches.methods().to_vec(),
@@ -193,6 +209,7 @@ fn route(section: &RouteSection, at: Cursor<'_>, problems: &mut Problems<'_>) ->
         limits: rate_limits(&section.limit, at.key("limit"), problems),
         max_body_bytes: section.max_body.bytes(),
         timeout_millis: section.timeout.millis(),
+        websocket: section.websocket,
     }
 }
 

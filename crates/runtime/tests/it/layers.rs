@@ -76,6 +76,7 @@ fn a_flag_wins_over_the_environment_and_that_over_the_file_and_that_over_the_def
     services.stock-keeper.ip.allow = []  # default
     services.stock-keeper.ip.deny = []  # default
     services.stock-keeper.limit = []  # default
+    services.stock-keeper.protocol = "http1"  # default
     services.stock-keeper.routes = []  # default
     services.stock-keeper.run.command = ["keeper"]  # fleet.toml:9
     services.stock-keeper.run.env.API_KEY = "<masked>"  # fleet.toml:10

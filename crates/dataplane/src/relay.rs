@@ -1,0 +1,267 @@
+//! The bytes of a WebSocket, both ways, from its opening until one of the two sides, or what allowed it, ends.
+
+use std::{
+    io,
+    pin::pin,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::Duration,
+};
+
+use bytes::BytesMut;
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use testudo_model::limits;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    time::{Instant, sleep, sleep_until},
+};
+
+use crate::{
+    inflight::Delivery,
+    pool::Lease,
+    record,
+    stall::StallGuard,
+    stream::{Standing, StreamEnd},
+};
+
+/// Bytes read at once. Nothing more is read before they are written: who reads slowly is sent to slowly.
+const BUFFER_BYTES: usize = 8 * 1024;
+/// Time for one side to finish after the other has. RFC 6455 section 7.1.1: both close at once.
+const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The far side of an opened WebSocket, with what is kept while it lasts.
+pub(crate) struct Opened {
+    /// The bytes of the next hop.
+    pub(crate) upgraded: Upgraded,
+    /// What carries them.
+    pub(crate) lease: Lease,
+    /// On whose behalf the service works.
+    pub(crate) delivery: Option<Delivery>,
+}
+
+/// Carries bytes between `client`, once it is told that the WebSocket is open, and the next hop. How it ended is
+/// recorded, also when this is dropped before.
+pub(crate) async fn run(client: OnUpgrade, opened: Opened, standing: Standing) {
+    let Opened {
+        upgraded,
+        lease: _lease,
+        delivery: _delivery,
+    } = opened;
+    let mut report = Report::begin(standing);
+    report.end = carry(client, upgraded, &report).await;
+}
+
+async fn carry(client: OnUpgrade, service: Upgraded, report: &Report) -> StreamEnd {
+    let Ok(client) = client.await else {
+        return StreamEnd::Broken;
+    };
+    let traffic = &report.traffic;
+    let (from_client, to_client) = tokio::io::split(StallGuard::new(TokioIo::new(client)));
+    let (from_service, to_service) = tokio::io::split(StallGuard::new(TokioIo::new(service)));
+    let both = async {
+        tokio::try_join!(
+            traffic.pump(from_client, to_service, &traffic.to_service_bytes),
+            traffic.pump(from_service, to_client, &traffic.to_client_bytes),
+        )
+    };
+    tokio::select! {
+        biased;
+        end = report.standing.until_objection() => end,
+        ended = both => match ended {
+            Ok(_) => StreamEnd::Closed,
+            Err(_) => traffic.end_or(StreamEnd::Broken),
+        },
+        () = traffic.until_idle() => traffic.end_or(StreamEnd::Idle),
+        () = sleep(limits::STREAM_LIFETIME) => StreamEnd::Expired,
+    }
+}
+
+/// What has moved, and how long nothing may.
+struct Traffic {
+    began: Instant,
+    idle_limit: Duration,
+    half_closed_limit: Duration,
+    to_service_bytes: AtomicU64,
+    to_client_bytes: AtomicU64,
+    /// When something last did, in milliseconds from the beginning.
+    moved_at_millis: AtomicU64,
+    is_half_closed: AtomicBool,
+}
+
+impl Traffic {
+    fn begin() -> Self {
+        Self::with_limits(limits::STREAM_IDLE_TIMEOUT, HALF_CLOSED_TIMEOUT)
+    }
+
+    fn with_limits(idle_limit: Duration, half_closed_limit: Duration) -> Self {
+        Self {
+            began: Instant::now(),
+            idle_limit,
+            half_closed_limit,
+            to_service_bytes: AtomicU64::new(0),
+            to_client_bytes: AtomicU64::new(0),
+            moved_at_millis: AtomicU64::new(0),
+            is_half_closed: AtomicBool::new(false),
+        }
+    }
+
+    /// Copies until the end of `from`, which is passed on.
+    async fn pump(
+        &self,
+        from: impl AsyncRead,
+        to: impl AsyncWrite,
+        bytes: &AtomicU64,
+    ) -> io::Result<()> {
+        let (mut from, mut to) = (pin!(from), pin!(to));
+        let mut buffer = BytesMut::with_capacity(BUFFER_BYTES);
+        while from.read_buf(&mut buffer).await? > 0 {
+            to.write_all(&buffer).await?;
+            to.flush().await?;
+            let count = u64::try_from(buffer.len()).unwrap_or(u64::MAX);
+            bytes.fetch_add(count, Ordering::Relaxed);
+            self.note_movement();
+            buffer.clear();
+        }
+        to.shutdown().await?;
+        self.note_movement();
+        self.is_half_closed.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn note_movement(&self) {
+        self.moved_at_millis
+            .store(self.lasted_millis(), Ordering::Relaxed);
+    }
+
+    fn lasted_millis(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Resolves when nothing has moved for too long.
+    async fn until_idle(&self) {
+        loop {
+            let limit = if self.is_half_closed.load(Ordering::Relaxed) {
+                self.half_closed_limit
+            } else {
+                self.idle_limit
+            };
+            let moved_at = Duration::from_millis(self.moved_at_millis.load(Ordering::Relaxed));
+            let (now, until) = (Instant::now(), self.began + moved_at + limit);
+            if until <= now {
+                return;
+            }
+            // Not longer, because the limit shrinks when one side ends.
+            sleep_until(until.min(now + self.half_closed_limit)).await;
+        }
+    }
+
+    /// `end`, unless one side had said goodbye before.
+    fn end_or(&self, end: StreamEnd) -> StreamEnd {
+        if self.is_half_closed.load(Ordering::Relaxed) {
+            StreamEnd::Closed
+        } else {
+            end
+        }
+    }
+}
+
+/// Tells the ledger how a stream ended.
+struct Report {
+    standing: Standing,
+    traffic: Traffic,
+    end: StreamEnd,
+}
+
+impl Report {
+    fn begin(standing: Standing) -> Self {
+        Self {
+            standing,
+            traffic: Traffic::begin(),
+            // Unless it ends otherwise, it is dropped with the worker.
+            end: StreamEnd::Drained,
+        }
+    }
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        // What forbids a stream also closes connections, and either may come first.
+        let end = match self.end {
+            StreamEnd::Broken | StreamEnd::Drained => self.standing.objection().unwrap_or(self.end),
+            end => end,
+        };
+        let moved = record::Moved {
+            to_service_bytes: self.traffic.to_service_bytes.load(Ordering::Relaxed),
+            to_client_bytes: self.traffic.to_client_bytes.load(Ordering::Relaxed),
+            lasted_millis: self.traffic.lasted_millis(),
+        };
+        record::stream_end(&self.standing, end, &moved);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::duplex;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn bytes_pass_and_an_end_is_passed_on() {
+        let traffic = Traffic::begin();
+        let (mut client, near) = duplex(64);
+        let (far, mut service) = duplex(64);
+        let (from, _) = tokio::io::split(near);
+        let (_, to) = tokio::io::split(far);
+        let talk = async {
+            client.write_all(b"hello").await.unwrap();
+            client.shutdown().await.unwrap();
+            let mut heard = String::new();
+            service.read_to_string(&mut heard).await.unwrap();
+            heard
+        };
+        let (pumped, heard) = tokio::join!(traffic.pump(from, to, &traffic.to_service_bytes), talk);
+        pumped.unwrap();
+        assert_eq!(heard, "hello");
+        assert_eq!(traffic.to_service_bytes.load(Ordering::Relaxed), 5);
+        assert_eq!(traffic.end_or(StreamEnd::Broken), StreamEnd::Closed);
+    }
+
+    #[tokio::test]
+    async fn a_stream_is_idle_when_nothing_moves_and_sooner_when_half_of_it_has_ended() {
+        const IDLE: Duration = Duration::from_millis(600);
+        const HALF_CLOSED: Duration = Duration::from_millis(100);
+        let traffic = Traffic::with_limits(IDLE, HALF_CLOSED);
+        let moving = async {
+            sleep(IDLE / 2).await;
+            traffic.note_movement();
+        };
+        tokio::join!(traffic.until_idle(), moving);
+        assert!(traffic.began.elapsed() >= IDLE / 2 * 3);
+        assert_eq!(traffic.end_or(StreamEnd::Idle), StreamEnd::Idle);
+
+        let traffic = Traffic::with_limits(IDLE, HALF_CLOSED);
+        traffic.is_half_closed.store(true, Ordering::Relaxed);
+        traffic.until_idle().await;
+        assert!((HALF_CLOSED..IDLE).contains(&traffic.began.elapsed()));
+        assert_eq!(traffic.end_or(StreamEnd::Idle), StreamEnd::Closed);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_read_ahead_of_a_reader_that_does_not_read() {
+        let traffic = Traffic::begin();
+        let (mut client, near) = duplex(64);
+        let (far, _service) = duplex(64);
+        let (from, _) = tokio::io::split(near);
+        let (_, to) = tokio::io::split(far);
+        let flood = async {
+            let bytes = vec![0; 4 * BUFFER_BYTES];
+            let limit = Duration::from_millis(200);
+            let written = tokio::time::timeout(limit, client.write_all(&bytes));
+            assert!(written.await.is_err(), "the flood was taken in");
+        };
+        tokio::select! {
+            _ = traffic.pump(from, to, &traffic.to_service_bytes) => panic!("it cannot end"),
+            () = flood => {}
+        }
+    }
+}
