@@ -105,10 +105,23 @@ pub enum ActivationError {
 pub struct Activated {
     /// The snapshot now in force.
     pub snapshot: Arc<Snapshot>,
-    /// The one before it, if there was one and it differs.
+    /// The one before it, if there was one.
     pub before: Option<Arc<Snapshot>>,
     /// Whether anything changed.
     pub changed: bool,
+}
+
+impl Activated {
+    /// The same as seen from `earlier`.
+    #[must_use]
+    pub fn since(self, earlier: Option<Arc<Snapshot>>) -> Self {
+        let version = |snapshot: &Arc<Snapshot>| snapshot.version;
+        Self {
+            changed: earlier.as_ref().map(version) != Some(self.snapshot.version),
+            before: earlier,
+            snapshot: self.snapshot,
+        }
+    }
 }
 
 /// Makes snapshots.

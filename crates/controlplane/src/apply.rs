@@ -78,6 +78,7 @@ pub fn rehearse(plane: &Plane, fleet: &Fleet) -> Result<Value, ApplyError> {
 /// Puts `fleet` in force.
 pub fn apply(plane: &Plane, fleet: &Fleet, actor: &Actor) -> Result<Applied, ApplyError> {
     rehearsal(plane, fleet)?;
+    let before = plane.activation.current()?;
     let caller = testudo_identity::Caller {
         actor: actor.clone(),
         ..Default::default()
@@ -99,6 +100,8 @@ pub fn apply(plane: &Plane, fleet: &Fleet, actor: &Actor) -> Result<Applied, App
         },
     )?;
     let activated = plane.activation.declare(&Declaration::from(fleet))?;
+    // New people may have been put in force between, by whoever follows the directory: part of this change as well.
+    let activated = activated.since(before);
     if activated.changed {
         plane.note(Note {
             class: EventClass::EntityManagement,

@@ -1,6 +1,11 @@
 //! The control plane's rooms, opened and tied together.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use testudo_audit::{Ledger, LedgerError, LedgerOptions};
 use testudo_identity::{Fault, Outbox, Peer, Provider, Settings};
@@ -25,6 +30,11 @@ const MAX_BLOCKING: usize = 64;
 const MAX_HASHING: usize = 2;
 /// Requests that may wait for their turn at either; beyond it, 503.
 const MAX_WAITING: usize = 1024;
+
+/// Where the store is in a data folder.
+pub fn store_folder(data: &Path) -> PathBuf {
+    data.join("store")
+}
 
 /// What [`Plane::open`] needs.
 pub struct PlaneOptions {
@@ -123,7 +133,7 @@ impl Plane {
             clock,
             entropy,
         } = options;
-        let folder = data.join("store");
+        let folder = store_folder(&data);
         let store_options = StoreOptions {
             path: folder.clone(),
             root_key,
@@ -166,7 +176,7 @@ impl Plane {
         let revocations =
             RevocationLog::open(store.tenant(&tenant), Arc::clone(&clock)).map_err(|source| {
                 OpenError::Store {
-                    folder: data.join("store"),
+                    folder: store_folder(&data),
                     source,
                 }
             })?;

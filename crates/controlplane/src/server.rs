@@ -12,9 +12,10 @@ use std::{
 use testudo_identity::GeneratedCredential;
 use testudo_model::{Clock, Entropy, Redacted, SpiffeId, event::Actor};
 use testudo_runtime::{Drain, Gate, Metrics, Readiness, Tasks, fleet::Fleet, with_causes};
+use testudo_store::Store;
 use testudo_trust::{
-    IdentitySource, KeyFileError, TrustBundle, WebCertificate, load_or_create_root_key,
-    web_server_config_for_peers,
+    IdentitySource, KeyFileError, RootKey, TrustBundle, WebCertificate, load_or_create_root_key,
+    load_root_key, web_server_config_for_peers,
 };
 use testudo_workload::{Caller, JoinTokenRequest, WorkloadError};
 use tokio::{net::TcpListener, task::JoinError};
@@ -24,7 +25,7 @@ use crate::{
     apply::{ApplyError, apply},
     http::{bind_socket, public_router, serve_https, serve_socket, socket_router},
     metrics::ControlMetrics,
-    plane::{OpenError, Plane, PlaneOptions},
+    plane::{OpenError, Plane, PlaneOptions, store_folder},
     proxies::{self, ProxyPort},
     relay,
 };
@@ -295,7 +296,7 @@ async fn open(options: &ServerOptions, addresses: &Addresses) -> Result<Opened, 
         make_folder(&data)?;
         let plane = Plane::open(PlaneOptions {
             data: data.clone(),
-            root_key: load_or_create_root_key(&root_key_file, &*entropy)?,
+            root_key: root_key(&root_key_file, &data, &*entropy)?,
             trust_domain: fleet.trust_domain.clone(),
             issuer,
             grpc_address,
@@ -319,6 +320,15 @@ async fn open(options: &ServerOptions, addresses: &Addresses) -> Result<Opened, 
         })
     });
     finished(opened.await)?
+}
+
+/// The key of the store in `data`; the first start makes it.
+fn root_key(file: &Path, data: &Path, entropy: &dyn Entropy) -> Result<RootKey, KeyFileError> {
+    if Store::exists(&store_folder(data)) {
+        load_root_key(file)
+    } else {
+        load_or_create_root_key(file, entropy)
+    }
 }
 
 /// What a blocking task answered. Its panic goes on here; if there was no panic and no answer, the runtime ended

@@ -14,7 +14,7 @@ use testudo_model::{
 };
 use testudo_runtime::{Drain, DrainWatch, Readiness, SpanSink, Tasks};
 use testudo_trust::{
-    IdentitySource, KeyFileError, TlsError, WebCertificate, load_or_create_root_key,
+    IdentitySource, KeyFileError, TlsError, WebCertificate, load_or_create_root_key, load_root_key,
 };
 
 use crate::{
@@ -124,25 +124,29 @@ impl Member {
             .as_ref()
             .map(|text| JoinToken::parse(text.expose()))
             .transpose()?;
-        let given = options
+        // What is said now comes before what was said at the first start.
+        let named = options
             .control_plane
-            .as_deref()
-            .map(ServerAddress::parse)
-            .transpose()?;
+            .clone()
+            .or_else(|| token.as_ref()?.server.clone());
+        let named = match named {
+            Some(named) => Some(named),
+            None => folder.server().map_err(LinkError::from)?,
+        };
+        let server = named.as_deref().map(ServerAddress::parse).transpose()?;
         let expected = options.expected.as_ref();
         let membership = link::join(
             Some(&*folder),
             token.as_ref(),
-            given.as_ref(),
+            server.as_ref(),
             expected,
             Arc::clone(&clock),
         )
         .await?;
-        let server = match (given, token.and_then(|token| token.server)) {
-            (Some(server), _) => server,
-            (None, Some(server)) => ServerAddress::parse(&server)?,
-            (None, None) => return Err(LinkError::ServerNeeded.into()),
-        };
+        let server = server.ok_or(LinkError::ServerNeeded)?;
+        folder
+            .keep_server(server.as_str())
+            .map_err(LinkError::from)?;
         let state = ProxyState::new(Arc::clone(&clock));
         let (spool, sink) = Spool::open(SpoolOptions {
             folder: folder.spool(),
@@ -275,7 +279,11 @@ fn open_folder(
     key_file: &Path,
     entropy: &Arc<dyn Entropy>,
 ) -> Result<StateFolder, MemberError> {
-    let key = load_or_create_root_key(key_file, &**entropy)?;
+    let key = if StateFolder::exists(path) {
+        load_root_key(key_file)?
+    } else {
+        load_or_create_root_key(key_file, &**entropy)?
+    };
     StateFolder::open(path, &key, Arc::clone(entropy)).map_err(|source| MemberError::Folder {
         path: path.to_owned(),
         source,

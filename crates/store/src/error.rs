@@ -11,8 +11,8 @@ use crate::{backend::BackendError, record::Expected};
 pub enum StoreError {
     /// The root key is not the one the store was made with.
     #[error(
-        "the root key is not the one this store was made with; give the key file (or passphrase, or unseal \
-         shares) that belongs to this data folder, nothing was changed"
+        "the root key is not the one this store was made with; give the key file that belongs to this data folder; \
+         nothing was changed"
     )]
     WrongRootKey,
     /// Another process holds the data folder.

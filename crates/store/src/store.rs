@@ -1,6 +1,9 @@
 //! Opening a store, its tenants, its keys, its changes.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use testudo_model::{Clock, Entropy, TenantName, Timestamp};
 use testudo_trust::RootKey;
@@ -45,6 +48,11 @@ struct Open {
 }
 
 impl Store {
+    /// Whether there is an embedded store in `folder`: it opens with its own root key alone.
+    pub fn exists(folder: &Path) -> bool {
+        Sqlite::exists(folder)
+    }
+
     /// Opens the embedded store of a folder, or makes it.
     ///
     /// # Errors

@@ -188,7 +188,7 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Failure> {
             .help("delete it and log in again")),
         },
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error.into()),
+        Err(error) => Err(Failure::of_file("read", path, &error)),
     }
 }
 

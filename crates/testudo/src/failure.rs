@@ -1,6 +1,6 @@
 //! How a command fails: what is printed, and the exit code that scripts read.
 
-use std::{error::Error, fmt, io};
+use std::{error::Error, fmt, io, path::Path};
 
 use testudo_controlplane::client::{ConnectionError, LoginError};
 use testudo_runtime::causes;
@@ -41,6 +41,14 @@ impl Failure {
             error: error.into(),
             help: None,
         }
+    }
+
+    /// A file that cannot be read or written.
+    pub fn of_file(action: &str, path: &Path, error: &io::Error) -> Self {
+        Self::new(
+            Exit::Failed,
+            format!("cannot {action} {}: {error}", path.display()),
+        )
     }
 
     /// Whether it is only that nobody reads the output any more (`testudo … | head`).

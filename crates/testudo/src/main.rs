@@ -8,7 +8,7 @@ mod failure;
 mod ops;
 mod output;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use clap::Parser;
 use mimalloc::MiMalloc;
@@ -18,6 +18,9 @@ use crate::{cli::Cli, output::say};
 /// 6 % less CPU per proxied request than glibc's allocator (docs/performance.md).
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
+
+/// Time for tasks and threads to end before the process does.
+const END_DEADLINE: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -34,8 +37,9 @@ fn main() -> ExitCode {
         }
     };
     let outcome = runtime.block_on(command::run(cli));
-    // Blocking threads may still wait for input or a lock; what must be durable already is.
-    runtime.shutdown_background();
+    // Ends what a failed start left running. Blocking threads may wait for input or a lock for ever; what must be
+    // durable already is.
+    runtime.shutdown_timeout(END_DEADLINE);
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) if failure.is_broken_pipe() => ExitCode::SUCCESS,

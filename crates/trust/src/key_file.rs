@@ -23,6 +23,16 @@ pub enum KeyFileError {
         #[source]
         source: io::Error,
     },
+    /// There is data sealed under the key, and no key.
+    #[error(
+        "the key file {} is missing, and what is in the data folder opens with it alone: put it back; nothing was \
+         changed",
+        path.display()
+    )]
+    Missing {
+        /// Which file.
+        path: PathBuf,
+    },
     /// Others can read it.
     #[error("the key file {0} can be read by others (mode {mode:o}); run `chmod 600 {0}`", path.display())]
     Exposed {
@@ -39,6 +49,16 @@ pub enum KeyFileError {
     },
 }
 
+/// Reads the key.
+///
+/// # Errors
+/// See [`KeyFileError`]; [`KeyFileError::Missing`] if there is no file.
+pub fn load_root_key(path: &Path) -> Result<RootKey, KeyFileError> {
+    read(path)?.ok_or_else(|| KeyFileError::Missing {
+        path: path.to_owned(),
+    })
+}
+
 /// Reads the key, or makes one if there is no file. A file that is there is never overwritten.
 ///
 /// # Errors
@@ -47,30 +67,39 @@ pub fn load_or_create_root_key(
     path: &Path,
     entropy: &dyn Entropy,
 ) -> Result<RootKey, KeyFileError> {
+    if let Some(key) = read(path)? {
+        return Ok(key);
+    }
+    let key = RootKey::generate(entropy);
+    write(path, &key).map_err(|source| KeyFileError::Io {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(key)
+}
+
+/// The key, if there is a file.
+fn read(path: &Path) -> Result<Option<RootKey>, KeyFileError> {
     let io_error = |source| KeyFileError::Io {
         path: path.to_owned(),
         source,
     };
-    match fs::read_to_string(path) {
-        Ok(text) => {
-            let mode = fs::metadata(path).map_err(io_error)?.permissions().mode() & 0o777;
-            if mode & 0o077 != 0 {
-                return Err(KeyFileError::Exposed {
-                    path: path.to_owned(),
-                    mode,
-                });
-            }
-            parse(&Redacted::new(text)).ok_or_else(|| KeyFileError::Malformed {
-                path: path.to_owned(),
-            })
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let key = RootKey::generate(entropy);
-            write(path, &key).map_err(io_error)?;
-            Ok(key)
-        }
-        Err(error) => Err(io_error(error)),
+    let text = match fs::read_to_string(path) {
+        Ok(text) => Redacted::new(text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(io_error(error)),
+    };
+    let mode = fs::metadata(path).map_err(io_error)?.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(KeyFileError::Exposed {
+            path: path.to_owned(),
+            mode,
+        });
     }
+    let malformed = || KeyFileError::Malformed {
+        path: path.to_owned(),
+    };
+    parse(&text).ok_or_else(malformed).map(Some)
 }
 
 fn parse(text: &Redacted<String>) -> Option<RootKey> {
@@ -100,6 +129,17 @@ mod tests {
     use testudo_testkit::SeededEntropy;
 
     use super::*;
+
+    #[test]
+    fn a_missing_key_is_not_made_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("nope/key");
+        assert!(matches!(
+            load_root_key(&path),
+            Err(KeyFileError::Missing { .. })
+        ));
+        assert!(!folder.path().join("nope").exists());
+    }
 
     #[test]
     fn a_key_is_made_once_and_kept() {

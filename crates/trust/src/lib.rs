@@ -45,7 +45,7 @@ pub use entropy::SystemEntropy;
 pub use hash::{constant_time_eq, hmac_sha256, sha1_checksum, sha256};
 pub use jose::{JoseError, JwkSet, check_times, verify_jwt, verify_jwt_x5c};
 pub use key::{InvalidKey, SIGNATURE_BYTES, SigningKey};
-pub use key_file::{KeyFileError, load_or_create_root_key};
+pub use key_file::{KeyFileError, load_or_create_root_key, load_root_key};
 pub use note::{Checkpoint, NoteError, NoteSigner, NoteVerifier};
 pub use password::{dummy_verify, hash_password, needs_rehash, verify_password};
 pub use tls::{

@@ -186,6 +186,27 @@ impl StateFolder {
         stored.map(read).transpose()
     }
 
+    /// Keeps where the control plane is.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub fn keep_server(&self, server: &str) -> Result<(), StateFolderError> {
+        self.write("server", &server)
+    }
+
+    /// What [`StateFolder::keep_server`] kept.
+    ///
+    /// # Errors
+    /// The disk fails, or the file was changed.
+    pub fn server(&self) -> Result<Option<String>, StateFolderError> {
+        self.read("server")
+    }
+
+    /// Whether `folder` was ever opened: what is in it is sealed.
+    pub fn exists(folder: &Path) -> bool {
+        folder.join(KEYRING_FILE).exists()
+    }
+
     /// Keeps the snapshot in force.
     ///
     /// # Errors

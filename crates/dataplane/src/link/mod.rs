@@ -67,8 +67,10 @@ pub enum LinkError {
          key file it could have continued after a restart"
     )]
     TokenNeeded,
-    /// The token does not say where the control plane is.
-    #[error("the join token names no server: say where the control plane's proxy port is")]
+    /// Nobody says where the control plane is.
+    #[error(
+        "nothing says where the control plane is: name its proxy port with --control-plane HOST:PORT"
+    )]
     ServerNeeded,
     /// The control plane could not be reached or said no.
     #[error("the control plane did not {action}: {}", status.message())]

@@ -368,9 +368,15 @@ impl Spool {
 }
 
 impl Drop for Spool {
+    /// Writes what there is: a thread that still signed while the process ends would be cut off in the middle.
     fn drop(&mut self) {
         self.shared.stop();
         self.wake_writer();
+        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(thread) = thread.take() {
+            // Its panic has been told where it happened.
+            drop(thread.join());
+        }
     }
 }
 

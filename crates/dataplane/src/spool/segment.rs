@@ -51,9 +51,12 @@ impl SegmentWriter {
             .create_new(true)
             .mode(0o600)
             .open(&path)?;
-        file.write_all(MAGIC)?;
-        let metadata = file.metadata()?;
-        sync_folder(folder)?;
+        let begun = file
+            .write_all(MAGIC)
+            .and_then(|()| sync_folder(folder))
+            .and_then(|()| file.metadata());
+        // Half a file (no room) would keep its name from the next attempt.
+        let metadata = begun.inspect_err(|_| drop(fs::remove_file(&path)))?;
         let length = u64::try_from(MAGIC.len()).unwrap_or(u64::MAX);
         Ok(Self {
             path,

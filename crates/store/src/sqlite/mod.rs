@@ -7,7 +7,7 @@ use std::{
     error::Error,
     fs::File,
     ops::Deref,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError,
         atomic::{AtomicUsize, Ordering},
@@ -48,6 +48,11 @@ pub struct Sqlite {
 }
 
 impl Sqlite {
+    /// Whether `folder` has a database.
+    pub(crate) fn exists(folder: &Path) -> bool {
+        folder.join(open::DATABASE_FILE).exists()
+    }
+
     /// Opens the database of a folder, or makes it.
     ///
     /// # Errors

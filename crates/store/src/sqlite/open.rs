@@ -11,7 +11,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::{StoreError, backend::BackendError};
 
-const DATABASE_FILE: &str = "store.db";
+pub(super) const DATABASE_FILE: &str = "store.db";
 const LOCK_FILE: &str = "store.lock";
 /// Number of the schema, in the database's `user_version`. A release that reads several migrates on opening.
 const FORMAT: i64 = 1;

@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use serde_json::{Value, json};
-use testudo_controlplane::offline;
+use testudo_controlplane::{client::Connection, offline};
 
 use super::{Invocation, account::segment};
 use crate::{
@@ -59,15 +59,14 @@ async fn text(invocation: &Invocation, path: &str, pointer: &str) -> Outcome {
 async fn tail(invocation: &Invocation, lines: usize, follow: bool, filter: &[String]) -> Outcome {
     let filter = segment(&filter.join(" "));
     let connection = invocation.context.admin().await?;
-    let first = format!("/api/v1/audit/events?limit={lines}&filter={filter}");
-    let page: Value = connection.get(&first).await?;
-    for event in items(&page).iter().rev() {
+    let newest = newest(&connection, &filter, lines).await?;
+    for event in newest.events.iter().rev() {
         invocation.output.item(event, one_line)?;
     }
     if !follow {
         return Ok(());
     }
-    let mut from = page.pointer("/size").and_then(Value::as_u64).unwrap_or(0);
+    let mut from = newest.size;
     loop {
         let page: Value = connection
             .get(&format!(
@@ -85,18 +84,48 @@ async fn tail(invocation: &Invocation, lines: usize, follow: bool, filter: &[Str
 }
 
 async fn search(invocation: &Invocation, filter: &[String], limit: usize) -> Outcome {
-    let path = format!(
-        "/api/v1/audit/events?limit={limit}&filter={}",
-        segment(&filter.join(" "))
-    );
-    let page: Value = invocation.context.admin().await?.get(&path).await?;
-    for event in items(&page) {
+    let connection = invocation.context.admin().await?;
+    let newest = newest(&connection, &segment(&filter.join(" ")), limit).await?;
+    for event in &newest.events {
         invocation.output.item(event, one_line)?;
     }
-    if page.pointer("/truncated").and_then(Value::as_bool) == Some(true) {
+    if newest.more {
         say("there may be more: narrow the filter or raise --limit");
     }
     Ok(())
+}
+
+/// Events that match, the newest first.
+struct Newest {
+    events: Vec<Value>,
+    /// Whether there may be older ones.
+    more: bool,
+    /// Size of the ledger when they were looked for.
+    size: u64,
+}
+
+/// At most `limit` of them, page by page.
+async fn newest(connection: &Connection, filter: &str, limit: usize) -> Result<Newest, Failure> {
+    let mut newest = Newest {
+        events: Vec::new(),
+        more: true,
+        size: 0,
+    };
+    let mut before = None;
+    while newest.more && newest.events.len() < limit {
+        let wanted = limit - newest.events.len();
+        let mut path = format!("/api/v1/audit/events?limit={wanted}&filter={filter}");
+        if let Some(before) = before {
+            path.push_str(&format!("&before={before}"));
+        }
+        let page: Value = connection.get(&path).await?;
+        newest.events.extend_from_slice(items(&page));
+        let number = |name| page.get(name).and_then(Value::as_u64);
+        newest.size = newest.size.max(number("size").unwrap_or(0));
+        before = number("next");
+        newest.more = before.is_some();
+    }
+    Ok(newest)
 }
 
 async fn show(invocation: &Invocation, event: &str) -> Outcome {
@@ -113,7 +142,7 @@ async fn prove(invocation: &Invocation, event: &str, to: Option<&Path>) -> Outco
     let text = field(&proof, "/proof");
     match to {
         Some(file) => {
-            fs::write(file, text)?;
+            fs::write(file, text).map_err(|error| Failure::of_file("write", file, &error))?;
             say(format!(
                 "the proof is in {}; anybody can check it with `testudo audit verify --proof`",
                 file.display()
@@ -160,8 +189,8 @@ async fn verify_export(
     roots: Option<&Path>,
 ) -> Outcome {
     let key = verifier_key(invocation, key).await?;
-    let checkpoint = checkpoint.map(fs::read_to_string).transpose()?;
-    let roots = roots.map(fs::read_to_string).transpose()?;
+    let checkpoint = checkpoint.map(read).transpose()?;
+    let roots = roots.map(read).transpose()?;
     let report = offline::verify_export(directory, &key, checkpoint.as_deref(), roots.as_deref())
         .map_err(|error| Failure::new(Exit::CheckFailed, error))?;
     Ok(invocation.output.value(&report, |report| {
@@ -175,7 +204,7 @@ async fn verify_export(
 
 async fn verify_proof(invocation: &Invocation, proof: &Path, key: Option<String>) -> Outcome {
     let key = verifier_key(invocation, key).await?;
-    let text = fs::read_to_string(proof)?;
+    let text = read(proof)?;
     let report = offline::verify_proof(&text, &key)
         .map_err(|error| Failure::new(Exit::CheckFailed, error))?;
     Ok(invocation.output.value(&report, |report| {
@@ -188,7 +217,7 @@ async fn verify_proof(invocation: &Invocation, proof: &Path, key: Option<String>
 }
 
 async fn verify_running(invocation: &Invocation, checkpoint: Option<&Path>) -> Outcome {
-    let checkpoint = checkpoint.map(fs::read_to_string).transpose()?;
+    let checkpoint = checkpoint.map(read).transpose()?;
     let connection = invocation.context.admin().await?;
     let body = json!({ "checkpoint": checkpoint });
     let report: Value = connection
@@ -211,6 +240,10 @@ async fn verify_running(invocation: &Invocation, checkpoint: Option<&Path>) -> O
             "the ledger does not verify",
         ))
     }
+}
+
+fn read(file: &Path) -> Result<String, Failure> {
+    fs::read_to_string(file).map_err(|error| Failure::of_file("read", file, &error))
 }
 
 fn items(page: &Value) -> &[Value] {

@@ -14,8 +14,13 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::bound::{ask_to_stop, bound};
-use crate::failure::{Exit, Failure};
+use crate::{
+    failure::{Exit, Failure},
+    output::say,
+};
 
+/// When to say what is waited for.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// How long a program may take until it listens: the example's are built first.
 const START_DEADLINE: Duration = Duration::from_secs(300);
 /// How long a program may take to stop when it is asked to.
@@ -80,9 +85,12 @@ impl Children {
                         return Err(Failure::new(Exit::Failed, error)
                             .help("correct `run` in the fleet file, or start it yourself and use --no-run"));
                     }
-                    listening = tokio::time::timeout(START_DEADLINE, listens(upstream)) => {
+                    listening = tokio::time::timeout(START_DEADLINE, told(&name, &program, upstream)) => {
                         listening.map_err(|_| {
-                            Failure::new(Exit::Failed, format!("service {name} does not listen on {upstream}"))
+                            let minutes = START_DEADLINE.as_secs() / 60;
+                            let error = format!("service {name} does not listen on {upstream} after {minutes} minutes");
+                            Failure::new(Exit::Failed, error)
+                                .help("correct `run` or `upstream` in the fleet file, or start it yourself and use --no-run")
                         })?;
                     }
                 }
@@ -121,6 +129,19 @@ async fn refuse_strangers(name: &ServiceName, upstream: SocketAddr) -> Result<()
         format!("something else listens on {upstream}, where service {name} should"),
     )
     .help("stop it; or, if it is the service, use --no-run"))
+}
+
+/// Waits until the service listens, and says so if that takes long.
+async fn told(name: &ServiceName, program: &str, upstream: SocketAddr) {
+    if tokio::time::timeout(PATIENCE, listens(upstream))
+        .await
+        .is_err()
+    {
+        say(format!(
+            "waiting for {name} on {upstream} (`{program}` was started) …"
+        ));
+        listens(upstream).await;
+    }
 }
 
 async fn listens(address: SocketAddr) {

@@ -1,6 +1,10 @@
 //! Completions and man pages, from the same tree as the help.
 
-use std::{fs, io, path::Path};
+use std::{
+    fs,
+    io::{self, Write},
+    path::Path,
+};
 
 use clap::CommandFactory;
 
@@ -8,8 +12,10 @@ use crate::{cli::Cli, failure::Outcome};
 
 /// `testudo completions SHELL`.
 pub fn completions(shell: clap_complete::Shell) -> Outcome {
-    clap_complete::generate(shell, &mut Cli::command(), "testudo", &mut io::stdout());
-    Ok(())
+    // The generator panics when its writer fails, and a pipe may close any time.
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "testudo", &mut script);
+    Ok(io::stdout().write_all(&script)?)
 }
 
 /// `testudo man DIRECTORY`.

@@ -75,7 +75,10 @@ fn test(invocation: &Invocation, arguments: &FleetArgument) -> Outcome {
         0 => Ok(()),
         failed => Err(Failure::new(
             Exit::CheckFailed,
-            format!("{failed} policy tests failed"),
+            match failed {
+                1 => "1 policy test failed".to_owned(),
+                _ => format!("{failed} policy tests failed"),
+            },
         )),
     }
 }

@@ -94,7 +94,12 @@ impl Process {
         let metrics = Metrics::new(&*clock);
         let readiness = Readiness::new();
         let stage = Stage::new(&readiness);
-        let listener = Ops::bind(ops).await?;
+        let listener = Ops::bind(ops).await.map_err(|error| {
+            Failure::new(Exit::Failed, error).help(
+                "another Testudo may run on this machine; choose another address with `listen.ops` in the fleet file, \
+                 or --ops for a proxy",
+            )
+        })?;
         let ops = listener.local_addr()?;
         let serving = Ops {
             metrics: metrics.clone(),

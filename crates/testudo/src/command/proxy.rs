@@ -100,12 +100,15 @@ async fn join(
     inbound: Option<SocketAddr>,
 ) -> Result<Member, Failure> {
     let join_token = match &arguments.join_token_file {
-        Some(path) => Some(
-            String::from_utf8_lossy(&read(path)?)
-                .trim()
-                .to_owned()
-                .into(),
-        ),
+        // A token counts once. Who has joined may have deleted it.
+        Some(path) if !path.exists() => {
+            warn!(file = %path.display(), "there is no join token file: it is needed only to join");
+            None
+        }
+        Some(path) => {
+            let token = String::from_utf8_lossy(&read(path)?).trim().to_owned();
+            Some(token.into())
+        }
         None => None,
     };
     let state_key_file = match &arguments.state_key_file {
@@ -242,6 +245,11 @@ pub fn workers(asked: Option<usize>) -> NonZeroUsize {
 
 /// `<folder>.key`: beside the folder, so that a copy of the folder does not open itself.
 pub fn key_file_beside(folder: &std::path::Path) -> PathBuf {
+    // `.` and `..` have no name to put it beside.
+    let folder = match folder.file_name() {
+        Some(_) => folder.to_owned(),
+        None => folder.canonicalize().unwrap_or_else(|_| folder.to_owned()),
+    };
     let mut name = folder.file_name().unwrap_or_default().to_owned();
     name.push(".key");
     folder.with_file_name(name)

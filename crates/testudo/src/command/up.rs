@@ -43,8 +43,8 @@ pub async fn server(invocation: &Invocation, arguments: ServerArguments) -> Outc
     let fleet = load(&arguments.fleet.fleet)?.fleet;
     let (process, server) =
         start_server(invocation, fleet, arguments.data, arguments.root_key_file).await?;
-    remember(invocation, &server)?;
     say_generated(&server);
+    remember(invocation, &server)?;
     process.ready(
         invocation,
         &server_json(&process, &server),
@@ -68,6 +68,7 @@ pub async fn up(invocation: &Invocation, arguments: UpArguments) -> Outcome {
         Some(key_file.clone()),
     )
     .await?;
+    say_generated(&server);
     process.export_spans(
         &arguments.tracing,
         fleet.observability.otlp_endpoint.as_deref(),
@@ -84,7 +85,6 @@ pub async fn up(invocation: &Invocation, arguments: UpArguments) -> Outcome {
     }
     until_ready(&process.readiness, &proxies).await?;
 
-    say_generated(&server);
     process.ready(
         invocation,
         &proxies.json(&process, &server),
@@ -387,7 +387,8 @@ fn server_lines(server: &Server) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// Generated secrets go to standard error, once; they are not in any log.
+/// Generated secrets go to standard error, once, as soon as the store holds them: a start that fails later must not
+/// take them with it. They are no log event.
 fn say_generated(server: &Server) {
     for made in &server.generated {
         say(format!(

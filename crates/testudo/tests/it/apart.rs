@@ -53,27 +53,37 @@ fn the_bookshop_answers_the_same_with_every_role_in_its_own_process() {
     apart.wait_until_it_answers();
     the_bookshop_answers(&apart, &alice, &bob);
 
-    // A folder does not open under another key.
+    // A folder does not open under another key, and a missing one is not made up.
     let key = Role::data(&apart.fleet.folder, "catalog.key");
     apart.sidecars.get_mut("catalog").unwrap().process.stop();
-    fs::remove_file(&key).unwrap();
-    let [ops] = free_ports();
-    let output = apart.fleet.folder.testudo(&[
-        "sidecar",
-        "--data",
-        Role::data(&apart.fleet.folder, "catalog").to_str().unwrap(),
-        "--ops",
-        &format!("127.0.0.1:{ops}"),
-        "--inbound",
-        "127.0.0.1:0",
-        "--outbound",
-        "127.0.0.1:0",
-    ]);
-    let errors = String::from_utf8_lossy(&output.stderr);
+    let kept = key.with_extension("kept");
+    fs::rename(&key, &kept).unwrap();
+    let start = || {
+        let [ops] = free_ports();
+        let output = apart.fleet.folder.testudo(&[
+            "sidecar",
+            "--data",
+            Role::data(&apart.fleet.folder, "catalog").to_str().unwrap(),
+            "--ops",
+            &format!("127.0.0.1:{ops}"),
+            "--inbound",
+            "127.0.0.1:0",
+            "--outbound",
+            "127.0.0.1:0",
+        ]);
+        assert!(!output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let errors = start();
+    assert!(errors.contains("catalog.key is missing"), "{errors}");
+    assert!(!key.exists());
+    fs::copy(Role::data(&apart.fleet.folder, "orders.key"), &key).unwrap();
+    let errors = start();
     assert!(
-        !output.status.success() && errors.contains("does not open with this state key"),
+        errors.contains("does not open with this state key"),
         "{errors}"
     );
+    fs::rename(&kept, &key).unwrap();
 
     apart.fleet.folder.run(&["audit", "verify"]);
 }

@@ -56,14 +56,11 @@ impl Role {
             .collect();
         let control_plane = folder.address("GRPC").to_string();
         let data = Self::data(folder, name).display().to_string();
-        for (flag, value) in [
-            ("--control-plane", control_plane),
-            ("--data", data),
-            ("--ops", ops.to_string()),
-        ] {
+        for (flag, value) in [("--data", data), ("--ops", ops.to_string())] {
             arguments.extend([flag.to_owned(), value]);
         }
         let mut first = arguments.clone();
+        first.extend(["--control-plane".to_owned(), control_plane]);
         if let Some(token) = token {
             let file = folder.path().join(format!("{name}.token"));
             fs::write(&file, token).unwrap();
@@ -79,7 +76,7 @@ impl Role {
         }
     }
 
-    /// Starts it again, without a token: it has its state.
+    /// Starts it again, without a token and without saying where the control plane is: it has its state.
     pub fn start_again(&mut self, folder: &Folder) {
         let _ = self.process.0.kill();
         let _ = self.process.0.wait();
