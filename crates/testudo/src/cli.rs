@@ -70,7 +70,8 @@ pub struct Global {
     )]
     pub output: OutputFormat,
 
-    /// Log filter, e.g. `info,testudo_dataplane=debug`
+    /// Log filter, e.g. `info,testudo_dataplane=debug` [default: the fleet file's, or `info`; `up` on a terminal shows
+    /// warnings only]
     #[arg(
         long,
         global = true,

@@ -67,10 +67,12 @@ pub enum ConnectionError {
     #[error("{}", describe(.0))]
     Problem(Box<Problem>),
     /// It answered with something else.
-    #[error("the control plane's answer was not understood (status {status})")]
+    #[error("{}", describe_strange(*status, said))]
     NotUnderstood {
         /// HTTP status.
         status: u16,
+        /// The answer, if it is a short text.
+        said: String,
     },
 }
 
@@ -80,6 +82,19 @@ fn describe(problem: &Problem) -> String {
         None => format!("{} ({})", problem.title, problem.code),
     }
 }
+
+fn describe_strange(status: u16, said: &str) -> String {
+    match (status, said) {
+        (404, _) => {
+            "there is no control plane at this address, or one of another release (404)".to_owned()
+        }
+        (_, "") => format!("the control plane's answer was not understood (status {status})"),
+        _ => format!("the control plane refused ({status}): {said}"),
+    }
+}
+
+/// Longest text of a strange answer that is shown.
+const MAX_SAID_BYTES: usize = 300;
 
 /// A status, the header fields and the body.
 #[derive(Debug)]
@@ -93,6 +108,22 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// This answer, as one that was not expected.
+    pub(super) fn strange(&self) -> ConnectionError {
+        let is_text = self
+            .headers
+            .get(header::CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok())
+            .is_some_and(|value| value.starts_with("text/plain"));
+        let said = str::from_utf8(&self.body).ok().filter(|said| {
+            is_text && said.len() <= MAX_SAID_BYTES && !said.contains(char::is_control)
+        });
+        ConnectionError::NotUnderstood {
+            status: self.status,
+            said: said.unwrap_or_default().to_owned(),
+        }
+    }
+
     /// The body as JSON if the status is a success, its problem otherwise.
     pub fn json<T: serde::de::DeserializeOwned>(self) -> Result<T, ConnectionError> {
         if (200..300).contains(&self.status) {
@@ -106,9 +137,7 @@ impl Answer {
         }
         match serde_json::from_slice(&self.body) {
             Ok(problem) => Err(ConnectionError::Problem(Box::new(problem))),
-            Err(_) => Err(ConnectionError::NotUnderstood {
-                status: self.status,
-            }),
+            Err(_) => Err(self.strange()),
         }
     }
 }

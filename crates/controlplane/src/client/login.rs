@@ -149,6 +149,10 @@ pub async fn log_in_with_password(
     let page = connection
         .send(connection.request("GET", &login.authorize_path, None)?)
         .await?;
+    if let Some(returned) = returned(&page) {
+        // Refused before anybody was asked: a scope nobody knows, for instance.
+        return login.finish(connection, returned).await;
+    }
     if page.status != 200 {
         return Err(refusal(&page));
     }
@@ -167,14 +171,18 @@ pub async fn log_in_with_password(
         request.headers_mut().insert(http::header::COOKIE, cookie);
     }
     let answer = connection.send(request).await?;
-    let location = answer
-        .headers
-        .get(http::header::LOCATION)
-        .and_then(|value| value.to_str().ok());
-    match location.and_then(|location| location.strip_prefix(TERMINAL_REDIRECT)) {
-        Some(rest) => login.finish(connection, rest.trim_start_matches('?')).await,
+    match returned(&answer) {
+        Some(query) => login.finish(connection, query).await,
+        None if answer.status >= 500 => Err(refusal(&answer)),
         None => Err(LoginError::Credentials),
     }
+}
+
+/// The query of the answer's redirect back to the terminal.
+fn returned(answer: &Answer) -> Option<&str> {
+    let location = answer.headers.get(http::header::LOCATION)?.to_str().ok()?;
+    let query = location.strip_prefix(TERMINAL_REDIRECT)?;
+    Some(query.trim_start_matches('?'))
 }
 
 /// Exchanges the refresh token for new tokens.
@@ -231,10 +239,7 @@ fn refusal(answer: &Answer) -> LoginError {
             error: refused.error,
             description: refused.error_description,
         },
-        Err(_) => ConnectionError::NotUnderstood {
-            status: answer.status,
-        }
-        .into(),
+        Err(_) => answer.strange().into(),
     }
 }
 

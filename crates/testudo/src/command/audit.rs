@@ -260,6 +260,7 @@ fn one_line(item: &Value) -> String {
         field(event, "/actor/subject"),
         field(event, "/actor/workload"),
         field(event, "/actor/client"),
+        field(event, "/source_ip"),
     ];
     let decision = event.get("decision").filter(|decision| !decision.is_null());
     let what = match decision {
@@ -272,7 +273,7 @@ fn one_line(item: &Value) -> String {
                 field(decision, "/id")
             )
         }
-        None => field(event, "/target"),
+        None => facts(event),
     };
     let who: Vec<&str> = who
         .iter()
@@ -289,4 +290,17 @@ fn one_line(item: &Value) -> String {
         who.join(" "),
         field(event, "/id"),
     )
+}
+
+/// What an event that is no decision was about: its target and its details.
+fn facts(event: &Value) -> String {
+    let details = event.get("details").and_then(Value::as_object);
+    let details = details.into_iter().flatten();
+    let details = details.map(|(name, value)| format!("{name}={}", field(value, "")));
+    let target = Some(field(event, "/target")).filter(|target| !target.is_empty());
+    target
+        .into_iter()
+        .chain(details)
+        .collect::<Vec<_>>()
+        .join(" ")
 }

@@ -6,11 +6,15 @@ use std::{
     time::Duration,
 };
 
+use rustix::termios::OptionalActions;
 use testudo_controlplane::{
     Redacted, SystemEntropy,
     client::{Connection, TokenSet, begin_browser_login, log_in_with_password, revoke},
 };
-use tokio::time::timeout;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::timeout,
+};
 
 use super::{Invocation, loopback::Loopback};
 use crate::{
@@ -21,6 +25,8 @@ use crate::{
 
 /// How long the browser may take.
 const BROWSER_TIMEOUT: Duration = Duration::from_secs(300);
+/// What shells say of a program that SIGINT ended.
+const INTERRUPTED: i32 = 130;
 
 /// `testudo login`.
 pub async fn login(invocation: &Invocation, arguments: LoginArguments) -> Outcome {
@@ -90,6 +96,7 @@ async fn log_in_with_browser(
 /// Reads a password from the terminal without echo, or a line of standard input.
 pub fn read_password(prompt: &str) -> Result<Redacted<String>, Failure> {
     let mut line = if io::stdin().is_terminal() {
+        end_audibly()?;
         rpassword::prompt_password(prompt)?
     } else {
         let mut line = String::new();
@@ -101,6 +108,20 @@ pub fn read_password(prompt: &str) -> Result<Redacted<String>, Failure> {
         return Err(Failure::new(Exit::Failed, "no password was given"));
     }
     Ok(Redacted::new(line))
+}
+
+/// Has an interrupt turn echo on again before it ends the process: the shell behind us would stay mute.
+fn end_audibly() -> io::Result<()> {
+    let terminal = rustix::termios::tcgetattr(io::stdin())?;
+    let mut interrupts = signal(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        interrupts.recv().await;
+        // Nobody is left to tell if the terminal is gone.
+        let _ = rustix::termios::tcsetattr(io::stdin(), OptionalActions::Now, &terminal);
+        say("");
+        std::process::exit(INTERRUPTED);
+    });
+    Ok(())
 }
 
 fn open_browser(address: &str) -> bool {

@@ -12,9 +12,17 @@ use crate::{
     output::{field, say, table},
 };
 
-const PROXY_COLUMNS: [&str; 5] = ["IDENTITY", "INBOUND", "ENFORCES", "LAST SEEN", "REFUSED"];
-const PROXY_FIELDS: [&str; 5] = [
+const PROXY_COLUMNS: [&str; 6] = [
+    "IDENTITY",
+    "STATE",
+    "INBOUND",
+    "ENFORCES",
+    "LAST SEEN",
+    "REFUSED",
+];
+const PROXY_FIELDS: [&str; 6] = [
     "/spiffe_id",
+    "/state",
     "/inbound",
     "/snapshot",
     "/last_seen",

@@ -24,7 +24,8 @@ use crate::{
     ops::Ops,
 };
 
-const DEFAULT_FILTER: &str = "info";
+/// What is logged unless a flag or the fleet file says otherwise.
+pub const DEFAULT_FILTER: &str = "info";
 /// Time for the last events and for tasks to end.
 const END_DEADLINE: Duration = Duration::from_secs(5);
 /// How often threads are looked at.

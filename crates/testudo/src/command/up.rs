@@ -1,6 +1,7 @@
 //! `testudo up` and `testudo server`: a control plane, and with `up` the whole fleet beside it.
 
 use std::{
+    io::{self, IsTerminal},
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -22,7 +23,7 @@ use super::{
     Invocation,
     children::Children,
     fleet::load,
-    process::{Process, RunningProxy, Stage},
+    process::{DEFAULT_FILTER, Process, RunningProxy, Stage},
     proxy::{
         GatewayAddresses, GatewayListen, key_file_beside, start_gateway, start_sidecar, workers,
     },
@@ -41,8 +42,15 @@ const READY_LOOK: Duration = Duration::from_millis(20);
 /// `testudo server`.
 pub async fn server(invocation: &Invocation, arguments: ServerArguments) -> Outcome {
     let fleet = load(&arguments.fleet.fleet)?.fleet;
-    let (process, server) =
-        start_server(invocation, fleet, arguments.data, arguments.root_key_file).await?;
+    let filter = fleet.observability.log_filter.clone();
+    let (process, server) = start_server(
+        invocation,
+        &filter,
+        fleet,
+        arguments.data,
+        arguments.root_key_file,
+    )
+    .await?;
     say_generated(&server);
     remember(invocation, &server)?;
     process.ready(
@@ -63,6 +71,7 @@ pub async fn up(invocation: &Invocation, arguments: UpArguments) -> Outcome {
         .unwrap_or_else(|| key_file_beside(&data));
     let (mut process, server) = start_server(
         invocation,
+        filter_for_people(&fleet),
         fleet.clone(),
         Some(data.clone()),
         Some(key_file.clone()),
@@ -216,16 +225,24 @@ impl Proxies {
     }
 }
 
+/// What `up` logs: people at a terminal see what listens where, and of the log only what needs them.
+fn filter_for_people(fleet: &Fleet) -> &str {
+    let filter = fleet.observability.log_filter.as_str();
+    if filter == DEFAULT_FILTER && io::stderr().is_terminal() {
+        "warn"
+    } else {
+        filter
+    }
+}
+
 async fn start_server(
     invocation: &Invocation,
+    filter: &str,
     fleet: Fleet,
     data: Option<PathBuf>,
     root_key_file: Option<PathBuf>,
 ) -> Result<(Process, Server), Failure> {
-    let logs = (
-        fleet.observability.log_format,
-        fleet.observability.log_filter.as_str(),
-    );
+    let logs = (fleet.observability.log_format, filter);
     let process = Process::start(invocation, fleet.listen.ops, Some(logs)).await?;
     let data = data.unwrap_or_else(|| fleet.data.clone());
     let options = ServerOptions {
