@@ -57,12 +57,11 @@ impl Provider {
     /// # Errors
     /// The store fails.
     pub fn rotate_signing_keys_if_due(&self, caller: &Caller) -> Result<bool, Fault> {
-        let stored = self.load_signing_keys()?;
-        let due = self.clock.now().since(stored.record.rotated_at) >= SIGNING_KEY_ROTATION;
-        if due {
-            self.rotate_signing_keys(KeyRotation::Scheduled, caller)?;
-        }
-        Ok(due)
+        self.rotate_keys(
+            KeyRotation::Scheduled,
+            |keys, now| now.since(keys.rotated_at) >= SIGNING_KEY_ROTATION,
+            caller,
+        )
     }
 
     /// Rotates the signing keys now. Snapshots carry the published keys: distribute one afterwards.
@@ -70,9 +69,23 @@ impl Provider {
     /// # Errors
     /// The store fails.
     pub fn rotate_signing_keys(&self, why: KeyRotation, caller: &Caller) -> Result<(), Fault> {
-        until_settled(|| {
+        self.rotate_keys(why, |_, _| true, caller).map(|_| ())
+    }
+
+    /// Rotates the keys if they are `due`, as they are when the rotation is committed: another node may have been
+    /// faster, and twice at once would make a key sign that nobody has seen yet.
+    fn rotate_keys(
+        &self,
+        why: KeyRotation,
+        due: impl Fn(&SigningKeys, Timestamp) -> bool,
+        caller: &Caller,
+    ) -> Result<bool, Fault> {
+        let rotated = until_settled(|| {
             let Versioned { record, version } = self.load_signing_keys()?;
             let now = self.clock.now();
+            if !due(&record, now) {
+                return Ok(Some(false));
+            }
             let (rotated, outcome) = match why {
                 KeyRotation::Scheduled => (record.moved_up(now)?, "scheduled"),
                 KeyRotation::Compromise => (SigningKeys::generate(now)?, "compromise"),
@@ -81,10 +94,12 @@ impl Provider {
                 .target("identity provider")
                 .detail("why", outcome);
             let change = self.change().put(Expected::Version(version), &rotated);
-            Ok::<_, Fault>(change.report(report, caller).commit()?.then_some(()))
+            Ok::<_, Fault>(change.report(report, caller).commit()?.then_some(true))
         })?;
-        *self.keys.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        Ok(())
+        if rotated {
+            *self.keys.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+        Ok(rotated)
     }
 
     /// The keys, at most [`SIGNING_KEY_CACHE`] old.

@@ -1,10 +1,16 @@
 //! Signing keys and what is published of them.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
-use testudo_identity::{KeyRotation, Provider};
+use testudo_identity::{Journal, KeyRotation, Outbox, Provider, limits::SIGNING_KEY_ROTATION};
+use testudo_model::event::{Event, Outcome};
+use testudo_store::Transaction;
+use testudo_testkit::SeededEntropy;
 
-use crate::house::House;
+use crate::house::{House, settings};
 
 fn key_ids(provider: &Provider) -> Vec<String> {
     let jwks = provider.jwks().unwrap();
@@ -105,4 +111,39 @@ fn the_snapshot_names_the_issuer_the_audience_and_the_public_keys_alone() {
         (crate::house::ISSUER, "bookshop.example")
     );
     assert!(!issuer.jwks.contains("\"d\""), "a private key got out");
+}
+
+/// Lets another node rotate just before the first change of this one is committed.
+struct Overtaken(Mutex<Option<Box<dyn FnOnce() + Send>>>);
+
+impl Journal for Overtaken {
+    fn record(&self, transaction: Transaction, event: &Event) -> Transaction {
+        if let Some(other) = self.0.lock().unwrap().take() {
+            other();
+        }
+        Outbox.record(transaction, event)
+    }
+}
+
+#[test]
+fn of_two_nodes_that_find_the_keys_due_one_rotates_them() {
+    let house = House::new();
+    house.clock.advance(SIGNING_KEY_ROTATION);
+    let (other, caller) = (house.another_provider(2), house.caller.clone());
+    let rotation = move || {
+        let rotated = other.rotate_signing_keys_if_due(&caller).unwrap();
+        assert!(rotated);
+    };
+    let journal = Overtaken(Mutex::new(Some(Box::new(rotation))));
+    let slower = Provider::open(
+        &house.store,
+        settings(),
+        house.clock.clone(),
+        SeededEntropy::new(3),
+        Arc::new(journal),
+    );
+    let rotated = slower.unwrap().rotate_signing_keys_if_due(&house.caller);
+    assert!(!rotated.unwrap());
+    let events = house.events_named("signing_key.rotate", Outcome::Success);
+    assert_eq!(events.len(), 1);
 }
