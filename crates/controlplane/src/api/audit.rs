@@ -15,6 +15,10 @@ use testudo_runtime::with_causes;
 use super::{Administrator, Answer};
 use crate::{http::Refusal, plane::Plane};
 
+/// Events one `search` answer holds at most; the next page is asked for with `before`.
+const SEARCH_PAGE: usize = 500;
+/// Time after which a `search` answers with what it has.
+const SEARCH_TIME: Duration = Duration::from_secs(5);
 /// Leaves one `tail` answer holds at most.
 const TAIL_PAGE: usize = 500;
 /// Longest wait of a `tail`.
@@ -43,14 +47,17 @@ pub async fn search(State(plane): State<Arc<Plane>>, Query(search): Query<Search
             let filter = parse(plane, &search.filter)?;
             let mut items = Vec::new();
             let size = plane.ledger.size().map_err(|error| refusal(&error))?;
+            let limit = search.limit.clamp(1, SEARCH_PAGE);
             let mut before = search.before;
+            let began = plane.clock.monotonic_nanos();
+            let took = || Duration::from_nanos(plane.clock.monotonic_nanos().saturating_sub(began));
             // One call looks at a bounded number of leaves; going on is what the caller would do.
             loop {
-                let wanted = search.limit.saturating_sub(items.len());
+                let wanted = limit.saturating_sub(items.len());
                 let page = plane.ledger.search(&filter, before, wanted).map_err(|error| refusal(&error))?;
                 items.extend(page.entries.iter().map(entry));
                 before = page.next;
-                if before.is_none() || items.len() >= search.limit {
+                if before.is_none() || items.len() >= limit || took() >= SEARCH_TIME {
                     break;
                 }
             }
