@@ -53,6 +53,9 @@ pub const MAX_GRANT_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
 pub const MAX_SESSIONS_PER_USER: usize = 32;
 /// Grants of one session; a further one ends the oldest.
 pub const MAX_GRANTS_PER_SESSION: usize = 32;
+/// Grants of one user, also those that outlive their sessions; a further one ends the one unused for longest. Ending all
+/// must fit one transaction, or there would be users whom nobody can disable.
+pub const MAX_GRANTS_PER_USER: usize = 256;
 /// Age at which the signing key is due for rotation.
 pub const SIGNING_KEY_ROTATION: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Age of cached signing keys. A new key is published one rotation before it signs, so seconds do not matter.

@@ -96,6 +96,8 @@ impl Provider {
             }
         } else if let Ok(claims) = self.signed_claims(token)
             && claims.client_id == client.name().as_str()
+            // Once is enough: every entry goes to every proxy, and its event stays for ever.
+            && !self.is_revoked(&claims)?
         {
             self.take_back(Revoked::Token(claims.jti), caller)?;
         }

@@ -8,7 +8,9 @@ use testudo_store::{Expected, Versioned};
 use crate::{
     Caller, Fault, Provider,
     change::{Change, Report, until_settled},
-    limits::{MAX_COOKIE_BYTES, MAX_GRANTS_PER_SESSION, MAX_SESSIONS_PER_USER},
+    limits::{
+        MAX_COOKIE_BYTES, MAX_GRANTS_PER_SESSION, MAX_GRANTS_PER_USER, MAX_SESSIONS_PER_USER,
+    },
     records::{Authentication, Grant, Session, User},
     secret,
 };
@@ -227,16 +229,26 @@ impl Provider {
         Ok(change)
     }
 
-    /// Ends the oldest grant of a session that has as many as allowed.
+    /// Ends the oldest grant of a session, and the one a user has not used for longest, if there are as many as allowed.
     pub(crate) fn make_room_for_grant<'p>(
         &self,
         change: Change<'p>,
         login: &SessionId,
+        user: &UserId,
     ) -> Result<Change<'p>, Fault> {
-        let mut grants = self.tenant.find::<Grant>("login", login.as_str())?;
-        grants.sort_by_key(|grant| grant.record.created_at);
-        let surplus = (grants.len() + 1).saturating_sub(MAX_GRANTS_PER_SESSION);
-        Ok(grants.iter().take(surplus).fold(change, end_grant))
+        let grants = self.tenant.find::<Grant>("user", user.as_str())?;
+        let surplus = (grants.len() + 1).saturating_sub(MAX_GRANTS_PER_USER);
+        let (mut of_login, mut others): (Vec<_>, Vec<_>) = grants
+            .into_iter()
+            .partition(|grant| grant.record.login == *login);
+        of_login.sort_by_key(|grant| grant.record.created_at);
+        let surplus_of_login = (of_login.len() + 1).saturating_sub(MAX_GRANTS_PER_SESSION);
+        let kept = of_login.split_off(surplus_of_login);
+        let change = of_login.iter().fold(change, end_grant);
+        others.extend(kept);
+        others.sort_by_key(|grant| grant.record.used_at);
+        let surplus = surplus.saturating_sub(surplus_of_login);
+        Ok(others.iter().take(surplus).fold(change, end_grant))
     }
 
     fn session_by_cookie(&self, cookie: &str) -> Result<Option<Versioned<Session>>, Fault> {

@@ -88,7 +88,7 @@ impl Provider {
                 report.detail("grant_type", GrantType::AuthorizationCode.as_str()),
                 caller,
             );
-        let change = self.make_room_for_grant(change, &grant.login)?;
+        let change = self.make_room_for_grant(change, &grant.login, &grant.user)?;
         Ok(change.commit()?.then_some(tokens))
     }
 

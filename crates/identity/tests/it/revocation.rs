@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use testudo_identity::{EndReason, RevokeError, TokenRequest, UserInfoError};
+use testudo_identity::{Authorization, EndReason, RevokeError, TokenRequest, UserInfoError};
 use testudo_model::{
     event::Outcome,
     snapshot::{Revocation, Revoked},
 };
 
-use crate::house::{House, SECRET, code_of, form, native_request};
+use crate::house::{House, SECRET, claimed_request, code_of, form, native_request, query};
 
 fn revoke(house: &House, pairs: &[(&str, &str)]) -> Result<(), RevokeError> {
     let parameters = form(pairs);
@@ -50,6 +50,56 @@ fn revoking_an_access_token_takes_it_alone_back() {
             .refresh(tokens.refresh_token.as_deref().unwrap())
             .is_ok()
     );
+}
+
+#[test]
+fn revoking_a_token_again_adds_nothing_to_the_log_or_the_ledger() {
+    let house = House::new();
+    let tokens = house.tokens();
+    let form = [("client_id", "cli"), ("token", &*tokens.access_token)];
+    for _ in 0..3 {
+        revoke(&house, &form).unwrap();
+    }
+    assert_eq!(house.revocations().len(), 1);
+    assert_eq!(
+        house.events_named("revocation.add", Outcome::Success).len(),
+        1
+    );
+}
+
+#[test]
+fn a_user_with_all_the_grants_there_may_be_can_be_disabled() {
+    use testudo_identity::limits::{MAX_GRANTS_PER_SESSION, MAX_GRANTS_PER_USER};
+    let house = House::new();
+    let offline = claimed_request(&[("scope", "openid offline_access")]);
+    let mut first = None;
+    for _ in 0..=MAX_GRANTS_PER_USER / MAX_GRANTS_PER_SESSION {
+        let cookie = house.login_through(&offline).session_cookie;
+        for _ in 0..MAX_GRANTS_PER_SESSION {
+            let answer =
+                house
+                    .provider
+                    .authorize(&offline, Some(cookie.expose()), None, &house.caller);
+            let Authorization::Code { location } = answer.unwrap() else {
+                panic!("no code")
+            };
+            let tokens = house.redeem_claimed(&query(location.expose())["code"]);
+            first.get_or_insert(tokens.unwrap());
+            house.clock.advance(Duration::from_millis(1));
+        }
+    }
+    let grants = || -> usize {
+        let sessions = house.provider.sessions_of(&house.alice).unwrap();
+        sessions.iter().map(|session| session.grants.len()).sum()
+    };
+    assert_eq!(grants(), MAX_GRANTS_PER_USER);
+    let oldest = first.unwrap().refresh_token.unwrap();
+    assert!(house.refresh(&oldest).is_err(), "the oldest made room");
+    house
+        .provider
+        .disable_user(&house.alice, &house.caller)
+        .unwrap();
+    assert_eq!(grants(), 0);
 }
 
 #[test]
