@@ -20,6 +20,12 @@ pub fn follow(plane: &Arc<Plane>, drain: &Drain) {
     let mut subscription = plane.store.subscribe();
     let mut seen = subscription.told();
     loop {
+        if let Err(error) = plane.provider.report_unrecorded_refusals() {
+            error!(
+                error = with_causes(&error),
+                "refused token requests cannot be told of"
+            );
+        }
         if let Err(error) = plane.ledger.take::<OutboxEntry>() {
             warn!(
                 error = with_causes(&error),

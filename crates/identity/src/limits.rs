@@ -61,15 +61,28 @@ pub const SIGNING_KEY_ROTATION: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Age of cached signing keys. A new key is published one rotation before it signs, so seconds do not matter.
 pub const SIGNING_KEY_CACHE: Duration = Duration::from_secs(5);
 
-/// Failed logins for one name before answers are delayed.
+/// Failed logins for one name from one network before answers are delayed.
 pub const FREE_FAILURES_PER_NAME: u32 = 5;
+/// Failed logins for one name from everywhere, in one [`FAILURE_MEMORY`], before answers are delayed. One network gets to
+/// about a dozen of them, so it takes a hundred networks to slow down a user who is somewhere else.
+pub const FREE_FAILURES_PER_NAME_EVERYWHERE: u32 = 1_000;
 /// Failed logins from one address before answers are delayed; an office shares one address.
 pub const FREE_FAILURES_PER_SOURCE: u32 = 30;
-/// Longest delay. Each further failure doubles it from one second. Finite, so that a stranger can slow down a
-/// user's login but not lock them out for good.
+/// Longest delay. Each further failure doubles it from one second.
 pub const MAX_LOGIN_DELAY: Duration = Duration::from_secs(5 * 60);
 /// Quiet time after which failures are forgotten.
 pub const FAILURE_MEMORY: Duration = Duration::from_secs(60 * 60);
+
+/// Failed proofs of one client from one network before its requests are refused unseen.
+pub const FREE_FAILED_PROOFS_PER_CLIENT: u32 = 20;
+/// Time in which such a client gets one more attempt.
+pub const FAILED_PROOF_REFILL_PER_CLIENT: Duration = Duration::from_secs(5);
+/// Failed proofs of all clients from one network before all requests from there are refused unseen.
+pub const FREE_FAILED_PROOFS: u32 = 200;
+/// Time in which such a network gets one more attempt.
+pub const FAILED_PROOF_REFILL: Duration = Duration::from_secs(1);
+/// Clients and networks whose failures are remembered, about 100 bytes each.
+pub const MAX_FAILED_PROOF_SOURCES: usize = 16_384;
 
 /// Times a change is tried again when somebody else was faster.
 pub const MAX_ATTEMPTS: usize = 16;

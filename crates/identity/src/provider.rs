@@ -2,11 +2,13 @@
 
 use std::sync::{Arc, Mutex};
 
-use testudo_model::{Clock, Entropy, SpiffeId, TenantName, snapshot::Issuer};
+use testudo_model::{Clock, Entropy, RefusalBudget, SpiffeId, TenantName, snapshot::Issuer};
 use testudo_store::{Store, Tenant};
 use url::Url;
 
-use crate::{Fault, Journal, flow::FlowSeal, keys::KeyCache, revocation::RevocationView};
+use crate::{
+    Fault, Journal, flow::FlowSeal, keys::KeyCache, revocation::RevocationView, token::FailedProofs,
+};
 
 /// What a provider is told.
 #[derive(Debug, Clone)]
@@ -32,6 +34,8 @@ pub struct Provider {
     pub(crate) flow_seal: FlowSeal,
     pub(crate) keys: KeyCache,
     pub(crate) revocations: Mutex<RevocationView>,
+    pub(crate) refusals: RefusalBudget,
+    pub(crate) failed_proofs: FailedProofs,
 }
 
 impl Provider {
@@ -58,6 +62,8 @@ impl Provider {
             flow_seal,
             keys: KeyCache::default(),
             revocations: Mutex::default(),
+            refusals: RefusalBudget::default(),
+            failed_proofs: FailedProofs::default(),
         };
         provider.signing_keys()?;
         Ok(provider)

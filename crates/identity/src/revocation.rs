@@ -84,7 +84,7 @@ impl Provider {
             return Err(RevokeError::Token);
         }
         let token = request.parameters.get("token").ok_or(RevokeError::Token)?;
-        let client = self.authenticate_client(request)?;
+        let client = self.authenticate_client(request, caller)?;
         if let Ok(refresh_token) = token.parse::<RefreshToken>() {
             let stored = self
                 .tenant

@@ -4,6 +4,7 @@
 //! ([`Clock`], [`Entropy`]). The two planes meet only in [`snapshot`] (what a proxy enforces) and [`event`]
 //! (what it reports).
 
+mod bucket;
 mod claims;
 mod clock;
 mod entropy;
@@ -14,6 +15,7 @@ mod network;
 mod path;
 mod problem;
 mod redacted;
+mod refusals;
 mod service;
 mod spiffe;
 
@@ -21,6 +23,7 @@ pub mod event;
 pub mod limits;
 pub mod snapshot;
 
+pub use bucket::Buckets;
 pub use claims::{
     ACCESS_TOKEN_TYPE, AccessTokenClaims, Confirmation, RequestContext, TRANSACTION_TOKEN_HEADER,
     TRANSACTION_TOKEN_TYPE, TokenContext, TransactionClaims,
@@ -40,6 +43,7 @@ pub use network::SourceNetwork;
 pub use path::{CanonicalPath, PathError};
 pub use problem::Problem;
 pub use redacted::Redacted;
+pub use refusals::RefusalBudget;
 pub use service::{
     ActionClass, Exposure, InvalidPathPattern, IpLists, LimitKey, PathPattern, RateLimit, Route,
     Service, ServiceProtocol, UserRequirement,

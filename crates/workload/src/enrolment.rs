@@ -10,7 +10,8 @@ use testudo_model::{
 use testudo_trust::{Svid, SvidKey, certificate_thumbprint, certificate_times};
 
 use crate::{
-    Caller, PublishedBundle, ShownCertificate, WorkloadError, WorkloadRole, Workloads, sink::Fact,
+    Caller, EventNotRecorded, PublishedBundle, ShownCertificate, WorkloadError, WorkloadRole,
+    Workloads, sink::Fact,
 };
 
 /// Life of a web certificate. Browsers and command-line clients tolerate less skew than proxies renew.
@@ -67,9 +68,37 @@ impl Workloads {
         let enrolled = self.try_enrol(credential, request_der);
         match &enrolled {
             Ok(enrolment) => self.record_issue("workload.enrol", &enrolment.issued, caller)?,
-            Err(error) => self.record_refusal("workload.enrol", None, error, caller)?,
+            Err(error) => {
+                // Anybody may ask, so not everybody gets a row of the ledger.
+                if self
+                    .refusals
+                    .admits(caller.source_ip, self.clock.monotonic_nanos())
+                {
+                    self.record_refusal("workload.enrol", None, error, caller)?;
+                }
+                self.report_unrecorded_refusals()?;
+            }
         }
         enrolled
+    }
+
+    /// Tells in one event how many refused enrolments got none of their own, at most once a minute. For a reconciler to
+    /// call now and then, so that the last of a flood are told too.
+    ///
+    /// # Errors
+    /// The event could not be recorded.
+    pub fn report_unrecorded_refusals(&self) -> Result<(), EventNotRecorded> {
+        let Some(count) = self.refusals.summary(self.clock.monotonic_nanos()) else {
+            return Ok(());
+        };
+        self.record(Fact {
+            class: EventClass::DetectionFinding,
+            activity: "workload.refusals",
+            outcome: Outcome::Denied,
+            caller: &Caller::default(),
+            target: self.trust_domain.to_string(),
+            details: vec![("count", count.into())],
+        })
     }
 
     /// A new certificate for a workload that showed its current one, which may have ended lately.

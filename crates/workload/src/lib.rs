@@ -29,7 +29,7 @@ pub use lineage::ShownCertificate;
 pub use registration::{Declared, FleetIdentities, Registration, WorkloadRole};
 pub use sink::{Caller, EventNotRecorded, EventSink};
 
-use testudo_model::{Clock, Entropy, TenantName, Timestamp, TrustDomain};
+use testudo_model::{Clock, Entropy, RefusalBudget, TenantName, Timestamp, TrustDomain};
 use testudo_store::{Store, Tenant};
 
 /// What [`Workloads::open`] needs.
@@ -57,6 +57,7 @@ pub struct Workloads {
     entropy: Arc<dyn Entropy>,
     sink: Arc<dyn EventSink>,
     started_at: Timestamp,
+    refusals: RefusalBudget,
 }
 
 impl Workloads {
@@ -74,6 +75,7 @@ impl Workloads {
             clock: options.clock,
             entropy: options.entropy,
             sink: options.sink,
+            refusals: RefusalBudget::default(),
         };
         workloads.found()?;
         Ok(workloads)

@@ -10,7 +10,7 @@ use axum::{
 };
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::Value;
-use testudo_identity::{Fault, OauthError, TokenRequest, paths};
+use testudo_identity::{Caller, Fault, OauthError, Provider, TokenRequest, paths};
 
 use super::{
     Refusal,
@@ -34,18 +34,7 @@ pub fn routes() -> Router<Arc<Plane>> {
 
 /// `POST /oauth2/token` (RFC 6749 section 3.2).
 async fn token(State(plane): State<Arc<Plane>>, request: Request) -> Result<Response, Refusal> {
-    let form = Form::read(request, &*plane.entropy).await?;
-    let answered = plane
-        .hashing(move |plane| {
-            let peer = plane.standing(form.workload.as_ref());
-            let request = TokenRequest {
-                parameters: &form.parameters,
-                authorization: authorization(&form.headers),
-                peer: peer.as_ref(),
-            };
-            plane.provider.token(&request, &form.caller)
-        })
-        .await?;
+    let answered = answer(plane, request, Provider::token).await?;
     Ok(match answered {
         Ok(tokens) => no_store(Json(tokens).into_response()),
         Err(error) => oauth_error(&error.to_oauth()),
@@ -54,21 +43,46 @@ async fn token(State(plane): State<Arc<Plane>>, request: Request) -> Result<Resp
 
 /// `POST /oauth2/revoke` (RFC 7009).
 async fn revoke(State(plane): State<Arc<Plane>>, request: Request) -> Result<Response, Refusal> {
-    let form = Form::read(request, &*plane.entropy).await?;
-    let answered = plane
-        .hashing(move |plane| {
-            let peer = plane.standing(form.workload.as_ref());
-            let request = TokenRequest {
-                parameters: &form.parameters,
-                authorization: authorization(&form.headers),
-                peer: peer.as_ref(),
-            };
-            plane.provider.revoke(&request, &form.caller)
-        })
-        .await?;
+    let answered = answer(plane, request, Provider::revoke).await?;
     Ok(match answered {
         Ok(()) => no_store(StatusCode::OK.into_response()),
         Err(error) => oauth_error(&error.to_oauth()),
+    })
+}
+
+/// Handles a request of a client. One whose proof takes a slow hash takes its turn among the logins; the others do not
+/// wait for those.
+async fn answer<T: Send + 'static>(
+    plane: Arc<Plane>,
+    request: Request,
+    handle: fn(&Provider, &TokenRequest<'_>, &Caller) -> T,
+) -> Result<T, Refusal> {
+    let form = Arc::new(Form::read(request, &*plane.entropy).await?);
+    let asked = Arc::clone(&form);
+    let quick = move |plane: &Plane| {
+        with_request(plane, &asked, |request| {
+            let slow = plane.provider.costs_a_hash(request)?;
+            Ok((!slow).then(|| handle(&plane.provider, request, &asked.caller)))
+        })
+    };
+    let answered: Result<Option<T>, Fault> = plane.blocking(quick).await?;
+    if let Some(answer) = answered.map_err(|fault| Refusal::internal(&fault))? {
+        return Ok(answer);
+    }
+    let slow = move |plane: &Plane| {
+        with_request(plane, &form, |request| {
+            handle(&plane.provider, request, &form.caller)
+        })
+    };
+    plane.hashing(slow).await
+}
+
+fn with_request<T>(plane: &Plane, form: &Form, handle: impl FnOnce(&TokenRequest<'_>) -> T) -> T {
+    let peer = plane.standing(form.workload.as_ref());
+    handle(&TokenRequest {
+        parameters: &form.parameters,
+        authorization: authorization(&form.headers),
+        peer: peer.as_ref(),
     })
 }
 

@@ -42,6 +42,7 @@ pub fn turn(
     }
     distribution.publish_bundle(published.version, &published.bundle);
     workloads.sweep()?;
+    workloads.report_unrecorded_refusals()?;
     // Published by whoever changed them, here or in another control plane.
     if let Err(error) = distribution.publish_endpoints(&workloads.endpoints()?) {
         tracing::error!(%error, "endpoints could not be published");

@@ -5,11 +5,14 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use testudo_model::{ClientName, Redacted};
 use url::form_urlencoded;
 
-use super::TokenRequest;
+use super::{TokenRequest, failed_proofs::Suspect};
 use crate::{
-    ErrorCode, Fault, OauthError, Peer, Provider,
+    Caller, ErrorCode, Fault, OauthError, Peer, Provider,
     limits::{MAX_AUTHORIZATION_BYTES, MAX_CLIENT_SECRET_BYTES},
-    records::{Client, ClientKind, GrantType, Holder, NameClaim, SecretCredential, ServiceAccount},
+    records::{
+        Client, ClientKind, ClientSecret, GrantType, Holder, NameClaim, SecretCredential,
+        SecretVerifier, ServiceAccount,
+    },
 };
 
 /// A client that proved who it is.
@@ -94,6 +97,9 @@ pub enum ClientAuthenticationError {
         /// Whether it tried `Basic`, which the answer must then name.
         basic: bool,
     },
+    /// Too many failures for this client, or of all clients, from where the request came.
+    #[error("too many failed attempts to prove who the client is; wait a little and try again")]
+    Throttled,
     /// Our fault.
     #[error("the client could not be authenticated")]
     Unavailable(#[from] Fault),
@@ -111,6 +117,7 @@ impl ClientAuthenticationError {
             Self::MalformedHeader => (ErrorCode::InvalidClient, 401, true),
             Self::Unnamed => (ErrorCode::InvalidClient, 401, false),
             Self::Failed { basic } => (ErrorCode::InvalidClient, 401, *basic),
+            Self::Throttled => (ErrorCode::TemporarilyUnavailable, 429, false),
             Self::Unavailable(fault) if fault.is_transient() => {
                 (ErrorCode::TemporarilyUnavailable, 503, false)
             }
@@ -185,12 +192,49 @@ fn url_decode(text: &str) -> String {
 }
 
 impl Provider {
+    /// Whether handling `request` takes an Argon2 hash, because its client has a secret that is stored as one: then
+    /// call [`token`](Self::token) or [`revoke`](Self::revoke) from the bounded pool that logins use.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn costs_a_hash(&self, request: &TokenRequest<'_>) -> Result<bool, Fault> {
+        let credentials = ClientCredentials::of(request).ok();
+        let named = credentials
+            .filter(|credentials| credentials.client_secret.is_some())
+            .and_then(|credentials| credentials.client_id?.parse::<ClientName>().ok());
+        let Some(name) = named else {
+            return Ok(false);
+        };
+        let secrets = self.valid_secrets(&name)?;
+        Ok(secrets
+            .iter()
+            .any(|secret| matches!(secret.verifier, SecretVerifier::Argon2id(_))))
+    }
+
     /// Who sends this request, proven.
     pub(crate) fn authenticate_client(
         &self,
         request: &TokenRequest<'_>,
+        caller: &Caller,
     ) -> Result<AuthenticatedClient, ClientAuthenticationError> {
         let credentials = ClientCredentials::of(request)?;
+        let suspect = Suspect::new(credentials.client_id.as_deref(), caller.source_ip);
+        let now = self.clock.monotonic_nanos();
+        if self.failed_proofs.are_too_many(&suspect, now) {
+            return Err(ClientAuthenticationError::Throttled);
+        }
+        let authenticated = self.prove_client(request, &credentials);
+        if let Err(ClientAuthenticationError::Failed { .. }) = &authenticated {
+            self.failed_proofs.add(suspect, now);
+        }
+        authenticated
+    }
+
+    fn prove_client(
+        &self,
+        request: &TokenRequest<'_>,
+        credentials: &ClientCredentials,
+    ) -> Result<AuthenticatedClient, ClientAuthenticationError> {
         let failed = ClientAuthenticationError::Failed {
             basic: credentials.basic,
         };
@@ -257,16 +301,20 @@ impl Provider {
         if given.expose().len() > MAX_CLIENT_SECRET_BYTES {
             return Ok(false);
         }
+        // All are compared, so that the time does not tell which one matched.
+        let valid = self.valid_secrets(holder)?;
+        let accepts = |matched, secret: &ClientSecret| secret.verifier.accepts(given) | matched;
+        Ok(valid.iter().fold(false, accepts))
+    }
+
+    fn valid_secrets(&self, holder: &ClientName) -> Result<Vec<ClientSecret>, Fault> {
         let now = self.clock.now();
         let stored = self.tenant.get::<SecretCredential>(holder.as_str())?;
-        let secrets = stored
+        let mut secrets = stored
             .map(|stored| stored.record.secrets)
             .unwrap_or_default();
-        let valid = secrets
-            .iter()
-            .filter(|s| s.expires_at.is_none_or(|expires| now < expires));
-        // All are compared, so that the time does not tell which one matched.
-        Ok(valid.fold(false, |matched, s| s.verifier.accepts(given) | matched))
+        secrets.retain(|secret| secret.expires_at.is_none_or(|expires| now < expires));
+        Ok(secrets)
     }
 }
 

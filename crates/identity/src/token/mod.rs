@@ -3,6 +3,7 @@
 mod authorization_code;
 mod client_authentication;
 mod client_credentials;
+mod failed_proofs;
 mod refresh_token;
 
 use std::fmt;
@@ -20,6 +21,7 @@ use crate::{
 
 pub use client_authentication::ClientAuthenticationError;
 pub(crate) use client_authentication::{AuthenticatedClient, ClientHolder};
+pub(crate) use failed_proofs::FailedProofs;
 pub(crate) use refresh_token::RefreshToken;
 
 /// A request at the token or revocation endpoint.
@@ -155,7 +157,9 @@ impl TokenError {
 
 impl Provider {
     /// Handles a token request. Refusals are events too, except those that anybody can cause without naming a
-    /// grant or proving anything.
+    /// grant or proving anything, and as far as there are not too many ([`testudo_model::RefusalBudget`]).
+    ///
+    /// It costs an Argon2 hash if [`costs_a_hash`](Self::costs_a_hash) says so.
     ///
     /// # Errors
     /// See [`TokenError`]; [`TokenError::to_oauth`] is the answer.
@@ -168,9 +172,30 @@ impl Provider {
         if let Err(error) = &result
             && let Some(report) = refusal(error, request.parameters)
         {
-            self.report(report, caller)?;
+            if self
+                .refusals
+                .admits(caller.source_ip, self.clock.monotonic_nanos())
+            {
+                self.report(report, caller)?;
+            }
+            self.report_unrecorded_refusals()?;
         }
         result
+    }
+
+    /// Tells in one event how many refused token requests got none of their own, at most once a minute. For a
+    /// reconciler to call now and then, so that the last of a flood are told too.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn report_unrecorded_refusals(&self) -> Result<(), Fault> {
+        let Some(count) = self.refusals.summary(self.clock.monotonic_nanos()) else {
+            return Ok(());
+        };
+        let report = Report::new(EventClass::DetectionFinding, "token.refusals")
+            .denied("more refused token requests than are recorded one by one")
+            .detail("count", count);
+        self.report(report, &Caller::default())
     }
 
     fn grant_token(
@@ -186,7 +211,7 @@ impl Provider {
             .get("grant_type")
             .ok_or(TokenError::Missing("grant_type"))?;
         let grant_type = GrantType::parse(grant_type).ok_or(TokenError::UnsupportedGrantType)?;
-        let client = self.authenticate_client(request)?;
+        let client = self.authenticate_client(request, caller)?;
         if !client.may_use(grant_type) {
             return Err(TokenError::UnauthorizedClient);
         }

@@ -3,10 +3,14 @@
 use std::time::Duration;
 
 use testudo_identity::{
-    ClientKind, ClientProfile, GrantType, NewSecret, Peer, ServiceAccountProfile, TokenError,
-    TokenRequest, TokenResponse,
+    Caller, ClientKind, ClientProfile, GrantType, NewSecret, Peer, ServiceAccountProfile,
+    TokenError, TokenRequest, TokenResponse,
 };
-use testudo_model::{AccessTokenClaims, Redacted, snapshot::Revoked};
+use testudo_model::{
+    AccessTokenClaims, Redacted,
+    event::{Detail, Outcome},
+    snapshot::Revoked,
+};
 use testudo_trust::hash_password;
 
 use crate::house::{House, SECRET, THUMBPRINT, form, restock_peer};
@@ -286,4 +290,109 @@ fn a_web_client_can_run_as_a_workload_and_its_user_tokens_are_bound() {
             .user_info(&tokens.access_token, Some(&other))
             .is_err()
     );
+}
+
+fn ask_from(house: &House, source: [u8; 4], pairs: &[(&str, &str)]) -> Result<(), TokenError> {
+    let mut all = vec![("grant_type", "client_credentials")];
+    all.extend(pairs);
+    let parameters = form(&all);
+    let request = TokenRequest {
+        parameters: &parameters,
+        authorization: None,
+        peer: None,
+    };
+    let caller = Caller {
+        source_ip: Some(source.into()),
+        ..Caller::default()
+    };
+    house.provider.token(&request, &caller).map(|_| ())
+}
+
+#[test]
+fn who_guesses_client_secrets_has_to_wait_and_is_in_nobody_else_s_way() {
+    let house = House::new();
+    let (guesser, owner) = ([198, 51, 100, 1], [203, 0, 113, 1]);
+    let wrong = [("client_id", "restock"), ("client_secret", "wrong")];
+    let right = [("client_id", "restock"), ("client_secret", SECRET)];
+    let mut guesses = 0;
+    let stopped = loop {
+        let error = ask_from(&house, guesser, &wrong).unwrap_err().to_oauth();
+        if error.status != 401 {
+            break error;
+        }
+        guesses += 1;
+        assert!(guesses < 100);
+    };
+    assert_eq!((stopped.status, guesses), (429, 20));
+    // The right one is not told from a wrong one, until some time has passed.
+    assert!(ask_from(&house, guesser, &right).is_err());
+    ask_from(&house, owner, &right).unwrap();
+    house.clock.advance(Duration::from_secs(5));
+    ask_from(&house, guesser, &right).unwrap();
+    // Names that nobody has are no way around it.
+    let unknown = |n: u32| {
+        let name = format!("client-{n}");
+        ask_from(&house, guesser, &[("client_id", &name)]).unwrap_err()
+    };
+    let throttled = (0..1000).find(|n| unknown(*n).to_oauth().status == 429);
+    assert!(throttled.is_some_and(|n| n <= 200), "{throttled:?}");
+}
+
+#[test]
+fn only_a_secret_that_is_stored_as_a_slow_hash_costs_one() {
+    let house = House::new();
+    let slow = NewSecret::Hash(Redacted::new(hash_password(
+        &Redacted::new("a word".to_owned()),
+        &*testudo_testkit::SeededEntropy::new(1),
+    )));
+    let account = ServiceAccountProfile::default();
+    house
+        .provider
+        .create_service_account(&"words".parse().unwrap(), account, &slow, &house.caller)
+        .unwrap();
+    let costs = |pairs: &[(&str, &str)]| {
+        let parameters = form(pairs);
+        let request = TokenRequest {
+            parameters: &parameters,
+            authorization: None,
+            peer: None,
+        };
+        house.provider.costs_a_hash(&request).unwrap()
+    };
+    assert!(costs(&[("client_id", "words"), ("client_secret", "x")]));
+    assert!(!costs(&[("client_id", "words")]));
+    assert!(!costs(&[("client_id", "restock"), ("client_secret", "x")]));
+    assert!(!costs(&[("client_id", "nobody"), ("client_secret", "x")]));
+    assert!(!costs(&[("client_id", "cli"), ("refresh_token", "x")]));
+}
+
+#[test]
+fn a_flood_of_refusals_is_a_few_events_and_a_count() {
+    let house = House::new();
+    let refused = || house.events_named("token.issue", Outcome::Denied).len();
+    let before = refused();
+    for _ in 0..500 {
+        let parameters = form(&[
+            ("grant_type", "refresh_token"),
+            ("client_id", "cli"),
+            ("refresh_token", "x"),
+        ]);
+        let request = TokenRequest {
+            parameters: &parameters,
+            authorization: None,
+            peer: None,
+        };
+        house.provider.token(&request, &house.caller).unwrap_err();
+    }
+    assert_eq!(refused() - before, 20);
+    house.provider.report_unrecorded_refusals().unwrap();
+    house.clock.advance(Duration::from_secs(60));
+    house.provider.report_unrecorded_refusals().unwrap();
+    house.provider.report_unrecorded_refusals().unwrap();
+    let summaries = house.events_named("token.refusals", Outcome::Denied);
+    let counts: Vec<_> = summaries
+        .iter()
+        .map(|event| &event.details["count"])
+        .collect();
+    assert_eq!(counts, [&Detail::Number(480)]);
 }

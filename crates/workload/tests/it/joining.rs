@@ -5,7 +5,10 @@ use std::{
     thread,
 };
 
-use testudo_model::{JoinToken, Redacted, event::Outcome};
+use testudo_model::{
+    JoinToken, Redacted,
+    event::{Detail, Outcome},
+};
 use testudo_trust::{sha256, spiffe_id_of};
 use testudo_workload::{Caller, JoinTokenRequest, WorkloadError};
 
@@ -234,4 +237,34 @@ fn no_event_carries_a_secret() {
     let events = format!("{:?}", fleet.events.taken.lock().unwrap());
     assert!(!events.contains(secret.expose()));
     assert!(!format!("{:?}", fleet.workloads.join_tokens().unwrap()).contains(secret.expose()));
+}
+
+#[test]
+fn a_flood_of_guessed_tokens_is_a_few_events_and_a_count() {
+    let fleet = Fleet::new();
+    let caller = Caller {
+        source_ip: Some([198, 51, 100, 1].into()),
+        ..Caller::default()
+    };
+    let guess = Redacted::new("join_00000000000000000000000000.guess".to_owned());
+    for _ in 0..500 {
+        fleet
+            .workloads
+            .enrol(&guess, &request(), &caller)
+            .unwrap_err();
+    }
+    fleet.clock.advance(std::time::Duration::from_secs(60));
+    for _ in 0..2 {
+        fleet.workloads.report_unrecorded_refusals().unwrap();
+    }
+    let events = fleet.events.taken.lock().unwrap().clone();
+    let count = |activity: &str| {
+        events
+            .iter()
+            .filter(|event| event.activity == activity)
+            .count()
+    };
+    assert_eq!(count("workload.enrol"), 20);
+    assert_eq!(count("workload.refusals"), 1);
+    assert_eq!(events.last().unwrap().details["count"], Detail::Number(480));
 }
