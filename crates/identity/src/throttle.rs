@@ -1,4 +1,6 @@
-//! Slowing down whoever guesses passwords, by name and by address.
+//! Slowing down whoever guesses passwords: by name and network together, by network, and, far more generously, by name.
+//!
+//! A stranger who keeps guessing at a name is in nobody's way but their own: the name's owner comes from another network.
 //!
 //! An attempt is counted before the password is looked at and taken back if it was right: parallel guesses
 //! cannot slip past a counter that is only raised afterwards. Names that do not exist are counted like those
@@ -7,44 +9,72 @@
 use std::{net::IpAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use testudo_model::{Timestamp, Username, event::EventClass};
+use testudo_model::{SourceNetwork, Timestamp, Username, event::EventClass};
 use testudo_store::{Expected, Record, Versioned};
 
 use crate::{
     Caller, Fault, Provider,
     change::{Change, Report, until_settled},
-    limits::{FAILURE_MEMORY, FREE_FAILURES_PER_NAME, FREE_FAILURES_PER_SOURCE, MAX_LOGIN_DELAY},
+    limits::{
+        FAILURE_MEMORY, FREE_FAILURES_PER_NAME, FREE_FAILURES_PER_NAME_EVERYWHERE,
+        FREE_FAILURES_PER_SOURCE, MAX_LOGIN_DELAY,
+    },
 };
 
 /// What an attempt is counted under.
 pub(crate) struct Attempt {
-    keys: Vec<(String, u32)>,
+    counts: Vec<Count>,
+}
+
+struct Count {
+    key: String,
+    /// Failures without delay.
+    free: u32,
+    span: Span,
+    /// Whether a success forgets them all.
+    forgiving: bool,
+}
+
+/// When counting starts afresh.
+#[derive(Clone, Copy)]
+enum Span {
+    /// After a quiet time.
+    Quiet,
+    /// A time after it began. Otherwise a slow stream of failures would add up to any number.
+    Fixed,
 }
 
 impl Attempt {
     /// An attempt to log in as `username` (if the typed text can be one) from the caller's address.
     pub(crate) fn new(username: Option<&Username>, source: Option<IpAddr>) -> Self {
-        let by_name = username.map(|name| (format!("name:{name}"), FREE_FAILURES_PER_NAME));
-        let by_source = source.map(|address| {
-            (
-                format!("source:{}", network(address)),
-                FREE_FAILURES_PER_SOURCE,
-            )
+        let network = source.map(SourceNetwork::of);
+        let from = network.map_or_else(|| "here".to_owned(), |network| network.to_string());
+        let by_name = username.map(|name| {
+            [
+                Count {
+                    key: format!("name:{name} from {from}"),
+                    free: FREE_FAILURES_PER_NAME,
+                    span: Span::Quiet,
+                    forgiving: true,
+                },
+                Count {
+                    key: format!("name:{name}"),
+                    free: FREE_FAILURES_PER_NAME_EVERYWHERE,
+                    span: Span::Fixed,
+                    forgiving: false,
+                },
+            ]
+        });
+        // One good account must not be a licence to guess others.
+        let by_source = network.map(|network| Count {
+            key: format!("source:{network}"),
+            free: FREE_FAILURES_PER_SOURCE,
+            span: Span::Quiet,
+            forgiving: false,
         });
         Self {
-            keys: by_name.into_iter().chain(by_source).collect(),
+            counts: by_name.into_iter().flatten().chain(by_source).collect(),
         }
-    }
-}
-
-/// Addresses that one customer of a provider can change at will count as one: IPv6 by /64.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => {
-            let mask = !0_u128 << 64;
-            IpAddr::V6((u128::from(address) & mask).into())
-        }
-        v4 @ IpAddr::V4(_) => v4,
     }
 }
 
@@ -58,7 +88,8 @@ impl Provider {
         let outcome = until_settled(|| {
             let now = self.clock.now();
             let mut change = self.change();
-            for (key, free) in &attempt.keys {
+            for count in &attempt.counts {
+                let key = &count.key;
                 let stored = self.tenant.get::<Failures>(key)?;
                 let before = stored
                     .as_ref()
@@ -67,8 +98,8 @@ impl Provider {
                 if !wait.is_zero() {
                     return Ok(Some(Err(wait)));
                 }
-                let after = before.with_one_more(now, *free);
-                if after.count == free + 1 {
+                let after = before.with_one_more(now, count.free, count.span);
+                if after.count == count.free + 1 {
                     let report = Report::new(EventClass::DetectionFinding, "login.throttle")
                         .denied("too many failed logins")
                         .target(key);
@@ -85,18 +116,17 @@ impl Provider {
         }
     }
 
-    /// Takes the count of a successful attempt back. The name starts afresh; the address only loses this one
-    /// attempt, or one good account would be a licence to guess others.
+    /// Takes a successful attempt back: where it shows who guessed, all failures with it, elsewhere itself alone.
     pub(crate) fn forgive<'p>(
         &self,
         mut change: Change<'p>,
         attempt: &Attempt,
     ) -> Result<Change<'p>, Fault> {
-        for (key, free) in &attempt.keys {
-            if key.starts_with("name:") {
-                change = change.delete::<Failures>(Expected::Any, key);
-            } else if let Some(stored) = self.tenant.get::<Failures>(key)? {
-                let after = stored.record.clone().with_one_less(*free);
+        for count in &attempt.counts {
+            if count.forgiving {
+                change = change.delete::<Failures>(Expected::Any, &count.key);
+            } else if let Some(stored) = self.tenant.get::<Failures>(&count.key)? {
+                let after = stored.record.clone().with_one_less(count.free);
                 change = change.put(Expected::Version(stored.version), &after);
             }
         }
@@ -113,6 +143,7 @@ fn expected(stored: Option<&Versioned<Failures>>) -> Expected {
 struct Failures {
     key: String,
     count: u32,
+    first_at: Timestamp,
     last_at: Timestamp,
     blocked_until: Timestamp,
 }
@@ -123,14 +154,20 @@ impl Failures {
         Self {
             key: key.to_owned(),
             count: 0,
+            first_at: never,
             last_at: never,
             blocked_until: never,
         }
     }
 
-    fn with_one_more(mut self, now: Timestamp, free: u32) -> Self {
-        if now.since(self.last_at) >= FAILURE_MEMORY {
+    fn with_one_more(mut self, now: Timestamp, free: u32, span: Span) -> Self {
+        let begin = match span {
+            Span::Quiet => self.last_at,
+            Span::Fixed => self.first_at,
+        };
+        if self.count == 0 || now.since(begin) >= FAILURE_MEMORY {
             self.count = 0;
+            self.first_at = now;
         }
         self.count = self.count.saturating_add(1);
         self.last_at = now;
@@ -180,24 +217,43 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv6_customer_counts_as_one_and_a_mapped_ipv4_address_as_itself() {
-        let parse = |text: &str| text.parse::<IpAddr>().unwrap();
-        assert_eq!(
-            network(parse("2001:db8::1")),
-            network(parse("2001:db8::ffff:2"))
-        );
-        assert_ne!(
-            network(parse("2001:db8::1")),
-            network(parse("2001:db8:0:1::1"))
-        );
-        assert_eq!(network(parse("::ffff:192.0.2.1")), parse("192.0.2.1"));
+    fn failures_are_forgotten_after_a_quiet_time() {
+        let start = Timestamp::from_unix_seconds(1_000_000);
+        let many = (0..20).fold(Failures::none("name:x"), |f, _| {
+            f.with_one_more(start, 5, Span::Quiet)
+        });
+        assert_eq!(many.count, 20);
+        let next = many.with_one_more(start + FAILURE_MEMORY, 5, Span::Quiet);
+        assert_eq!(next.count, 1);
     }
 
     #[test]
-    fn failures_are_forgotten_after_a_quiet_time() {
-        let start = Timestamp::from_unix_seconds(1_000_000);
-        let many = (0..20).fold(Failures::none("name:x"), |f, _| f.with_one_more(start, 5));
-        assert_eq!(many.count, 20);
-        assert_eq!(many.with_one_more(start + FAILURE_MEMORY, 5).count, 1);
+    fn a_name_is_counted_by_network_and_far_more_generously_over_all_of_them() {
+        let name: Username = "alice".parse().unwrap();
+        let free = |source: &str| -> std::collections::BTreeMap<String, u32> {
+            let attempt = Attempt::new(Some(&name), Some(source.parse().unwrap()));
+            let counts = attempt.counts.into_iter();
+            counts.map(|count| (count.key, count.free)).collect()
+        };
+        let (one, other) = (free("192.0.2.1"), free("198.51.100.1"));
+        let shared: Vec<u32> = one
+            .iter()
+            .filter(|(key, _)| other.contains_key(*key))
+            .map(|(_, free)| *free)
+            .collect();
+        assert_eq!(shared, [FREE_FAILURES_PER_NAME_EVERYWHERE]);
+        assert_eq!((one.len(), other.len()), (3, 3));
+    }
+
+    #[test]
+    fn failures_that_never_pause_add_up_within_a_fixed_span_only() {
+        let mut now = Timestamp::from_unix_seconds(1_000_000);
+        let (mut fixed, mut quiet) = (Failures::none("x"), Failures::none("y"));
+        for _ in 0..60 {
+            fixed = fixed.with_one_more(now, 5, Span::Fixed);
+            quiet = quiet.with_one_more(now, 5, Span::Quiet);
+            now = now + FAILURE_MEMORY / 20;
+        }
+        assert_eq!((fixed.count, quiet.count), (20, 60));
     }
 }

@@ -223,7 +223,7 @@ fn guessing_at_one_name_is_slowed_down_whether_it_exists_or_not() {
     for name in ["alice", "nobody-of-this-name"] {
         let house = House::new();
         let from = |n: u8| Caller {
-            source_ip: Some(IpAddr::from([198, 51, 100, n])),
+            source_ip: Some(IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, u16::from(n)])),
             ..Caller::default()
         };
         for n in 0..6 {
@@ -248,6 +248,31 @@ fn guessing_at_one_name_is_slowed_down_whether_it_exists_or_not() {
             "{longer:?}"
         );
     }
+}
+
+#[test]
+fn whoever_keeps_guessing_at_a_name_does_not_keep_its_owner_out() {
+    let house = House::new();
+    let stranger = Caller {
+        source_ip: Some(IpAddr::from([198, 51, 100, 1])),
+        ..Caller::default()
+    };
+    for _ in 0..30 {
+        let error = house.try_login_from("alice", "wrong", &stranger);
+        if let LoginError::Throttled { retry_after } = error.unwrap_err() {
+            house.clock.advance(retry_after);
+        }
+    }
+    assert!(house.try_login("alice", PASSWORD).is_ok());
+    // Her success is no pardon for them.
+    house
+        .try_login_from("alice", "wrong", &stranger)
+        .unwrap_err();
+    let right = house.try_login_from("alice", PASSWORD, &stranger);
+    assert!(
+        matches!(right, Err(LoginError::Throttled { .. })),
+        "{right:?}"
+    );
 }
 
 #[test]
@@ -300,7 +325,7 @@ fn parallel_guesses_do_not_slip_past_the_counter() {
             let (house, barrier) = (&house, &barrier);
             move || {
                 let caller = Caller {
-                    source_ip: Some(IpAddr::from([198, 51, 100, n])),
+                    source_ip: Some(IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, u16::from(n)])),
                     ..Caller::default()
                 };
                 barrier.wait();
