@@ -23,12 +23,20 @@ use crate::{Environment, telemetry};
 /// Largest secret file.
 const MAX_SECRET_BYTES: usize = 4096;
 
+/// Whether the fleet can do without the secrets it refers to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Secrets {
+    Needed,
+    Optional,
+}
+
 /// What the checks share.
 pub(super) struct Context<'a, 's> {
     pub(super) names: &'a DeclaredNames,
     pub(super) problems: &'a mut Problems<'s>,
     pub(super) files: &'a mut Files,
     pub(super) environment: &'a Environment,
+    pub(super) secrets: Secrets,
     /// Variables that secrets were read from.
     pub(super) variables: BTreeSet<String>,
 }
@@ -142,8 +150,11 @@ impl Context<'_, '_> {
     }
 
     fn no_secret(&mut self, at: Cursor<'_>, message: String) -> SeedCredential {
-        self.problems
-            .error("fleet.secret_unreadable", at.place(), message);
+        let code = "fleet.secret_unreadable";
+        match self.secrets {
+            Secrets::Needed => self.problems.error(code, at.place(), message),
+            Secrets::Optional => self.problems.warn(code, at.place(), message),
+        };
         SeedCredential::Generated
     }
 }

@@ -53,7 +53,7 @@ pub use schema::{schema, schema_text};
 pub use secret::SecretReference;
 pub use units::{Period, Rate, Size};
 
-use check::Context;
+use check::{Context, Secrets};
 use document::{Cursor, DeclaredNames, Node, Numbering, Place};
 use files::Files;
 use problem::{Problems, Source};
@@ -99,6 +99,28 @@ pub fn load(
     environment: &Environment,
     overrides: &[Override],
 ) -> Result<Loaded, FleetErrors> {
+    load_file(path, environment, overrides, Secrets::Needed)
+}
+
+/// As [`load`], for who only looks at rules: a secret that cannot be read here is worth a warning. What comes out
+/// must not be put in force.
+///
+/// # Errors
+/// As [`load`].
+pub fn inspect(
+    path: &Path,
+    environment: &Environment,
+    overrides: &[Override],
+) -> Result<Loaded, FleetErrors> {
+    load_file(path, environment, overrides, Secrets::Optional)
+}
+
+fn load_file(
+    path: &Path,
+    environment: &Environment,
+    overrides: &[Override],
+    secrets: Secrets,
+) -> Result<Loaded, FleetErrors> {
     let name = path.display().to_string();
     let text =
         files::read_text(path, limits::MAX_FLEET_FILE_BYTES).map_err(|error| FleetErrors {
@@ -114,6 +136,7 @@ pub fn load(
         Files::in_folder(folder),
         environment,
         overrides,
+        secrets,
     )
 }
 
@@ -134,7 +157,15 @@ impl Bundle {
         }
         let environment: Environment = self.environment.clone().into_iter().collect();
         let files = Files::in_memory(self.files.clone());
-        load_text(&self.name, &self.text, files, &environment, &self.overrides)
+        let overrides = &self.overrides;
+        load_text(
+            &self.name,
+            &self.text,
+            files,
+            &environment,
+            overrides,
+            Secrets::Needed,
+        )
     }
 }
 
@@ -156,6 +187,7 @@ fn load_text(
     mut files: Files,
     environment: &Environment,
     overrides: &[Override],
+    secrets: Secrets,
 ) -> Result<Loaded, FleetErrors> {
     let mut problems = Problems::new(Source::new(name, text));
     let refused = |problems: Problems<'_>| FleetErrors {
@@ -179,6 +211,7 @@ fn load_text(
         problems: &mut problems,
         files: &mut files,
         environment,
+        secrets,
         variables: BTreeSet::new(),
     };
     let fleet = check::check(&file, Cursor::new(&tree), &mut context);

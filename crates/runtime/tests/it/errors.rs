@@ -1,6 +1,9 @@
 //! What people are told.
 
-use testudo_runtime::{Environment, fleet};
+use testudo_runtime::{
+    Environment,
+    fleet::{self, Problem},
+};
 
 use crate::support::{bundle, load};
 
@@ -135,6 +138,22 @@ fn a_file_that_cannot_be_read_is_named() {
     assert!(load().contains("it is not UTF-8 text"));
     std::fs::write(&path, vec![b'\n'; 4 * 1024 * 1024 + 1]).unwrap();
     assert!(load().contains("it is larger than 4194304 bytes"));
+}
+
+#[test]
+fn rules_can_be_looked_at_without_the_secrets() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("fleet.toml");
+    let text =
+        "trust_domain = \"b.example\"\n[services]\n[users.a]\npassword = { file = \"secret\" }\n";
+    std::fs::write(&path, text).unwrap();
+    let environment = Environment::empty();
+    let codes = |problems: &[Problem]| -> Vec<_> { problems.iter().map(|p| p.code).collect() };
+    let loaded = fleet::inspect(&path, &environment, &[]).unwrap();
+    let refused = fleet::load(&path, &environment, &[]).unwrap_err();
+    for problems in [&loaded.warnings, &refused.problems] {
+        assert!(codes(problems).contains(&"fleet.secret_unreadable"));
+    }
 }
 
 #[test]

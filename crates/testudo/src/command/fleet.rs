@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use testudo_controlplane::{client::Connection, offline};
 use testudo_runtime::{
     Environment,
-    fleet::{self, Loaded},
+    fleet::{self, FleetErrors, Loaded},
 };
 use tokio::time::Instant;
 
@@ -23,8 +23,16 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// Loads a fleet file with this process's environment; says its warnings.
 pub fn load(path: &Path) -> Result<Loaded, Failure> {
-    let loaded = fleet::load(path, &Environment::of_process(), &[])
-        .map_err(|errors| Failure::new(Exit::CheckFailed, errors))?;
+    warned(fleet::load(path, &Environment::of_process(), &[]))
+}
+
+/// As [`load`], where rules are looked at: a checkout without the fleet's secrets will do.
+pub fn look_at(path: &Path) -> Result<Loaded, Failure> {
+    warned(fleet::inspect(path, &Environment::of_process(), &[]))
+}
+
+fn warned(loaded: Result<Loaded, FleetErrors>) -> Result<Loaded, Failure> {
+    let loaded = loaded.map_err(|errors| Failure::new(Exit::CheckFailed, errors))?;
     for warning in &loaded.warnings {
         say(warning.to_string());
     }
@@ -33,7 +41,7 @@ pub fn load(path: &Path) -> Result<Loaded, Failure> {
 
 /// `testudo check`.
 pub fn check(invocation: &Invocation, arguments: &FleetArgument) -> Outcome {
-    let fleet = load(&arguments.fleet)?.fleet;
+    let fleet = look_at(&arguments.fleet)?.fleet;
     let problems = offline::check_policies(&fleet);
     for warning in problems.iter().filter(|problem| !problem.is_error()) {
         say(warning.to_string());
@@ -181,7 +189,7 @@ pub fn config(invocation: &Invocation, command: ConfigCommand) -> Outcome {
 }
 
 fn show(invocation: &Invocation, arguments: &FleetArgument, origin: bool) -> Outcome {
-    let loaded = load(&arguments.fleet)?;
+    let loaded = look_at(&arguments.fleet)?;
     let settings: Vec<_> = loaded.origins.settings().collect();
     let list = settings.iter().map(|setting| {
         json!({ "key": setting.key, "value": setting.value, "origin": setting.origin.to_string() })

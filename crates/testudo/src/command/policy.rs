@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use testudo_controlplane::{client::ConnectionError, offline};
 use tokio::time::Instant;
 
-use super::{Invocation, account::segment, fleet::load};
+use super::{Invocation, account::segment, fleet::look_at};
 use crate::{
     cli::{FleetArgument, PolicyCommand},
     failure::{Exit, Failure, Outcome},
@@ -27,7 +27,7 @@ pub async fn run(invocation: &Invocation, command: PolicyCommand) -> Outcome {
 }
 
 fn check(invocation: &Invocation, arguments: &FleetArgument) -> Outcome {
-    let fleet = load(&arguments.fleet)?.fleet;
+    let fleet = look_at(&arguments.fleet)?.fleet;
     let problems = offline::check_policies(&fleet);
     let list: Vec<String> = problems.iter().map(ToString::to_string).collect();
     let errors = problems.iter().filter(|problem| problem.is_error()).count();
@@ -52,7 +52,7 @@ fn check(invocation: &Invocation, arguments: &FleetArgument) -> Outcome {
 }
 
 fn test(invocation: &Invocation, arguments: &FleetArgument) -> Outcome {
-    let fleet = load(&arguments.fleet)?.fleet;
+    let fleet = look_at(&arguments.fleet)?.fleet;
     if fleet.policy_tests.is_empty() {
         say("no policy tests: add a `*.test.toml` file to the policy folder");
     }
