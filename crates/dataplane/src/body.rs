@@ -1,20 +1,23 @@
 //! Bodies on their way: counted, bounded in size and time, never collected.
 
 use std::{
+    future::Future,
     pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU8, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::Sleep;
+use tokio::sync::oneshot;
 
-use crate::{headers, inflight::Delivery, pool::Lease, serve::Active};
+use crate::{
+    grpc, headers, inflight::Delivery, pace::Pace, pool::Lease, serve::Active, stream::StreamEnd,
+};
 
 /// Why a body ended before its end. The connection that carries it is then broken off, so that nobody takes
 /// the part for the whole.
@@ -26,9 +29,12 @@ pub(crate) enum BodyError {
     /// The other side broke off.
     #[error("the body was broken off")]
     Broken,
-    /// Not finished by the route's deadline.
+    /// Not finished by the route's deadline, or paused for too long.
     #[error("the body did not arrive in time")]
     TimedOut,
+    /// What allowed it no longer holds.
+    #[error("the call is no longer allowed")]
+    Forbidden,
 }
 
 /// How reading a request body ended; shared with whoever waits for the answer.
@@ -59,7 +65,12 @@ pub(crate) struct RequestBody {
     inner: Option<Incoming>,
     remaining: u64,
     outcome: BodyOutcome,
+    cut: Option<oneshot::Receiver<()>>,
 }
+
+/// Ends a request body when the answer to it is cut: nothing more may reach the service then.
+#[derive(Debug)]
+pub(crate) struct Cut(oneshot::Sender<()>);
 
 impl RequestBody {
     /// No bytes. What follows the head of a request that opens a stream belongs to the stream.
@@ -68,6 +79,7 @@ impl RequestBody {
             inner: None,
             remaining: 0,
             outcome: BodyOutcome::default(),
+            cut: None,
         }
     }
 
@@ -77,6 +89,29 @@ impl RequestBody {
             inner: Some(inner),
             remaining: limit,
             outcome: BodyOutcome::default(),
+            cut: None,
+        }
+    }
+
+    /// What can end it from outside.
+    pub(crate) fn cut(&mut self) -> Cut {
+        let (sender, receiver) = oneshot::channel();
+        self.cut = Some(receiver);
+        Cut(sender)
+    }
+
+    fn is_cut(&mut self, context: &mut Context<'_>) -> bool {
+        let Some(cut) = &mut self.cut else {
+            return false;
+        };
+        match Pin::new(cut).poll(context) {
+            Poll::Pending => false,
+            Poll::Ready(Ok(())) => true,
+            // The answer has passed whole.
+            Poll::Ready(Err(_)) => {
+                self.cut = None;
+                false
+            }
         }
     }
 
@@ -98,6 +133,10 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.is_cut(context) {
+            self.inner = None;
+            return Poll::Ready(Some(Err(BodyError::Forbidden)));
+        }
         let Some(inner) = &mut self.inner else {
             return Poll::Ready(None);
         };
@@ -145,11 +184,21 @@ pub(crate) enum AnswerBody {
 /// An upstream's body on its way to the client.
 pub(crate) struct Relayed {
     inner: Incoming,
-    deadline: Pin<Box<Sleep>>,
+    pace: Pace,
     from_proxy: bool,
     lease: Option<Lease>,
     _delivery: Option<Delivery>,
     active: Option<Active>,
+    guard: Option<Guard>,
+    request: Option<Cut>,
+}
+
+/// What watches over a body that may last longer than what allowed it.
+struct Guard {
+    /// Resolves when the body must end, after that has been recorded.
+    ending: Pin<Box<dyn Future<Output = StreamEnd> + Send>>,
+    is_grpc: bool,
+    has_ended: bool,
 }
 
 impl AnswerBody {
@@ -158,21 +207,25 @@ impl AnswerBody {
         Self::Full(None)
     }
 
-    /// The upstream's body; `lease` is given back when it has passed whole, and dropped otherwise.
+    /// The upstream's body; `lease` is given back when it has passed whole, and dropped otherwise. `request` is what it
+    /// answers.
     pub(crate) fn relay(
         inner: Incoming,
-        deadline: Pin<Box<Sleep>>,
+        pace: Pace,
         from_proxy: bool,
         lease: Lease,
         delivery: Option<Delivery>,
+        request: Option<Cut>,
     ) -> Self {
         Self::Relayed(Box::new(Relayed {
             inner,
-            deadline,
+            pace,
             from_proxy,
             lease: Some(lease),
             _delivery: delivery,
             active: None,
+            guard: None,
+            request,
         }))
     }
 }
@@ -182,6 +235,26 @@ impl AnswerBody {
     pub(crate) fn hold(&mut self, active: Active) {
         if let Self::Relayed(relayed) = self {
             relayed.active = Some(active);
+        }
+    }
+
+    /// Whether it may last.
+    pub(crate) fn is_stream(&self) -> bool {
+        matches!(self, Self::Relayed(relayed) if relayed.pace.is_stream() && !relayed.inner.is_end_stream())
+    }
+
+    /// Ends the body when `ending` resolves; in the way of gRPC if it is that.
+    pub(crate) fn guard(
+        &mut self,
+        ending: impl Future<Output = StreamEnd> + Send + 'static,
+        is_grpc: bool,
+    ) {
+        if let Self::Relayed(relayed) = self {
+            relayed.guard = Some(Guard {
+                ending: Box::pin(ending),
+                is_grpc,
+                has_ended: false,
+            });
         }
     }
 }
@@ -230,8 +303,17 @@ impl Relayed {
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(guard) = &mut self.guard
+            && let Poll::Ready(last) = guard.poll_cut(context)
+        {
+            if let Some(Cut(request)) = self.request.take() {
+                // Nobody is there if all of it has been sent.
+                let _ = request.send(());
+            }
+            return Poll::Ready(last);
+        }
         match Pin::new(&mut self.inner).poll_frame(context) {
-            Poll::Pending if self.deadline.as_mut().poll(context).is_ready() => {
+            Poll::Pending if self.pace.poll_exceeded(context).is_ready() => {
                 Poll::Ready(Some(Err(BodyError::TimedOut)))
             }
             Poll::Pending => Poll::Pending,
@@ -241,6 +323,7 @@ impl Relayed {
             }
             Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(BodyError::Broken))),
             Poll::Ready(Some(Ok(mut frame))) => {
+                self.pace.moved();
                 if let Some(trailers) = frame.trailers_mut() {
                     headers::sanitise_response(trailers, self.from_proxy);
                 }
@@ -256,6 +339,25 @@ impl Relayed {
         if let Some(lease) = self.lease.take() {
             lease.give_back();
         }
+    }
+}
+
+impl Guard {
+    /// Ready when the body is cut: first with what tells so, then with its end.
+    fn poll_cut(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.has_ended {
+            return Poll::Ready(None);
+        }
+        let end = ready!(self.ending.as_mut().poll(context));
+        self.has_ended = true;
+        Poll::Ready(Some(if self.is_grpc {
+            Ok(Frame::trailers(grpc::cut(end.code())))
+        } else {
+            Err(BodyError::Forbidden)
+        }))
     }
 }
 

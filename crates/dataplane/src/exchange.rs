@@ -11,6 +11,7 @@ use crate::{
     body::AnswerBody,
     forward::Forwarded,
     framing::Target,
+    grpc,
     metrics::Role,
     proxy::Worker,
     record,
@@ -37,6 +38,7 @@ pub(crate) struct Exchange {
     path: String,
     /// The body had not wholly arrived with the head.
     is_unread: bool,
+    is_grpc: bool,
     service: Option<Arc<str>>,
     /// Kept only if spans are exported and the trace is sampled.
     span: Option<Box<OpenSpan>>,
@@ -60,6 +62,7 @@ impl Exchange {
             method: request.method().as_str().to_owned(),
             path: request.uri().path().to_owned(),
             is_unread: !request.body().is_end_stream(),
+            is_grpc: request.version() == Version::HTTP_2 && grpc::is_grpc(request.headers()),
             service: None,
             span: None,
             client: peer.to_canonical(),
@@ -101,17 +104,25 @@ impl Exchange {
         }
     }
 
-    /// What came of the request that `standing` is for, as an answer. A WebSocket is carried from here on.
+    /// What came of the request that `standing` is for (the standing of a WebSocket, or not), as an answer. A WebSocket
+    /// is carried from here on; an answer that is a stream ends when what allowed it does.
     pub(crate) fn answer(
         &self,
         opening: Option<Opening>,
         forwarded: Forwarded,
-        standing: impl FnOnce() -> Option<Standing>,
+        standing: impl FnOnce(bool) -> Option<Standing>,
     ) -> Result<Response<AnswerBody>, Rejection> {
         match (forwarded, opening) {
-            (Forwarded::Answered(answer), _) => Ok(answer),
+            (Forwarded::Answered(mut answer), _) => {
+                if answer.body().is_stream() {
+                    let standing = standing(false).ok_or(Rejection::NoRoute)?;
+                    let is_grpc = grpc::is_grpc(answer.headers());
+                    answer.body_mut().guard(standing.until_cut(), is_grpc);
+                }
+                Ok(answer)
+            }
             (Forwarded::Opened(answer, opened), Some(opening)) => {
-                let standing = standing().ok_or(Rejection::NoRoute)?;
+                let standing = standing(true).ok_or(Rejection::NoRoute)?;
                 let (answer, client) = opening.accept(answer);
                 self.active.carry(relay::run(client, opened, standing));
                 Ok(answer)
@@ -127,8 +138,17 @@ impl Exchange {
         result: Result<Response<AnswerBody>, Rejection>,
     ) -> Response<AnswerBody> {
         let is_refused = result.is_err();
-        let (mut response, reason) = match result {
-            Ok(response) => (response, ALLOWED),
+        let (mut response, status, reason) = match result {
+            Ok(response) => {
+                let status = response.status();
+                (response, status, ALLOWED)
+            }
+            Err(rejection) if self.is_grpc => {
+                self.note(worker, &rejection);
+                // Not the 200 that gRPC has for everything.
+                let status = rejection.status();
+                (grpc::refuse(&rejection), status, rejection.code())
+            }
             Err(rejection) => {
                 self.note(worker, &rejection);
                 let mut refusal = respond::refuse(&rejection, self.version);
@@ -138,7 +158,7 @@ impl Exchange {
                     let close = HeaderValue::from_static("close");
                     refusal.headers_mut().insert(header::CONNECTION, close);
                 }
-                (refusal, rejection.code())
+                (refusal, rejection.status(), rejection.code())
             }
         };
         let proxy = &worker.proxy;
@@ -150,7 +170,7 @@ impl Exchange {
         let took = Duration::from_nanos(took_nanos);
         proxy
             .metrics
-            .request(self.role, service, response.status(), reason, took);
+            .request(self.role, service, status, reason, took);
         if let (Some(spans), Some(span)) = (&proxy.spans, self.span) {
             let ending = Ending {
                 role: self.role,
@@ -158,7 +178,7 @@ impl Exchange {
                 version: self.version,
                 client: self.client,
                 service: self.service.as_deref(),
-                status: response.status(),
+                status,
                 reason,
                 is_refused,
                 took_nanos,

@@ -1,19 +1,21 @@
 //! Sending on what was permitted. Every way out of a proxy is in this file and takes a [`Permit`].
 
-use std::{future::Future, net::SocketAddr, pin::Pin};
+use std::{future::Future, net::SocketAddr};
 
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, response,
 };
 use hyper::body::{Body, Incoming};
-use tokio::time::Sleep;
+use testudo_model::ServiceProtocol;
 
 use crate::{
     authorize::Permit,
-    body::{AnswerBody, RequestBody},
+    body::{AnswerBody, Cut, RequestBody},
     framing::{Target, outgoing_uri},
+    grpc,
     headers::{self, TESTUDO_DECISION, TXN_TOKEN},
     inflight::Delivery,
+    pace::Deadline,
     pool::Answer,
     proxy::Worker,
     rejection::{Rejection, UpstreamError},
@@ -63,20 +65,21 @@ pub(crate) async fn to_proxy(
     if let Some(transaction) = transaction {
         headers::set(&mut outgoing.headers, TXN_TOKEN, &transaction.token);
     }
-    // HTTP/2 carries the host in `:authority`.
-    outgoing.headers.remove(header::HOST);
     let opens_websocket = outgoing.opens_websocket;
-    let mut request = outgoing.into_request(true, route.max_body_bytes)?;
+    let mut deadline = Deadline::new(route.timeout(), &outgoing.headers);
+    let is_grpc = grpc::is_grpc(&outgoing.headers);
+    let mut outgoing = outgoing.into_request(NextHop::Proxy, route.max_body_bytes)?;
+    let request = is_grpc.then(|| outgoing.body_mut().cut());
     if opens_websocket {
-        websocket::ask_proxy(&mut request);
+        websocket::ask_proxy(&mut outgoing);
     }
-    let deadline = Box::pin(tokio::time::sleep(route.timeout()));
-    let sending = worker.mesh.send(&service.spiffe_id, addresses, request);
-    let (answer, deadline) = in_time(sending, deadline).await?;
+    let sending = worker.mesh.send(&service.spiffe_id, addresses, outgoing);
+    let answer = in_time(sending, &mut deadline).await?;
     let hop = Hop {
         permit,
         from_proxy: true,
         delivery: None,
+        request,
     };
     if opens_websocket && websocket::proxy_agreed(&answer.0) {
         return hop.open(answer).await;
@@ -91,49 +94,93 @@ pub(crate) async fn to_proxy(
 pub(crate) async fn to_service(
     worker: &Worker,
     permit: &Permit,
-    mut outgoing: Outgoing<'_>,
+    outgoing: Outgoing<'_>,
     delivery: Option<Delivery>,
 ) -> Result<Forwarded, Rejection> {
     let (service, route) = permit.target().ok_or(Rejection::NoRoute)?;
     let authority = outgoing.target.authority.as_str();
-    headers::set(&mut outgoing.headers, header::HOST, authority);
-    join_cookies(&mut outgoing.headers);
-    let opens_websocket = outgoing.opens_websocket;
-    let mut request = outgoing.into_request(false, route.max_body_bytes)?;
-    let deadline = Box::pin(tokio::time::sleep(route.timeout()));
-    let hop = Hop {
+    let mut deadline = Deadline::new(route.timeout(), &outgoing.headers);
+    let mut hop = Hop {
         permit,
         from_proxy: false,
         delivery,
+        request: None,
     };
-    if opens_websocket {
+    if outgoing.opens_websocket {
+        // Over HTTP/1.1 whatever else the service speaks: few speak RFC 8441.
+        let mut request = outgoing.into_request(NextHop::Http1, route.max_body_bytes)?;
         let expected = websocket::ask_service(&mut request, &*worker.entropy)
             .ok_or(UpstreamError::Handshake)?;
         let sending = worker.local.switch(service.upstream, request);
-        let (answer, deadline) = in_time(sending, deadline).await?;
+        let answer = in_time(sending, &mut deadline).await?;
         return match expected.agreed(&answer.0) {
             Some(true) => hop.open(answer).await,
             Some(false) => hop.relay(answer, deadline).map(Forwarded::Answered),
             None => Err(UpstreamError::Handshake.into()),
         };
     }
-    let sending = worker.local.send(service.upstream, request);
-    let (answer, deadline) = in_time(sending, deadline).await?;
+    let answer = match service.protocol {
+        ServiceProtocol::Http1 => {
+            let request = outgoing.into_request(NextHop::Http1, route.max_body_bytes)?;
+            in_time(worker.local.send(service.upstream, request), &mut deadline).await?
+        }
+        ServiceProtocol::H2c => {
+            let mut request = outgoing.into_request(NextHop::H2c, route.max_body_bytes)?;
+            if grpc::is_grpc(request.headers()) {
+                hop.request = Some(request.body_mut().cut());
+            }
+            in_time(worker.h2c.send(service.upstream, request), &mut deadline).await?
+        }
+    };
     let mut response = hop.relay(answer, deadline)?;
     lead_back(response.headers_mut(), service.upstream, authority);
     Ok(Forwarded::Answered(response))
 }
 
+/// Who is next, as far as it changes what a request looks like.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum NextHop {
+    /// A proxy, over HTTP/2.
+    Proxy,
+    /// The service, over HTTP/1.1.
+    Http1,
+    /// The service, over HTTP/2.
+    H2c,
+}
+
+impl NextHop {
+    /// The scheme in the target, which HTTP/1.1 leaves out.
+    const fn scheme(self) -> Option<&'static str> {
+        match self {
+            Self::Proxy => Some("https"),
+            Self::H2c => Some("http"),
+            Self::Http1 => None,
+        }
+    }
+}
+
 impl Outgoing<'_> {
     fn into_request(
-        self,
-        to_proxy: bool,
+        mut self,
+        next: NextHop,
         max_body_bytes: u64,
     ) -> Result<Request<RequestBody>, Rejection> {
         if self.body.size_hint().lower() > max_body_bytes {
             return Err(UpstreamError::BodyTooLarge.into());
         }
-        let uri = outgoing_uri(self.target, to_proxy).ok_or(UpstreamError::Broken)?;
+        if next == NextHop::Http1 {
+            headers::set(&mut self.headers, header::HOST, &self.target.authority);
+            join_cookies(&mut self.headers);
+        } else {
+            // HTTP/2 carries the host in `:authority`.
+            self.headers.remove(header::HOST);
+            if grpc::is_grpc(&self.headers) {
+                // It ended with the last hop, and gRPC servers insist on it.
+                let trailers = HeaderValue::from_static("trailers");
+                self.headers.insert(header::TE, trailers);
+            }
+        }
+        let uri = outgoing_uri(self.target, next.scheme()).ok_or(UpstreamError::Broken)?;
         let mut request = Request::new(if self.opens_websocket {
             RequestBody::none()
         } else {
@@ -141,10 +188,9 @@ impl Outgoing<'_> {
         });
         *request.method_mut() = self.method;
         *request.uri_mut() = uri;
-        *request.version_mut() = if to_proxy {
-            Version::HTTP_2
-        } else {
-            Version::HTTP_11
+        *request.version_mut() = match next {
+            NextHop::Http1 => Version::HTTP_11,
+            NextHop::Proxy | NextHop::H2c => Version::HTTP_2,
         };
         *request.headers_mut() = self.headers;
         Ok(request)
@@ -153,12 +199,12 @@ impl Outgoing<'_> {
 
 async fn in_time(
     sending: impl Future<Output = Result<Answer, UpstreamError>>,
-    mut deadline: Pin<Box<Sleep>>,
-) -> Result<(Answer, Pin<Box<Sleep>>), Rejection> {
+    deadline: &mut Deadline,
+) -> Result<Answer, Rejection> {
     tokio::select! {
         biased;
-        answer = sending => Ok((answer?, deadline)),
-        () = &mut deadline => Err(UpstreamError::TimedOut.into()),
+        answer = sending => Ok(answer?),
+        () = deadline.passed() => Err(UpstreamError::TimedOut.into()),
     }
 }
 
@@ -167,6 +213,8 @@ struct Hop<'a> {
     permit: &'a Permit,
     from_proxy: bool,
     delivery: Option<Delivery>,
+    /// What a gRPC client sends while it is answered.
+    request: Option<Cut>,
 }
 
 impl Hop<'_> {
@@ -174,14 +222,22 @@ impl Hop<'_> {
     fn relay(
         self,
         (response, lease): Answer,
-        deadline: Pin<Box<Sleep>>,
+        deadline: Deadline,
     ) -> Result<Response<AnswerBody>, Rejection> {
         // Nobody asked for another protocol.
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Err(UpstreamError::Handshake.into());
         }
         let (head, body) = response.into_parts();
-        let body = AnswerBody::relay(body, deadline, self.from_proxy, lease, self.delivery);
+        let pace = deadline.begun(&head.headers);
+        let body = AnswerBody::relay(
+            body,
+            pace,
+            self.from_proxy,
+            lease,
+            self.delivery,
+            self.request,
+        );
         Ok(answer(head, body, self.permit, self.from_proxy))
     }
 

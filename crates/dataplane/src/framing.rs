@@ -266,12 +266,12 @@ fn check_query(query: Option<&str>) -> Result<(), FramingError> {
     }
 }
 
-/// The target of a request that is sent on: `https://<authority><path>` for HTTP/2, the path for HTTP/1.1.
-pub(crate) fn outgoing_uri(target: &Target, with_authority: bool) -> Option<Uri> {
+/// The target of a request that is sent on: `<scheme>://<authority><path>` for HTTP/2, the path for HTTP/1.1.
+pub(crate) fn outgoing_uri(target: &Target, scheme: Option<&str>) -> Option<Uri> {
     let path = target.path_and_query();
-    if with_authority {
+    if let Some(scheme) = scheme {
         Uri::builder()
-            .scheme("https")
+            .scheme(scheme)
             .authority(target.authority.as_str())
             .path_and_query(path)
             .build()
@@ -322,7 +322,7 @@ mod tests {
         assert_eq!(target.authority, "Shop.example:8443");
         assert_eq!(target.path_and_query(), "/a?b=c");
         assert_eq!(
-            outgoing_uri(&target, true).unwrap(),
+            outgoing_uri(&target, Some("https")).unwrap(),
             "https://Shop.example:8443/a?b=c"
         );
         assert!(verdict(Version::HTTP_2, "GET", "https://shop.example/a", &[]).is_ok());

@@ -283,8 +283,8 @@ impl GatewayWorker {
             listed: Some(client),
             edge: None,
         };
-        exchange.answer(opening, forwarded, || {
-            Standing::new(&self.worker, &question, &permit, &admission)
+        exchange.answer(opening, forwarded, |is_websocket| {
+            Standing::new(&self.worker, &question, &permit, &admission, is_websocket)
         })
     }
 

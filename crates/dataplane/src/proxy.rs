@@ -18,7 +18,7 @@ use crate::{
     cache::Generations,
     limit::{Counted, Limiter, Stage},
     metrics::{ProxyMetrics, Role},
-    pool::{LocalPool, MeshPool},
+    pool::{H2cPool, LocalPool, MeshPool},
     rejection::{NotReady, Rejection},
     routes::RouteRef,
     span::Spans,
@@ -160,6 +160,7 @@ pub(crate) struct Worker {
     pub(crate) decisions: Mutex<Generations<DecisionKey, Arc<Decision>>>,
     pub(crate) mesh: MeshPool,
     pub(crate) local: LocalPool,
+    pub(crate) h2c: H2cPool,
     /// Label of requests that reached no service.
     pub(crate) no_service: Arc<str>,
     /// The snapshot under which a connection to the service of this index was last allowed.
@@ -176,6 +177,7 @@ impl Worker {
                 Arc::clone(&entropy),
             ),
             local: LocalPool::new(Arc::clone(&proxy.clock)),
+            h2c: H2cPool::new(Arc::clone(&proxy.clock)),
             decisions: Mutex::new(Generations::new(limits::MAX_CACHED_DECISIONS)),
             no_service: Arc::from("none"),
             connects: Mutex::default(),

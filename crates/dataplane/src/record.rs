@@ -138,15 +138,19 @@ pub(crate) fn refusal(
     }
 }
 
-/// What a stream carried, and for how long.
+/// What a stream carried.
 pub(crate) struct Moved {
     pub(crate) to_service_bytes: u64,
     pub(crate) to_client_bytes: u64,
-    pub(crate) lasted_millis: u64,
 }
 
 /// Records how a stream ended. There is nobody left to refuse if that cannot be recorded.
-pub(crate) fn stream_end(standing: &Standing, end: StreamEnd, moved: &Moved) {
+pub(crate) fn stream_end(
+    standing: &Standing,
+    end: StreamEnd,
+    lasted_millis: u64,
+    moved: Option<&Moved>,
+) {
     let proxy = &standing.worker.proxy;
     let tenant = match proxy.state.enforced() {
         Some(enforced) => enforced.snapshot().tenant.clone(),
@@ -166,16 +170,15 @@ pub(crate) fn stream_end(standing: &Standing, end: StreamEnd, moved: &Moved) {
             "decision".to_owned(),
             Detail::from(standing.decision.as_str()),
         ),
-        (
-            "to_service_bytes".to_owned(),
-            Detail::from(moved.to_service_bytes),
-        ),
-        (
-            "to_client_bytes".to_owned(),
-            Detail::from(moved.to_client_bytes),
-        ),
-        ("lasted_ms".to_owned(), Detail::from(moved.lasted_millis)),
+        ("lasted_ms".to_owned(), Detail::from(lasted_millis)),
     ]);
+    if let Some(moved) = moved {
+        let (up, down) = (moved.to_service_bytes, moved.to_client_bytes);
+        event.details.extend([
+            ("to_service_bytes".to_owned(), Detail::from(up)),
+            ("to_client_bytes".to_owned(), Detail::from(down)),
+        ]);
+    }
     if proxy.events.record(event).is_err() {
         proxy.metrics.event_refused();
     }

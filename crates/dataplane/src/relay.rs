@@ -193,9 +193,9 @@ impl Drop for Report {
         let moved = record::Moved {
             to_service_bytes: self.traffic.to_service_bytes.load(Ordering::Relaxed),
             to_client_bytes: self.traffic.to_client_bytes.load(Ordering::Relaxed),
-            lasted_millis: self.traffic.lasted_millis(),
         };
-        record::stream_end(&self.standing, end, &moved);
+        let lasted_millis = self.traffic.lasted_millis();
+        record::stream_end(&self.standing, end, lasted_millis, Some(&moved));
     }
 }
 

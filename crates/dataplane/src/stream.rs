@@ -13,6 +13,7 @@ use crate::{
     metrics::Role,
     principal::Principal,
     proxy::Worker,
+    record,
     state::Enforced,
 };
 
@@ -94,6 +95,7 @@ pub(crate) struct Standing {
     pub(crate) transaction: Option<TransactionId>,
     pub(crate) source_ip: IpAddr,
     pub(crate) trace: String,
+    is_websocket: bool,
     service_id: SpiffeId,
     caller_name: String,
     certificate_expires: Timestamp,
@@ -110,6 +112,7 @@ impl Standing {
         question: &Question<'_>,
         permit: &Permit,
         admission: &Admission<'_>,
+        is_websocket: bool,
     ) -> Option<Self> {
         let (service, route) = permit.target()?;
         Some(Self {
@@ -123,6 +126,7 @@ impl Standing {
             transaction: question.transaction.cloned(),
             source_ip: question.source_ip,
             trace: question.trace.to_owned(),
+            is_websocket,
             service_id: service.spiffe_id.clone(),
             caller_name: question.caller.service.to_owned(),
             certificate_expires: question.caller.certificate_expires,
@@ -131,6 +135,16 @@ impl Standing {
             edge: admission.edge.cloned(),
             path: question.path.to_owned(),
         })
+    }
+
+    /// Resolves when the answer that has this standing must end, after recording why.
+    pub(crate) async fn until_cut(self) -> StreamEnd {
+        let began_nanos = self.worker.proxy.clock.monotonic_nanos();
+        let end = self.until_objection().await;
+        let now_nanos = self.worker.proxy.clock.monotonic_nanos();
+        let lasted_millis = now_nanos.saturating_sub(began_nanos) / 1_000_000;
+        record::stream_end(&self, end, lasted_millis, None);
+        end
     }
 
     /// Resolves when the stream may not go on any more, and says why.
@@ -191,7 +205,7 @@ impl Standing {
             .or_else(|| denied(self.decide(enforced, service, route)))
     }
 
-    /// The route as it is now, if the stream could be opened on it.
+    /// The route as it is now, if it still allows the stream.
     fn target<'a>(&self, enforced: &'a Enforced) -> Option<(usize, &'a Service, &'a Route)> {
         let index = enforced.service_index(self.service.as_str())?;
         let service = enforced.snapshot().services.get(index)?;
@@ -199,7 +213,7 @@ impl Standing {
             .routes
             .iter()
             .find(|route| route.operation == self.operation)?;
-        route.websocket.then_some((index, service, route))
+        (route.websocket || !self.is_websocket).then_some((index, service, route))
     }
 
     fn decide_connect(&self, enforced: &Enforced, service: &Service) -> Decision {

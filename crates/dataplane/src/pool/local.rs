@@ -14,9 +14,8 @@ use http::Request;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use testudo_model::{Clock, limits};
-use tokio::net::TcpStream;
 
-use super::{Answer, CONNECT_TIMEOUT, Lease, SendFailure, Unsent, failure};
+use super::{Answer, Lease, SendFailure, Unsent, connect, failure};
 use crate::{body::RequestBody, rejection::UpstreamError};
 
 /// Connections of one worker to one service, idle and busy.
@@ -181,13 +180,7 @@ impl Service {
     }
 
     async fn connect(&self) -> Result<Sender, UpstreamError> {
-        let socket = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(self.address))
-            .await
-            .map_err(|_| UpstreamError::Unreachable)?
-            .map_err(|_| UpstreamError::Unreachable)?;
-        socket
-            .set_nodelay(true)
-            .map_err(|_| UpstreamError::Unreachable)?;
+        let socket = connect(self.address).await?;
         let (sender, connection) = http1::Builder::new()
             .max_headers(limits::MAX_HEADER_FIELDS)
             .max_buf_size(limits::MAX_HEADER_BYTES + limits::MAX_PATH_BYTES)

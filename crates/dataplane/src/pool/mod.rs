@@ -1,17 +1,22 @@
-//! Connections to where requests go: other proxies over mTLS and HTTP/2, the local service over HTTP/1.1.
+//! Connections to where requests go: other proxies over mTLS and HTTP/2, the local service over HTTP/1.1 or, if that is
+//! what it speaks, over HTTP/2 in the clear.
 //!
 //! Each worker has its own: a pooled connection never moves to another core.
 
 mod balance;
+mod h2c;
 mod local;
 mod mesh;
+mod streams;
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
+pub(crate) use h2c::H2cPool;
 use http::{Request, Response};
 use hyper::body::Incoming;
 pub(crate) use local::LocalPool;
 pub(crate) use mesh::MeshPool;
+use tokio::net::TcpStream;
 
 use crate::{
     body::{BodyError, BodyOutcome, RequestBody},
@@ -23,8 +28,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What is kept while an answer passes.
 pub(crate) enum Lease {
-    /// A stream of a shared connection.
-    Stream(mesh::OpenStream),
+    /// A stream to another proxy.
+    Mesh(mesh::OpenStream),
+    /// One to the local service.
+    H2c(streams::OpenStream),
     /// A connection to the local service.
     Local(local::LocalLease),
     /// One that speaks another protocol by now.
@@ -35,7 +42,8 @@ impl Lease {
     /// The answer has passed whole: what carried it can carry another.
     pub(crate) fn give_back(self) {
         match self {
-            Self::Stream(stream) => drop(stream),
+            Self::Mesh(stream) => drop(stream),
+            Self::H2c(stream) => drop(stream),
             Self::Local(lease) => lease.give_back(),
             Self::Switched(connection) => drop(connection),
         }
@@ -66,4 +74,15 @@ fn failure(outcome: &BodyOutcome) -> UpstreamError {
         Some(_) => UpstreamError::BodyUnreadable,
         None => UpstreamError::Broken,
     }
+}
+
+async fn connect(address: SocketAddr) -> Result<TcpStream, UpstreamError> {
+    let socket = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address))
+        .await
+        .map_err(|_| UpstreamError::Unreachable)?
+        .map_err(|_| UpstreamError::Unreachable)?;
+    socket
+        .set_nodelay(true)
+        .map_err(|_| UpstreamError::Unreachable)?;
+    Ok(socket)
 }

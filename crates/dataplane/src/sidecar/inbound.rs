@@ -218,8 +218,8 @@ impl SidecarWorker {
                 .as_ref()
                 .map(|transaction| &transaction.claims.iss),
         };
-        exchange.answer(opening, forwarded, || {
-            Standing::new(&self.worker, &question, &permit, &admission)
+        exchange.answer(opening, forwarded, |is_websocket| {
+            Standing::new(&self.worker, &question, &permit, &admission, is_websocket)
         })
     }
 

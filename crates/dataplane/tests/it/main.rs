@@ -14,6 +14,7 @@ mod changes;
 mod client;
 mod fleet;
 mod limits;
+mod streams;
 mod tunnels;
 mod upstream;
 mod websockets;

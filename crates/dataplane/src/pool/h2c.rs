@@ -1,0 +1,72 @@
+//! HTTP/2 in the clear to the local service, with prior knowledge (RFC 9113 section 3.3).
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use http::Request;
+use testudo_model::{Clock, Timestamp};
+
+use super::{
+    Answer, Lease, SendFailure, connect,
+    streams::{Connection, Connections},
+};
+use crate::{body::RequestBody, rejection::UpstreamError};
+
+/// A connection that the service closed while it was idle is noticed when it is used; so many in a row are not
+/// chance.
+const ATTEMPTS: usize = 3;
+/// It ends when the service does.
+const FOR_EVER: Timestamp = Timestamp::from_unix_seconds(i64::MAX);
+
+/// The HTTP/2 connections of one worker to local services.
+pub(crate) struct H2cPool {
+    clock: Arc<dyn Clock>,
+    services: Mutex<HashMap<SocketAddr, Arc<Connections>>>,
+}
+
+impl H2cPool {
+    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
+        Self {
+            clock,
+            services: Mutex::default(),
+        }
+    }
+
+    /// Sends `request` to the service at `address`.
+    ///
+    /// # Errors
+    /// [`UpstreamError`].
+    pub(crate) async fn send(
+        &self,
+        address: SocketAddr,
+        request: Request<RequestBody>,
+    ) -> Result<Answer, UpstreamError> {
+        let service = self.service(address);
+        let mut request = request;
+        for _ in 0..ATTEMPTS {
+            let now = self.clock.now();
+            let stream = service.stream(now, || open(address)).await?;
+            match stream.send(request).await {
+                Ok(response) => return Ok((response, Lease::H2c(stream))),
+                Err(SendFailure::Sent(error)) => return Err(error),
+                Err(SendFailure::Unsent(unsent)) => request = *unsent.request,
+            }
+        }
+        Err(UpstreamError::Broken)
+    }
+
+    fn service(&self, address: SocketAddr) -> Arc<Connections> {
+        let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(services.entry(address).or_default())
+    }
+}
+
+async fn open(address: SocketAddr) -> Result<Connection, UpstreamError> {
+    let socket = connect(address).await?;
+    // No pings: on one machine a service that has gone is noticed, and gRPC servers close connections with more pings
+    // than they like.
+    Connection::begin(socket, FOR_EVER, false).await
+}

@@ -1,0 +1,166 @@
+//! HTTP/2 connections to one address, and the streams on them: few connections, many streams.
+
+use std::{
+    future::Future,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use http::{Request, Response};
+use hyper::{body::Incoming, client::conn::http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use testudo_model::{Timestamp, limits};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    task::AbortHandle,
+};
+
+use super::{SendFailure, Unsent, failure};
+use crate::{body::RequestBody, rejection::UpstreamError};
+
+/// Streams on one connection before another is opened; our proxies allow [`limits::MAX_HTTP2_STREAMS`].
+pub(super) const STREAMS_PER_CONNECTION: usize = 200;
+/// Connections of one worker to one address.
+pub(super) const MAX_CONNECTIONS: usize = 8;
+/// Flow control: one large body may use this much of the other side's memory …
+const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+/// … and all bodies of a connection together this much.
+const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+/// A connection that answers no ping for this long is dead.
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The connections to one address.
+#[derive(Default)]
+pub(super) struct Connections {
+    open: Mutex<Vec<Arc<Connection>>>,
+    /// Held while a connection is opened, so that a burst opens one and not hundreds.
+    opening: tokio::sync::Mutex<()>,
+}
+
+/// One connection.
+pub(super) struct Connection {
+    sender: http2::SendRequest<RequestBody>,
+    streams: AtomicUsize,
+    /// No stream begins on it after this.
+    usable_until: Timestamp,
+    task: AbortHandle,
+}
+
+/// A request under way; ends when dropped.
+pub(crate) struct OpenStream(Arc<Connection>);
+
+impl Connections {
+    /// A stream on the least used connection, or on a new one from `open` if those there are have enough.
+    pub(super) async fn stream<F>(
+        &self,
+        now: Timestamp,
+        open: impl FnOnce() -> F,
+    ) -> Result<OpenStream, UpstreamError>
+    where
+        F: Future<Output = Result<Connection, UpstreamError>>,
+    {
+        if let Some(stream) = self.free_stream(now) {
+            return Ok(stream);
+        }
+        let _one_at_a_time = self.opening.lock().await;
+        if let Some(stream) = self.free_stream(now) {
+            return Ok(stream);
+        }
+        if self.lock().len() >= MAX_CONNECTIONS {
+            return Err(UpstreamError::Overloaded);
+        }
+        // Boxed: opening is rare and its future large, and every request would carry it.
+        let connection = Arc::new(Box::pin(open()).await?);
+        self.lock().push(Arc::clone(&connection));
+        Ok(OpenStream::begin(connection))
+    }
+
+    /// Closes all connections with everything that runs on them.
+    pub(super) fn close(&self) {
+        for connection in self.lock().drain(..) {
+            connection.task.abort();
+        }
+    }
+
+    /// A stream on the least used connection, if it has room. Connections that have ended or may not be used any more
+    /// are let go; what runs on them may finish.
+    fn free_stream(&self, now: Timestamp) -> Option<OpenStream> {
+        let mut connections = self.lock();
+        connections
+            .retain(|connection| !connection.sender.is_closed() && now < connection.usable_until);
+        let streams = |connection: &Arc<Connection>| connection.streams.load(Ordering::Relaxed);
+        let least = connections
+            .iter()
+            .min_by_key(|connection| streams(connection))?;
+        (streams(least) < STREAMS_PER_CONNECTION).then(|| OpenStream::begin(Arc::clone(least)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Connection>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Connection {
+    /// Begins HTTP/2 on `stream`. `pings`: whether the other side is asked if it is still there.
+    pub(super) async fn begin(
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        usable_until: Timestamp,
+        pings: bool,
+    ) -> Result<Self, UpstreamError> {
+        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_header_list_size(u32::try_from(limits::MAX_HEADER_BYTES).unwrap_or(u32::MAX))
+            .keep_alive_interval(pings.then_some(limits::IDLE_TIMEOUT))
+            .keep_alive_timeout(PING_TIMEOUT)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|_| UpstreamError::Unreachable)?;
+        let task = tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "HTTP/2 connection ended");
+            }
+        })
+        .abort_handle();
+        Ok(Self {
+            sender,
+            streams: AtomicUsize::new(0),
+            usable_until,
+            task,
+        })
+    }
+}
+
+impl OpenStream {
+    fn begin(connection: Arc<Connection>) -> Self {
+        connection.streams.fetch_add(1, Ordering::Relaxed);
+        Self(connection)
+    }
+
+    /// Sends `request`.
+    pub(super) async fn send(
+        &self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, SendFailure> {
+        let outcome = request.body().outcome();
+        let mut sender = self.0.sender.clone();
+        let sending = sender.try_send_request(request).await;
+        sending.map_err(|mut error| match error.take_message() {
+            Some(request) => SendFailure::Unsent(Unsent {
+                request: Box::new(request),
+                error: UpstreamError::Broken,
+            }),
+            None => SendFailure::Sent(failure(&outcome)),
+        })
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.0.streams.fetch_sub(1, Ordering::Relaxed);
+    }
+}
