@@ -14,6 +14,7 @@ use crate::{
     plane::{Note, Plane},
     proxies::PublishError,
     seed::{roles_of, seed_of},
+    start_settings::StartSettings,
 };
 
 /// Why a fleet was not applied. Up to [`ApplyError::Seed`] nothing has changed.
@@ -52,6 +53,8 @@ pub struct Applied {
     pub activated: Activated,
     /// Credentials made for accounts that had none: shown once.
     pub generated: Vec<GeneratedCredential>,
+    /// Settings that are not in force before the process starts again.
+    pub at_next_start: Vec<&'static str>,
 }
 
 impl Applied {
@@ -61,6 +64,7 @@ impl Applied {
             "snapshot": self.activated.snapshot.version,
             "changed": self.activated.changed,
             "changes": changes(&self.activated),
+            "at_next_start": self.at_next_start,
         })
     }
 }
@@ -72,6 +76,7 @@ pub fn rehearse(plane: &Plane, fleet: &Fleet) -> Result<Value, ApplyError> {
         "dry_run": true,
         "changed": activated.changed,
         "changes": changes(&activated),
+        "at_next_start": at_next_start(plane, fleet),
     }))
 }
 
@@ -117,7 +122,14 @@ pub fn apply(plane: &Plane, fleet: &Fleet, actor: &Actor) -> Result<Applied, App
     Ok(Applied {
         activated,
         generated: seeded.generated,
+        at_next_start: at_next_start(plane, fleet),
     })
+}
+
+fn at_next_start(plane: &Plane, fleet: &Fleet) -> Vec<&'static str> {
+    let now = StartSettings::of(fleet);
+    let started = plane.started_with.get_or_init(|| now.clone());
+    started.waiting(&now)
 }
 
 fn rehearsal(plane: &Plane, fleet: &Fleet) -> Result<Activated, ApplyError> {

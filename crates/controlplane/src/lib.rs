@@ -15,6 +15,7 @@ mod pages;
 mod plane;
 mod relay;
 mod seed;
+mod start_settings;
 mod wire;
 
 pub mod api;

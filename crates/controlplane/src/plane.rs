@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     net::IpAddr,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use testudo_audit::{Ledger, LedgerError, LedgerOptions};
@@ -22,6 +22,7 @@ use crate::{
     gatekeeper::{Gatekeeper, NotDone},
     http::{Refusal, Workload},
     proxies::{Distribution, RevocationLog},
+    start_settings::StartSettings,
 };
 
 /// Store operations at the same time. SQLite has one writer; readers beyond this only wait elsewhere.
@@ -74,6 +75,8 @@ pub struct Plane {
     pub clock: Arc<dyn Clock>,
     /// Randomness.
     pub entropy: Arc<dyn Entropy>,
+    /// The settings this process started with.
+    pub started_with: OnceLock<StartSettings>,
     tenant: TenantName,
     reporter: SpiffeId,
     blocking: Gatekeeper,
@@ -190,6 +193,7 @@ impl Plane {
             grpc_address,
             clock,
             entropy,
+            started_with: OnceLock::new(),
             tenant,
             reporter,
             blocking: Gatekeeper::new(MAX_BLOCKING, MAX_WAITING),

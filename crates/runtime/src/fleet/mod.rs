@@ -90,6 +90,9 @@ pub struct Bundle {
     pub overrides: Vec<Override>,
 }
 
+/// Syntax errors told at once: one forgotten bracket makes all lines after it look wrong.
+const MAX_SYNTAX_ERRORS: usize = 3;
+
 /// Loads the fleet file at `path` with the files it names.
 ///
 /// # Errors
@@ -242,11 +245,8 @@ fn parse(text: &str, numbering: &mut Numbering, problems: &mut Problems<'_>) -> 
     match document::parse(text, numbering, &in_file) {
         Ok(tree) => Some(tree),
         Err(errors) => {
-            for error in errors {
+            for error in errors.into_iter().take(MAX_SYNTAX_ERRORS) {
                 problems.error("fleet.syntax", &Place::File(error.span), error.message);
-                if problems.is_full() {
-                    break;
-                }
             }
             None
         }

@@ -142,11 +142,6 @@ async fn rollout(connection: &Connection, snapshot: u64) -> Result<Rollout, Fail
 
 fn summary(applied: &Value) -> String {
     let flag = |name: &str| applied.get(name).and_then(Value::as_bool) == Some(true);
-    let mut lines = vec![match (flag("changed"), flag("dry_run")) {
-        (false, _) => "nothing changes".to_owned(),
-        (true, true) => "this would change:".to_owned(),
-        (true, false) => format!("snapshot {} is in force", field(applied, "/snapshot")),
-    }];
     let list = |name: &str| {
         applied
             .get(name)
@@ -154,10 +149,22 @@ fn summary(applied: &Value) -> String {
             .cloned()
             .unwrap_or_default()
     };
+    let waiting = list("at_next_start");
+    let mut lines = vec![match (flag("changed"), flag("dry_run")) {
+        (false, _) if waiting.is_empty() => "nothing changes".to_owned(),
+        (false, _) => "nothing changes in the running fleet".to_owned(),
+        (true, true) => "this would change:".to_owned(),
+        (true, false) => format!("snapshot {} is in force", field(applied, "/snapshot")),
+    }];
     lines.extend(
         list("changes")
             .iter()
             .map(|change| format!("  {}", field(change, ""))),
+    );
+    lines.extend(
+        waiting
+            .iter()
+            .map(|setting| format!("  takes effect at the next start: {}", field(setting, ""))),
     );
     lines.extend(list("generated").iter().map(|made| {
         format!(

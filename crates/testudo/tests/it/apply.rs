@@ -216,6 +216,17 @@ fn a_broken_fleet_changes_nothing_and_says_file_line_and_why() {
     assert!(errors.contains("trust domain"), "{errors}");
     fs::write(folder.fleet_file(), &file).unwrap();
 
+    // What only a start reads is not said to be in force.
+    let renamed = file.replace("\"shop.bookshop.example\"]", "\"books.bookshop.example\"]");
+    assert_ne!(renamed, file);
+    fs::write(folder.fleet_file(), renamed).unwrap();
+    let waiting = folder.run(&["apply", "fleet.toml", "--dry-run"]);
+    assert!(
+        waiting.contains("takes effect at the next start: public_names"),
+        "{waiting}"
+    );
+    fs::write(folder.fleet_file(), &file).unwrap();
+
     assert_eq!(snapshot(folder), before);
     assert_eq!(
         folder.run(&["apply", "fleet.toml"]).trim(),
