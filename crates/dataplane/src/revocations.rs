@@ -43,6 +43,7 @@ pub struct RevocationSet {
     clock: Arc<dyn Clock>,
     table: RwLock<Table>,
     sequence: AtomicU64,
+    generation: AtomicU64,
 }
 
 #[derive(Default)]
@@ -68,41 +69,46 @@ impl RevocationSet {
             clock,
             table: RwLock::default(),
             sequence: AtomicU64::new(0),
+            generation: AtomicU64::new(0),
         }
     }
 
-    /// Takes in entries; those at or below the known sequence are repeats and change nothing. Answers the
-    /// newest sequence known.
+    /// Takes in entries, in order; repeats change nothing. Answers the sequence of the last one, which is how far we are
+    /// from now on, also if that is a lower number than before: the control plane may have gone back to a backup. What was
+    /// taken in stays until it expires.
     ///
     /// # Errors
     /// [`RevocationsFull`]; from then on [`Self::revokes_token`] answers yes for every token.
     pub fn apply(&self, entries: &[Revocation]) -> Result<u64, RevocationsFull> {
         let now = self.clock.now();
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
-        let known = self.sequence();
-        let mut newest = known;
         let mut result = Ok(());
-        for entry in entries.iter().filter(|entry| entry.sequence > known) {
-            newest = newest.max(entry.sequence);
-            if entry.expires <= now {
-                continue;
-            }
-            if table.len() >= MAX_REVOCATIONS {
+        for entry in entries.iter().filter(|entry| now < entry.expires) {
+            let is_new = !table.has(&entry.what);
+            if is_new && table.len() >= MAX_REVOCATIONS {
                 table.forget_expired(now);
             }
-            if table.len() >= MAX_REVOCATIONS {
+            if is_new && table.len() >= MAX_REVOCATIONS {
                 table.overflowed_until = table.overflowed_until.max(Some(entry.expires));
                 result = Err(RevocationsFull);
             } else {
                 table.insert(entry);
             }
         }
+        if let Some(last) = entries.last() {
+            self.sequence.store(last.sequence, Ordering::Release);
+        }
         // After the table: whoever sees the number sees the entries.
-        self.sequence.store(newest, Ordering::Release);
-        result.map(|()| newest)
+        self.generation.fetch_add(1, Ordering::Release);
+        result.map(|()| self.sequence())
     }
 
-    /// Number of the newest entry known, 0 for none.
+    /// Another number whenever entries came: what was looked up under the same number still holds.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Number of the newest entry known, 0 for none. It may become lower.
     pub fn sequence(&self) -> u64 {
         self.sequence.load(Ordering::Acquire)
     }
@@ -136,6 +142,16 @@ impl RevocationSet {
 impl Table {
     fn len(&self) -> usize {
         self.tokens.len() + self.sessions.len() + self.subjects.len() + self.workloads.len()
+    }
+
+    fn has(&self, what: &Revoked) -> bool {
+        match what {
+            Revoked::Token(id) => self.tokens.contains_key(id),
+            Revoked::Session(id) => self.sessions.contains_key(id),
+            Revoked::Workload(id) => self.workloads.contains_key(id),
+            Revoked::Subject(subject) => self.subjects.contains_key(subject),
+            Revoked::User(user) => self.subjects.contains_key(user.as_str()),
+        }
     }
 
     fn insert(&mut self, entry: &Revocation) {
@@ -218,19 +234,17 @@ mod tests {
     }
 
     #[test]
-    fn a_repeated_entry_is_not_applied_twice() {
+    fn a_log_that_begins_again_is_followed_and_what_the_old_one_said_still_holds() {
         let clock = FakeClock::today();
         let set = RevocationSet::new(clock.clone());
         let id: SpiffeId = "spiffe://f.example/svc/orders".parse().unwrap();
-        assert_eq!(
-            set.apply(&[entry(7, &clock, Revoked::Workload(id.clone()))]),
-            Ok(7)
-        );
-        assert!(set.revokes_workload(&id));
-        assert_eq!(
-            set.apply(&[entry(3, &clock, Revoked::Subject("usr_a".to_owned()))]),
-            Ok(7)
-        );
+        let old = entry(7, &clock, Revoked::Workload(id.clone()));
+        assert_eq!(set.apply(std::slice::from_ref(&old)), Ok(7));
+        assert_eq!(set.apply(&[old]), Ok(7), "a repeat changes nothing");
+        let before = set.generation();
+        let restored = entry(3, &clock, Revoked::Subject("usr_a".to_owned()));
+        assert_eq!(set.apply(&[restored]), Ok(3));
+        assert_ne!(set.generation(), before);
         let token = TokenId::generate(&*clock, &*SeededEntropy::new(1));
         let identity = TokenIdentity {
             token: &token,
@@ -238,7 +252,8 @@ mod tests {
             subject: "usr_a",
             issued_at: 0,
         };
-        assert!(!set.revokes_token(identity));
+        assert!(set.revokes_token(identity));
+        assert!(set.revokes_workload(&id));
     }
 
     #[test]
@@ -248,7 +263,11 @@ mod tests {
         let flood: Vec<_> = (1..=MAX_REVOCATIONS as u64 + 1)
             .map(|n| entry(n, &clock, Revoked::Subject(format!("usr_{n}"))))
             .collect();
-        assert_eq!(set.apply(&flood), Err(RevocationsFull));
+        let (last, fitting) = flood.split_last().unwrap();
+        for _ in 0..2 {
+            assert!(set.apply(fitting).is_ok(), "repeats take no room");
+        }
+        assert_eq!(set.apply(std::slice::from_ref(last)), Err(RevocationsFull));
         let token = TokenId::generate(&*clock, &*SeededEntropy::new(1));
         let innocent = TokenIdentity {
             token: &token,

@@ -55,14 +55,6 @@ pub enum Refusal {
         /// The first unknown feature.
         feature: String,
     },
-    /// It is older than the one in force.
-    #[error("snapshot {offered} is older than {current}, which is enforced")]
-    Older {
-        /// Version offered.
-        offered: SnapshotVersion,
-        /// Version in force.
-        current: SnapshotVersion,
-    },
     /// Its policies do not compile.
     #[error("the policies of the snapshot do not compile")]
     Policy(#[source] testudo_policy::PolicyErrors),
@@ -317,20 +309,13 @@ impl ProxyState {
         })
     }
 
-    /// Compiles `snapshot` and enforces it from now on. Takes as long as compiling does: not for a thread
+    /// Compiles `snapshot` and enforces it from now on, whatever its number: a control plane that went back to a backup
+    /// has lower ones. Takes as long as compiling does: not for a thread
     /// that serves requests.
     ///
     /// # Errors
     /// [`Refusal`]; what was enforced before stays.
     pub fn activate(&self, snapshot: Snapshot) -> Result<SnapshotVersion, Refusal> {
-        if let Some(current) = self.enforced()
-            && snapshot.version < current.version()
-        {
-            return Err(Refusal::Older {
-                offered: snapshot.version,
-                current: current.version(),
-            });
-        }
         let compiled = Arc::new(Enforced::compile(&snapshot)?);
         let version = compiled.version();
         self.enforced.store(Some(compiled));
@@ -339,16 +324,9 @@ impl ProxyState {
         Ok(version)
     }
 
-    /// Replaces the addresses of the other proxies, unless `endpoints` is older than what is known.
+    /// Replaces the addresses of the other proxies. They come in order, each set whole.
     pub fn set_endpoints(&self, endpoints: Endpoints) {
-        let endpoints = Arc::new(endpoints);
-        self.endpoints.rcu(|current| {
-            if endpoints.version < current.version {
-                Arc::clone(current)
-            } else {
-                Arc::clone(&endpoints)
-            }
-        });
+        self.endpoints.store(Arc::new(endpoints));
     }
 
     /// Takes in entries of the revocation log.

@@ -182,7 +182,7 @@ impl TokenVerifier {
             _ => self.verify_signature(token, enforced)?,
         };
         // The number before the entries: one that arrives in between is looked at again next time.
-        let revocations = state.revocations().sequence();
+        let revocations = state.revocations().generation();
         let is_checked = known.revocations == Some(revocations);
         if !is_checked
             && state

@@ -272,7 +272,7 @@ impl TransactionVerifier {
         if transaction.expires() + limits::CLOCK_SKEW <= self.clock.now() {
             return Err(TransactionError::Time);
         }
-        let revocations = state.revocations().sequence();
+        let revocations = state.revocations().generation();
         if known.revocations != Some(revocations) {
             if is_revoked(&transaction, state) {
                 return Err(TransactionError::Revoked);

@@ -12,7 +12,7 @@ use testudo_model::{
     snapshot::{Endpoints, Revocation, Revoked, Snapshot, SnapshotVersion},
 };
 use testudo_store::StoreError;
-use testudo_trust::TrustBundle;
+use testudo_trust::{TrustBundle, sha256};
 use tokio::sync::watch;
 
 use super::revocation_log::RevocationLog;
@@ -36,6 +36,18 @@ pub enum PublishError {
 pub(super) struct Published {
     pub(super) version: u64,
     pub(super) json: Bytes,
+    pub(super) digest: [u8; 32],
+}
+
+impl Published {
+    fn new(version: u64, json: Bytes) -> Self {
+        let digest = sha256(&json);
+        Self {
+            version,
+            json,
+            digest,
+        }
+    }
 }
 
 /// A proxy with an open watch stream.
@@ -98,13 +110,7 @@ impl Distribution {
         if json.len() > MAX_SNAPSHOT_BYTES {
             return Err(PublishError::TooLarge { bytes: json.len() });
         }
-        publish_newer(
-            &self.snapshot,
-            Published {
-                version: snapshot.version.0,
-                json,
-            },
-        );
+        publish_newer(&self.snapshot, Published::new(snapshot.version.0, json));
         Ok(())
     }
 
@@ -114,13 +120,7 @@ impl Distribution {
     /// They cannot be encoded.
     pub fn publish_endpoints(&self, endpoints: &Endpoints) -> Result<(), PublishError> {
         let json = Bytes::from(serde_json::to_vec(endpoints)?);
-        publish_newer(
-            &self.endpoints,
-            Published {
-                version: endpoints.version,
-                json,
-            },
-        );
+        publish_newer(&self.endpoints, Published::new(endpoints.version, json));
         Ok(())
     }
 
@@ -128,10 +128,7 @@ impl Distribution {
     pub fn publish_bundle(&self, version: u64, bundle: &TrustBundle) {
         publish_newer(
             &self.bundle,
-            Published {
-                version,
-                json: Bytes::from(bundle.to_json()),
-            },
+            Published::new(version, Bytes::from(bundle.to_json())),
         );
     }
 
@@ -158,6 +155,11 @@ impl Distribution {
     /// Revocations after `sequence`, in order.
     pub fn revocations_since(&self, sequence: u64) -> Vec<Revocation> {
         self.revocations.since(sequence)
+    }
+
+    /// How far a proxy is in the log whose newest entry is `known`; 0 if the log has another entry there or none any more.
+    pub(super) fn place_of(&self, known: &Revocation) -> u64 {
+        self.revocations.place_of(known)
     }
 
     /// Version of the newest snapshot; 0 before the first.

@@ -90,12 +90,26 @@ impl RevocationLog {
 
     /// Entries after `sequence`, in order.
     pub fn since(&self, sequence: u64) -> Vec<Revocation> {
-        self.lock()
+        let known = self.lock();
+        let first = known
             .entries
-            .iter()
-            .filter(|entry| entry.sequence > sequence)
-            .cloned()
-            .collect()
+            .partition_point(|entry| entry.sequence <= sequence);
+        known.entries.range(first..).cloned().collect()
+    }
+
+    /// The number of `entry`, if this log has it; otherwise 0. A log that was restored from a backup gives numbers a second
+    /// time, to other entries.
+    pub fn place_of(&self, entry: &Revocation) -> u64 {
+        let known = self.lock();
+        let found = known
+            .entries
+            .binary_search_by_key(&entry.sequence, |known| known.sequence)
+            .ok()
+            .and_then(|index| known.entries.get(index));
+        match found {
+            Some(found) if found == entry => entry.sequence,
+            _ => 0,
+        }
     }
 
     /// Number of the newest entry, 0 for none.
@@ -184,6 +198,24 @@ mod tests {
         assert_eq!(sequences(&again.since(0)), [1, 2, 3]);
         assert_eq!(sequences(&again.since(2)), [3]);
         assert_eq!(again.since(0), log.since(0));
+    }
+
+    #[test]
+    fn an_entry_of_another_log_has_no_place_though_its_number_has() {
+        let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let clock = FakeClock::today();
+        let open = |folder: &tempfile::TempDir| {
+            RevocationLog::open(store(folder.path(), &clock), clock.clone()).unwrap()
+        };
+        let (log, other) = (open(&here), open(&there));
+        for number in 1..=3 {
+            log.append(subject(number)).unwrap();
+            other.append(subject(number + 10)).unwrap();
+        }
+        for entry in log.since(0) {
+            assert_eq!(log.place_of(&entry), entry.sequence);
+            assert_eq!(other.place_of(&entry), 0);
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use futures_util::Stream;
 use testudo_model::{
     Clock, InstanceId, Timestamp,
     event::CleanText,
-    snapshot::{Endpoints, Revoked, SnapshotVersion},
+    snapshot::{Endpoints, Revocation, Revoked, SnapshotVersion},
 };
 use testudo_workload::{InstanceReport, Workloads};
 use tokio::sync::{mpsc, watch};
@@ -40,6 +40,8 @@ const OUTGOING: usize = 8;
 /// Time a message may wait for a proxy that does not read.
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_VERSION_CHARS: usize = 64;
+/// Longest revocation in a hello: an id of at most 2 KiB and a few numbers.
+const MAX_REVOCATION_BYTES: usize = 4 * 1024;
 
 static STREAMS: AtomicU64 = AtomicU64::new(0);
 
@@ -78,7 +80,8 @@ pub(super) async fn open(
         stream: STREAMS.fetch_add(1, Ordering::Relaxed),
         certified_until: peer.until,
         build: hello.version,
-        revocation: hello.revocation,
+        revocation: parse_place(&hello.revocation, &distribution),
+        snapshot: hello.snapshot_digest,
         proxy,
         inbound,
         workloads,
@@ -109,6 +112,14 @@ fn parse_hello(hello: &Hello, peer: &Certified, now: Timestamp) -> Result<Connec
     })
 }
 
+/// How far the proxy is in the revocation log; what is not of our log is no place in it.
+fn parse_place(known: &[u8], distribution: &Distribution) -> u64 {
+    let known = (known.len() <= MAX_REVOCATION_BYTES)
+        .then(|| serde_json::from_slice::<Revocation>(known).ok())
+        .flatten();
+    known.map_or(0, |known| distribution.place_of(&known))
+}
+
 /// Whose address it is, the certificate says; others will verify it when they connect.
 fn parse_inbound(text: &str) -> Result<Option<SocketAddr>, Status> {
     if text.is_empty() {
@@ -132,6 +143,8 @@ struct Session {
     inbound: Option<SocketAddr>,
     /// Newest revocation sent.
     revocation: u64,
+    /// Digest of the snapshot that was sent last or that the proxy came with.
+    snapshot: Bytes,
     proxy: Connected,
     workloads: Arc<Workloads>,
     distribution: Arc<Distribution>,
@@ -243,11 +256,16 @@ impl Session {
         }
     }
 
-    async fn send_snapshot(&self, channel: &mut watch::Receiver<Published>) -> Result<(), End> {
+    /// By content, not by number: a proxy may know a higher number from before a backup was restored.
+    async fn send_snapshot(&mut self, channel: &mut watch::Receiver<Published>) -> Result<(), End> {
         let published = channel.borrow_and_update().clone();
-        let known = self.proxy.enforces.map_or(0, |version| version.0);
-        if published.json.is_empty() || published.version <= known {
+        if published.json.is_empty() || self.snapshot[..] == published.digest {
             return Ok(());
+        }
+        self.snapshot = Bytes::copy_from_slice(&published.digest);
+        if self.proxy.enforces >= Some(SnapshotVersion(published.version)) {
+            self.proxy.enforces = None;
+            self.distribution.note(self.stream, self.proxy.clone());
         }
         self.send(watch_reply::Message::Snapshot(published.json))
             .await

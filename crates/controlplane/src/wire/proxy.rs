@@ -61,12 +61,16 @@ pub struct Hello {
     /// Where its inbound listener is reached, empty for a gateway.
     #[prost(string, tag = "4")]
     pub inbound_address: ::prost::alloc::string::String,
-    /// Newest snapshot it enforces, 0 for none.
+    /// Version of the snapshot it enforces, 0 for none.
     #[prost(uint64, tag = "5")]
     pub snapshot: u64,
-    /// Newest revocation it knows, 0 for none.
-    #[prost(uint64, tag = "6")]
-    pub revocation: u64,
+    /// SHA-256 of that snapshot as it came: a control plane that went back to a backup gives the same number to another one.
+    #[prost(bytes = "bytes", tag = "6")]
+    pub snapshot_digest: ::prost::bytes::Bytes,
+    /// Newest revocation it knows, as it came, empty for none. The log goes on after it where it has this very entry, and is
+    /// sent from its beginning where it has not.
+    #[prost(bytes = "bytes", tag = "7")]
+    pub revocation: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Acknowledgement {

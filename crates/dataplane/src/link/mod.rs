@@ -19,9 +19,10 @@ mod shipping;
 mod watch;
 
 use std::{
+    collections::BTreeSet,
     io,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -29,7 +30,7 @@ use arc_swap::ArcSwap;
 use testudo_model::{Clock, Entropy, SpiffeId, limits::MAX_SNAPSHOT_BYTES, snapshot::Revocation};
 use testudo_runtime::{DrainWatch, Gate, Readiness, causes, with_causes};
 use testudo_trust::{
-    ExpectedPeer, IdentitySource, SvidKey, X509Error, certificate_times, mesh_client_config,
+    ExpectedPeer, IdentitySource, SvidKey, X509Error, certificate_times, mesh_client_config, sha256,
 };
 use tokio::sync::Notify;
 use tonic::transport::Channel;
@@ -200,6 +201,8 @@ pub struct Link {
     shipping: tokio::sync::Mutex<()>,
     last_contact: Mutex<Option<u64>>,
     revocations: Mutex<Vec<Revocation>>,
+    /// SHA-256 of the snapshot in force, as it came.
+    snapshot_digest: Mutex<Option<[u8; 32]>>,
 }
 
 /// A certificate for a gateway's public listener.
@@ -251,6 +254,7 @@ impl Link {
             shipping: tokio::sync::Mutex::new(()),
             last_contact: Mutex::new(None),
             revocations: Mutex::new(Vec::new()),
+            snapshot_digest: Mutex::new(None),
         };
         link.gates.identity.ready();
         link.gates
@@ -403,8 +407,10 @@ impl Link {
             self.state.set_endpoints(endpoints);
         }
         if let Some(snapshot) = folder.snapshot()? {
+            let digest = serde_json::to_vec(&snapshot).ok().map(|json| sha256(&json));
             match self.state.activate(snapshot) {
                 Ok(version) => {
+                    self.note_snapshot(digest);
                     tracing::info!(%version, "enforcing the snapshot kept from the last run");
                     self.gates.snapshot.ready();
                 }
@@ -418,22 +424,42 @@ impl Link {
     }
 
     /// Adds `entries` to those kept for a restart and answers what is to be kept: what is still in force, and
-    /// the newest, since its number says how far we are.
+    /// the newest, since it says how far we are. Those of a log that began again are in no order with the older ones.
     fn remember_revocations(&self, entries: Vec<Revocation>) -> Vec<Revocation> {
         let now = self.clock.now();
+        let place = |entry: &Revocation| (entry.sequence, entry.at);
+        let repeated: BTreeSet<_> = entries.iter().map(place).collect();
         let mut known = self
             .revocations
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let newest_known = known.last().map_or(0, |entry| entry.sequence);
-        known.extend(
-            entries
-                .into_iter()
-                .filter(|entry| entry.sequence > newest_known),
-        );
-        let newest = known.last().map_or(0, |entry| entry.sequence);
-        known.retain(|entry| entry.expires > now || entry.sequence == newest);
+        known.retain(|entry| now < entry.expires && !repeated.contains(&place(entry)));
+        let newest = entries.last().map(place);
+        let kept = entries
+            .into_iter()
+            .filter(|entry| now < entry.expires || Some(place(entry)) == newest);
+        known.extend(kept);
         known.clone()
+    }
+
+    /// The newest revocation known, as it came; empty for none.
+    fn newest_revocation(&self) -> Vec<u8> {
+        let known = self
+            .revocations
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let json = known.last().map(serde_json::to_vec);
+        json.and_then(Result::ok).unwrap_or_default()
+    }
+
+    fn note_snapshot(&self, digest: Option<[u8; 32]>) {
+        *self.lock_snapshot() = digest;
+    }
+
+    fn lock_snapshot(&self) -> MutexGuard<'_, Option<[u8; 32]>> {
+        self.snapshot_digest
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps something for a restart. That this fails is no reason to stop.

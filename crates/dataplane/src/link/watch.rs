@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use futures_util::stream;
 use testudo_model::snapshot::{Endpoints, KNOWN_FEATURES, Revocation, Snapshot, SnapshotVersion};
 use testudo_runtime::with_causes;
+use testudo_trust::sha256;
 use tokio::sync::mpsc;
 use tonic::Streaming;
 
@@ -62,7 +63,12 @@ impl Link {
                 .map(|address| address.to_string())
                 .unwrap_or_default(),
             snapshot: self.state.snapshot_version().map_or(0, |version| version.0),
-            revocation: self.state.revocations().sequence(),
+            snapshot_digest: self
+                .lock_snapshot()
+                .map(|digest| digest.to_vec())
+                .unwrap_or_default()
+                .into(),
+            revocation: self.newest_revocation().into(),
         };
         let hello = WatchRequest {
             message: Some(watch_request::Message::Hello(hello)),
@@ -108,6 +114,7 @@ impl Link {
     /// Compiling takes long enough to need a thread of its own.
     async fn take_snapshot(&self, json: &[u8]) -> Result<Acknowledgement, LinkError> {
         let snapshot: Snapshot = parse("snapshot", json)?;
+        let digest = sha256(json);
         let version = snapshot.version;
         let state = Arc::clone(&self.state);
         let activation = {
@@ -117,6 +124,7 @@ impl Link {
         let refused = match activation {
             Ok(Ok(_)) => {
                 tracing::info!(%version, "enforcing");
+                self.note_snapshot(Some(digest));
                 self.gates.snapshot.ready();
                 self.keep("snapshot", move |folder| folder.keep_snapshot(&snapshot))
                     .await;

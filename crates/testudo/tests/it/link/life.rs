@@ -1,5 +1,8 @@
 //! A proxy's life: it joins, renews, follows, is let go, and gets over it when the control plane is away.
 
+use testudo_dataplane::revocations::TokenIdentity;
+use testudo_model::TokenId;
+
 use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -422,4 +425,73 @@ async fn roots_rotate_while_everything_runs() {
         control_plane.activities() == ["test.after_rotation"]
     })
     .await;
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_control_plane_that_went_back_to_a_backup_is_followed_though_its_numbers_are_lower() {
+    let folders = Folders::new();
+    let clock = ShiftedClock::new();
+    let revoke = |control_plane: &ControlPlane, subject: &str| {
+        let what = Revoked::Subject(subject.to_owned());
+        control_plane.distribution.revoke(what).unwrap();
+    };
+    let control_plane = ControlPlane::start(&folders.at("server"), 0, &clock).await;
+    revoke(&control_plane, "usr_before");
+    let port = control_plane.address.port();
+    control_plane.stop().await;
+    copy_folder(&folders.at("server"), &folders.at("backup"));
+
+    let control_plane = ControlPlane::start(&folders.at("server"), port, &clock).await;
+    control_plane.publish(5);
+    let orders = Proxy::join(&control_plane, &service("orders"), &folders.at("orders")).await;
+    for number in 0..3 {
+        revoke(&control_plane, &format!("usr_lost_{number}"));
+    }
+    eventually("the proxy is ahead of the backup", || {
+        orders.enforces() == 5 && orders.state.revocations().sequence() == 4
+    })
+    .await;
+    control_plane.stop().await;
+
+    let control_plane = ControlPlane::start(&folders.at("backup"), port, &clock).await;
+    // The same numbers again, to others, and more than the proxy has seen.
+    for number in 0..5 {
+        revoke(&control_plane, &format!("usr_new_{number}"));
+    }
+    control_plane.publish(2);
+    let _stock = Proxy::join(&control_plane, &service("stock"), &folders.at("stock")).await;
+    eventually("its policies are followed", || orders.enforces() == 2).await;
+    let is_revoked = |subject: &str| {
+        let token = TokenId::generate(&*clock, &SystemEntropy);
+        let identity = TokenIdentity {
+            token: &token,
+            session: None,
+            subject,
+            issued_at: 0,
+        };
+        orders.state.revocations().revokes_token(identity)
+    };
+    eventually("its revocations are", || {
+        (0..5).all(|number| is_revoked(&format!("usr_new_{number}")))
+    })
+    .await;
+    assert!(
+        is_revoked("usr_before") && is_revoked("usr_lost_2"),
+        "and none is forgotten"
+    );
+    let stock: ServiceName = "stock".parse().unwrap();
+    eventually("its addresses are", || {
+        orders.state.endpoints().services.contains_key(&stock)
+    })
+    .await;
+    control_plane.publish(3);
+    eventually("and what comes then", || orders.enforces() == 3).await;
 }
