@@ -325,3 +325,46 @@ fn refusal(error: &LedgerError) -> Refusal {
         error => Refusal::internal(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use testudo_model::event::{Actor, EventClass, Outcome};
+
+    use super::*;
+    use crate::{fixtures::plane, plane::Note};
+
+    #[tokio::test]
+    async fn however_much_is_asked_for_an_answer_is_a_page_and_says_where_the_next_one_begins() {
+        let folder = tempfile::tempdir().unwrap();
+        let plane = plane(folder.path());
+        for _ in 0..=SEARCH_PAGE {
+            let note = Note {
+                class: EventClass::ApiActivity,
+                activity: "api.call",
+                outcome: Outcome::Denied,
+                actor: Actor::default(),
+                source_ip: None,
+                target: None,
+                details: Vec::new(),
+            };
+            plane.note(note).unwrap();
+        }
+        let ask = |limit, before| {
+            let search = Search {
+                filter: "activity=api.call".to_owned(),
+                limit,
+                before,
+            };
+            search_of(&plane, search)
+        };
+        let first = ask(usize::MAX, None).await;
+        assert_eq!(first["items"].as_array().unwrap().len(), SEARCH_PAGE);
+        let rest = ask(usize::MAX, first["next"].as_u64()).await;
+        assert_eq!(rest["items"].as_array().unwrap().len(), 1);
+    }
+
+    async fn search_of(plane: &Arc<Plane>, asked: Search) -> Value {
+        let answer = search(State(Arc::clone(plane)), Query(asked)).await;
+        answer.unwrap().0
+    }
+}
