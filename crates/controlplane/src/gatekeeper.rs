@@ -71,8 +71,8 @@ mod tests {
     #[tokio::test]
     async fn who_hangs_up_makes_no_room_before_the_work_is_done() {
         let gatekeeper = Arc::new(Gatekeeper::new(1, 1));
-        let (finish, finished) = mpsc::channel::<()>();
-        let (began, beginning) = mpsc::channel();
+        let (finish, finished) = mpsc::sync_channel::<()>(1);
+        let (began, beginning) = mpsc::sync_channel(1);
         let work = move || {
             began.send(()).unwrap();
             let _ = finished.recv();
@@ -83,7 +83,7 @@ mod tests {
         first.abort();
         assert!(first.await.unwrap_err().is_cancelled());
 
-        let (began, beginning) = mpsc::channel();
+        let (began, beginning) = mpsc::sync_channel(1);
         let second = Arc::clone(&gatekeeper);
         let second = tokio::spawn(async move { second.run(move || began.send(()).unwrap()).await });
         until("the second one waits", || {
