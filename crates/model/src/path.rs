@@ -34,7 +34,8 @@ pub enum PathError {
 }
 
 /// A path that every parser reads the same way: absolute, no dot or empty segments (a single trailing slash
-/// is kept), unreserved characters decoded, other escapes in upper-case hex, valid UTF-8.
+/// is kept), valid UTF-8. Each path has one spelling: what may stand in a segment as it is (`pchar` of RFC 3986)
+/// does, everything else is an escape in upper-case hex.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CanonicalPath<'a>(Cow<'a, str>);
 
@@ -132,11 +133,8 @@ fn normalise_escapes(raw: &str) -> Result<String, PathError> {
         match value {
             b'/' | b'\\' | b';' => return Err(PathError::AmbiguousSeparator),
             0..=0x1f | 0x7f => return Err(PathError::BadCharacter),
-            // A second decoding downstream would turn `%2561` into `%61` into `a`.
-            b'%' if starts_with_two_hex_digits(bytes.clone()) => {
-                return Err(PathError::PercentEncoding);
-            }
-            value if is_unreserved(value) => out.push(char::from(value)),
+            // Not only the unreserved characters: many servers take `/%40all` for `/@all`.
+            value if is_path_character(value) => out.push(char::from(value)),
             value => {
                 out.push('%');
                 out.push(hex_digit(value >> 4));
@@ -147,6 +145,11 @@ fn normalise_escapes(raw: &str) -> Result<String, PathError> {
     }
     // Overlong UTF-8 (`%c0%ae`) and the like.
     std::str::from_utf8(&decoded).map_err(|_| PathError::NotUtf8)?;
+    // A second decoding downstream would turn `%2561`, or `%25%361`, into `%61` into `a`.
+    let mut after_percents = out.split("%25").skip(1);
+    if after_percents.any(|after| starts_with_two_hex_digits(after.bytes())) {
+        return Err(PathError::PercentEncoding);
+    }
     Ok(out)
 }
 
@@ -206,6 +209,16 @@ mod tests {
             "/caf%C3%A9"
         );
         assert_eq!(CanonicalPath::parse("/a%20b").unwrap().as_str(), "/a%20b");
+        assert_eq!(
+            CanonicalPath::parse("/users/%40all").unwrap().as_str(),
+            "/users/@all"
+        );
+        assert_eq!(
+            CanonicalPath::parse("/v1/a%3aread%28%2C%2A%29")
+                .unwrap()
+                .as_str(),
+            "/v1/a:read(,*)"
+        );
     }
 
     #[test]
@@ -226,6 +239,8 @@ mod tests {
             ("/admin;x=1", PathError::AmbiguousSeparator),
             ("/admin%3bx", PathError::AmbiguousSeparator),
             ("/%2561dmin", PathError::PercentEncoding),
+            ("/%25%361dmin", PathError::PercentEncoding),
+            ("/%25%36%31dmin", PathError::PercentEncoding),
             ("/a%", PathError::PercentEncoding),
             ("/a%2", PathError::PercentEncoding),
             ("/a%zz", PathError::PercentEncoding),
@@ -246,6 +261,26 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn an_escape_and_what_it_stands_for_are_one_path_wherever_both_are_allowed(
+            before in "[a-z@:]{0,4}", byte in 0x20u8..0x7f, after in "[a-z@:]{0,4}",
+        ) {
+            let plain = format!("/{before}{}{after}", char::from(byte));
+            let escaped = format!("/{before}%{byte:02x}{after}");
+            let (plain, escaped) = (CanonicalPath::parse(&plain), CanonicalPath::parse(&escaped));
+            if let (Ok(plain), Ok(escaped)) = (plain, escaped) {
+                prop_assert_eq!(plain, escaped);
+            }
+        }
+
+        #[test]
+        fn decoding_once_more_changes_nothing_that_a_path_is_made_of(raw in "/([a-z.@:]|%[2-7][0-9a-f]){0,12}") {
+            if let Ok(path) = CanonicalPath::parse(&raw) {
+                let again = CanonicalPath::parse(path.as_str());
+                prop_assert_eq!(again.as_ref(), Ok(&path));
+            }
+        }
+
         #[test]
         fn canonical_is_a_fixed_point(raw in "/[ -~é]{0,40}") {
             if let Ok(path) = CanonicalPath::parse(&raw) {

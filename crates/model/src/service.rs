@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{GroupName, OperationId, Scope, ServiceName, SpiffeId};
+use crate::{CanonicalPath, GroupName, OperationId, PathError, Scope, ServiceName, SpiffeId};
 
 /// One declared service.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -142,7 +142,8 @@ pub enum UserRequirement {
     None,
 }
 
-/// A path pattern: literal segments, `{name}` for one segment, `{*name}` at the end for the rest.
+/// A path pattern: literal segments, `{name}` for one segment, `{*name}` at the end for the rest. Literals are as in
+/// a [`CanonicalPath`], which is what is matched.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
 #[schemars(with = "String")]
@@ -157,7 +158,7 @@ pub struct InvalidPathPattern {
 }
 
 impl PathPattern {
-    /// The pattern as written.
+    /// The pattern with its literals in canonical form.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -176,31 +177,42 @@ impl FromStr for PathPattern {
         let Some(rest) = text.strip_prefix('/') else {
             return refuse("it must start with `/`");
         };
+        let mut canonical = String::with_capacity(text.len());
         let mut segments = rest.split('/').peekable();
         while let Some(segment) = segments.next() {
             let is_last = segments.peek().is_none();
-            let literal = |s: &str| {
-                s.bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || b"-._~!$&'()+,=:@%".contains(&b))
-            };
             let name = |s: &str| {
                 !s.is_empty() && s.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
             };
+            let as_path = format!("/{segment}");
             match segment.strip_prefix('{').and_then(|s| s.strip_suffix('}')) {
-                Some(parameter) => match parameter.strip_prefix('*') {
-                    Some(rest) if name(rest) && is_last => {}
-                    Some(_) => return refuse("`{*name}` may only be the last segment"),
-                    None if name(parameter) => {}
-                    None => return refuse("a parameter is `{name}` of letters, digits and `_`"),
-                },
+                Some(parameter) => {
+                    match parameter.strip_prefix('*') {
+                        Some(rest) if name(rest) && is_last => {}
+                        Some(_) => return refuse("`{*name}` may only be the last segment"),
+                        None if name(parameter) => {}
+                        None => {
+                            return refuse("a parameter is `{name}` of letters, digits and `_`");
+                        }
+                    }
+                    canonical.push_str(&as_path);
+                }
                 None if matches!(segment, "." | "..") || (segment.is_empty() && !is_last) => {
                     return refuse("empty and dot segments never match");
                 }
-                None if literal(segment) => {}
-                None => return refuse("a segment is either a literal or `{name}`"),
+                None => match CanonicalPath::parse(&as_path) {
+                    // A lone `*` is a wildcard elsewhere; taken as a letter it would surprise.
+                    Ok(path) if !path.as_str().contains('*') => canonical.push_str(path.as_str()),
+                    Err(PathError::PercentEncoding | PathError::NotUtf8) => {
+                        return refuse(
+                            "an escape is `%` and two hexadecimal digits, once, of UTF-8",
+                        );
+                    }
+                    _ => return refuse("a segment is either a literal or `{name}`"),
+                },
             }
         }
-        Ok(Self(text.to_owned()))
+        Ok(Self(canonical))
     }
 }
 
@@ -282,8 +294,23 @@ mod tests {
         }
         for bad in [
             "", "a", "//", "/a//b", "/../a", "/{}", "/{*r}/b", "/a{id}", "/a b", "/{id", "/*",
+            "/a%zz", "/a%2", "/a%2fb", "/a%3bb", "/%2561", "/%c0", "/%2e%2e", "/%2a", "/a;b",
         ] {
             assert!(bad.parse::<PathPattern>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn two_spellings_of_a_literal_are_one_pattern() {
+        for (written, canonical) in [
+            ("/%61", "/a"),
+            ("/users/%40all/{id}", "/users/@all/{id}"),
+            ("/caf%c3%a9/{*rest}", "/caf%C3%A9/{*rest}"),
+            ("/a%20b/", "/a%20b/"),
+        ] {
+            let pattern: PathPattern = written.parse().unwrap();
+            assert_eq!(pattern.as_str(), canonical);
+            assert_eq!(canonical.parse(), Ok(pattern), "it reads back");
         }
     }
 }
