@@ -24,8 +24,8 @@ pub enum RouteConflict {
         /// `<service>:<operation>`.
         second: String,
     },
-    /// A pattern that no canonical path can match.
-    #[error("the path `{pattern}` of `{route}` can never match: {why}")]
+    /// A pattern that cannot stand beside the others.
+    #[error("the path `{pattern}` of `{route}` cannot stand beside another: {why}")]
     Unmatchable {
         /// The pattern.
         pattern: PathPattern,
@@ -212,11 +212,7 @@ impl<'a> TableBuilder<'a> {
                 service: service_index,
                 route: route_index,
             };
-            let key = normalise_pattern(&route.path).map_err(|why| RouteConflict::Unmatchable {
-                pattern: route.path.clone(),
-                route: route.full_name(&service.name),
-                why,
-            })?;
+            let key = without_names(&route.path);
             for method in &route.methods {
                 self.add_operation(&key, method, target, service, route)?;
             }
@@ -276,27 +272,29 @@ impl<'a> TableBuilder<'a> {
     }
 }
 
-/// The pattern with literals in canonical form and parameters without their names, so that `/a/{id}` and
-/// `/a/{name}` are seen to be the same.
-fn normalise_pattern(pattern: &PathPattern) -> Result<String, String> {
-    let mut normal = String::with_capacity(pattern.as_str().len());
+/// The pattern without the names of its parameters, so that `/a/{id}` and `/a/{name}` are seen to be the same.
+fn without_names(pattern: &PathPattern) -> String {
+    let mut nameless = String::with_capacity(pattern.as_str().len());
     for (position, segment) in pattern.as_str().split('/').skip(1).enumerate() {
-        normal.push('/');
+        nameless.push('/');
         if segment.starts_with("{*") {
-            normal.push_str("{*rest}");
+            nameless.push_str("{*rest}");
         } else if segment.starts_with('{') {
-            normal.push_str(&format!("{{p{position}}}"));
+            nameless.push_str(&format!("{{p{position}}}"));
         } else {
-            let literal = format!("/{segment}");
-            let canonical = CanonicalPath::parse(&literal).map_err(|error| error.to_string())?;
-            normal.push_str(canonical.as_str().trim_start_matches('/'));
+            nameless.push_str(segment);
         }
     }
-    Ok(normal)
+    nameless
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
+    use proptest::prelude::*;
+    use testudo_runtime::fleet::{RouteMatch, Wildcard};
+
     use super::*;
     use crate::fixtures::{route, service};
 
@@ -380,6 +378,30 @@ mod tests {
             if first == "one:a.read" && second == "two:b.read"),
             "{error}"
         );
+    }
+
+    proptest! {
+        /// What the check of a fleet accepts, every proxy takes, and what it refuses, none would.
+        #[test]
+        fn a_table_takes_the_patterns_that_the_check_of_a_fleet_accepts(
+            patterns in prop::collection::btree_set("(/(a|b|%61|\\{x\\}|\\{y\\})){1,3}(/|/\\{\\*r\\})?", 1..6),
+        ) {
+            let mut one = service("one");
+            let mut shapes = HashSet::new();
+            let mut places: HashMap<String, Wildcard> = HashMap::new();
+            let mut forks = false;
+            for (number, pattern) in patterns.iter().enumerate() {
+                let matches: RouteMatch = format!("GET {pattern}").parse().unwrap();
+                if !shapes.insert(matches.shape()) {
+                    continue;
+                }
+                for (before, wildcard) in matches.wildcards() {
+                    forks |= *places.entry(before).or_insert(wildcard) != wildcard;
+                }
+                one.routes.push(route(&format!("op.{number}"), &["GET"], pattern));
+            }
+            prop_assert_eq!(RouteTable::compile(&[one]).is_err(), forks);
+        }
     }
 
     #[test]

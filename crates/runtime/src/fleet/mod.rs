@@ -48,7 +48,7 @@ pub use layers::{Override, VARIABLE_PREFIX};
 pub use network::{ListenAddress, Network};
 pub use origins::{Origin, Origins, Setting};
 pub use problem::{Excerpt, FleetErrors, Location, Problem, Severity};
-pub use route_match::RouteMatch;
+pub use route_match::{RouteMatch, Wildcard};
 pub use schema::{schema, schema_text};
 pub use secret::SecretReference;
 pub use units::{Period, Rate, Size};

@@ -82,19 +82,41 @@ impl RouteMatch {
         let mut shape = String::new();
         for segment in segments(&self.path) {
             shape.push('/');
-            shape.push_str(match segment {
-                Segment::Literal(text) => text,
-                Segment::One => "{}",
-                Segment::Rest => "{*}",
-            });
+            shape.push_str(segment.shape());
         }
         shape
+    }
+
+    /// The wildcards of the path, each with the shape of what comes before it. The table of a proxy holds one kind
+    /// of wildcard behind the same segments, whatever the methods.
+    pub fn wildcards(&self) -> Vec<(String, Wildcard)> {
+        let mut before = String::new();
+        let mut wildcards = Vec::new();
+        for segment in segments(&self.path) {
+            match segment {
+                Segment::One => wildcards.push((before.clone(), Wildcard::One)),
+                Segment::Rest => wildcards.push((before.clone(), Wildcard::Rest)),
+                Segment::Literal(_) => {}
+            }
+            before.push('/');
+            before.push_str(segment.shape());
+        }
+        wildcards
     }
 
     /// How the paths of two routes relate.
     pub fn overlap(&self, other: &Self) -> Overlap {
         overlap(&segments(&self.path), &segments(&other.path))
     }
+}
+
+/// What a segment of a path matches if it is no literal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wildcard {
+    /// `{name}`: one segment.
+    One,
+    /// `{*name}`: the rest.
+    Rest,
 }
 
 /// How two path patterns relate.
@@ -115,6 +137,16 @@ enum Segment<'a> {
     Literal(&'a str),
     One,
     Rest,
+}
+
+impl<'a> Segment<'a> {
+    const fn shape(self) -> &'a str {
+        match self {
+            Self::Literal(text) => text,
+            Self::One => "{}",
+            Self::Rest => "{*}",
+        }
+    }
 }
 
 fn segments(path: &PathPattern) -> Vec<Segment<'_>> {

@@ -11,7 +11,7 @@ use super::{
     file::{FleetFile, RouteSection, ServiceSection},
     host::HostName,
     problem::Problems,
-    route_match::Overlap,
+    route_match::{Overlap, Wildcard},
 };
 
 /// Longest deadline of a route. What takes longer is a stream or a job, and holds a connection and its buffers.
@@ -43,6 +43,7 @@ pub(super) fn check(
             .help("declare one: `[services.orders]` with `upstream = \"127.0.0.1:7002\"`");
     }
     report_contested_paths(file, at, context.problems);
+    report_forks(file, at, context.problems);
     file.services
         .iter()
         .map(|(name, section)| service(file, name, section, at.key(name.as_str()), context))
@@ -401,4 +402,67 @@ fn report_contested_paths(file: &FleetFile, at: Cursor<'_>, problems: &mut Probl
             }
         }
     }
+}
+
+/// The routes that one table of a proxy holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Table<'a> {
+    /// At the sidecar of the service.
+    Service(&'a ServiceName),
+    /// At the gateway, for a host; for none: any other host.
+    Host(Option<&'a HostName>),
+}
+
+/// `{name}` and `{*name}` in the same place of one table: no proxy could take such a snapshot.
+fn report_forks(file: &FleetFile, at: Cursor<'_>, problems: &mut Problems<'_>) {
+    let mut places: BTreeMap<(Table<'_>, String), (Wildcard, &RouteSection, Cursor<'_>)> =
+        BTreeMap::new();
+    for (name, section) in &file.services {
+        let mut tables = vec![Table::Service(name)];
+        if section.exposure == Exposure::External {
+            let hosts = section.hosts.iter().map(|host| Table::Host(Some(host)));
+            tables.extend(hosts);
+            if section.hosts.is_empty() {
+                tables.push(Table::Host(None));
+            }
+        }
+        for (index, route) in section.routes.iter().enumerate() {
+            let service_at = at.key(name.as_str());
+            let route_at = service_at.key("routes").index(index).key("match");
+            let mut rival = None;
+            for table in &tables {
+                for (before, wildcard) in route.matches.wildcards() {
+                    let (known, other, other_at) = *places
+                        .entry((*table, before))
+                        .or_insert((wildcard, route, route_at));
+                    if known != wildcard {
+                        rival = rival.or(Some((other, other_at)));
+                    }
+                }
+            }
+            if let Some(rival) = rival {
+                report_fork((route, route_at), rival, problems);
+            }
+        }
+    }
+}
+
+fn report_fork(
+    (route, at): (&RouteSection, Cursor<'_>),
+    (other, other_at): (&RouteSection, Cursor<'_>),
+    problems: &mut Problems<'_>,
+) {
+    let line = problems.source.line_of(other_at.place());
+    let (one, two) = (other.matches.path(), route.matches.path());
+    problems
+        .error(
+            "fleet.route_fork",
+            at.place(),
+            format!("`{two}` cannot stand beside `{one}`"),
+        )
+        .why(format!(
+            "`{one}` is {line}; where one has `{{name}}` the other has `{{*name}}`, and a proxy's table has room for \
+             one of them behind the same segments"
+        ))
+        .help("put a literal segment before one of them, or use `{*name}` for both");
 }

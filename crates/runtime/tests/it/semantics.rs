@@ -46,6 +46,42 @@ fn routes_that_would_contest_a_request_are_refused() {
 }
 
 #[test]
+fn routes_that_no_proxy_can_hold_are_refused() {
+    let check = |routes: &[(&str, &str)]| codes(&service("a", 7000, "", routes));
+    let fork = ["fleet.route_fork"];
+    assert_eq!(
+        check(&[("x", "GET /f/{id}"), ("y", "GET /f/{*rest}")]),
+        fork
+    );
+    assert_eq!(
+        check(&[("x", "GET /f/{id}/a"), ("y", "PUT /f/{*rest}")]),
+        fork,
+        "whatever the methods"
+    );
+    assert_eq!(
+        check(&[("x", "GET /f/a/{id}"), ("y", "GET /f/{*rest}")]),
+        [""; 0]
+    );
+    assert_eq!(
+        check(&[("x", "GET /%61"), ("y", "GET /a")]),
+        ["fleet.route_conflict"],
+        "two spellings of one path"
+    );
+    assert_eq!(check(&[("x", "GET /a%zz")]).len(), 1);
+    let external = "exposure = \"external\"";
+    let both = |more: &str, one: &str, two: &str| {
+        let one = service("a", 7000, more, &[("x", one)]);
+        codes(&format!("{one}{}", service("b", 7001, more, &[("x", two)])))
+    };
+    assert_eq!(both(external, "GET /f/{id}", "PUT /f/{*rest}"), fork);
+    assert_eq!(both("", "GET /f/{id}", "GET /f/{*rest}"), [""; 0]);
+    assert_eq!(
+        both(external, "GET /users/%40all", "GET /users/@all"),
+        ["fleet.contested_path"]
+    );
+}
+
+#[test]
 fn two_services_cannot_claim_one_public_path() {
     let check = |a: &str, b: &str, route_b: &str| {
         let names = "public_names = [\"a.example\", \"b.example\"]\n";
