@@ -1,6 +1,6 @@
 //! One gRPC connection to the control plane: HTTP/2 over TLS 1.3, where the certificates are SPIFFE ones.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{future::Future, io, sync::Arc, time::Duration};
 
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
@@ -15,6 +15,8 @@ use super::LinkError;
 /// A connection that answers no ping for so long is dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 const MAX_ADDRESS_BYTES: usize = 300;
+/// A control plane that takes a call and does not answer it by then will not, although it may still answer pings.
+const CALL_DEADLINE: Duration = Duration::from_secs(20);
 
 /// Where the control plane's proxy port is: `host:port`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,6 +72,29 @@ pub(super) fn channel(
     Ok(endpoint.connect_with_connector_lazy(connector))
 }
 
+/// The answer to `call`, named `action` in errors.
+///
+/// # Errors
+/// The control plane refused, or said nothing for too long.
+pub(super) async fn answer<T>(
+    action: &'static str,
+    call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+) -> Result<T, LinkError> {
+    answer_within(CALL_DEADLINE, action, call).await
+}
+
+async fn answer_within<T>(
+    deadline: Duration,
+    action: &'static str,
+    call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+) -> Result<T, LinkError> {
+    tokio::time::timeout(deadline, call)
+        .await
+        .map_err(|_| LinkError::Silence)?
+        .map(tonic::Response::into_inner)
+        .map_err(LinkError::refused(action))
+}
+
 async fn connect(address: &str, tls: Arc<ClientConfig>) -> io::Result<TlsStream<TcpStream>> {
     let tcp = TcpStream::connect(address).await?;
     tcp.set_nodelay(true)?;
@@ -85,6 +110,13 @@ async fn connect(address: &str, tls: Arc<ClientConfig>) -> io::Result<TlsStream<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_call_that_is_taken_and_never_answered_ends() {
+        let silent = std::future::pending::<Result<tonic::Response<()>, tonic::Status>>();
+        let ended = answer_within(Duration::from_millis(10), "watch", silent).await;
+        assert!(matches!(ended, Err(LinkError::Silence)), "{ended:?}");
+    }
 
     #[test]
     fn an_address_is_host_and_port() {

@@ -8,7 +8,7 @@ use testudo_trust::{IdentitySource, Svid, SvidKey, TrustBundle, pinned_client_co
 
 use super::{
     LinkError,
-    channel::{ServerAddress, channel},
+    channel::{ServerAddress, answer, channel},
     folder::StateFolder,
     mesh_channel,
     renewal::renewed,
@@ -121,15 +121,13 @@ async fn enrol(
     let key = SvidKey::generate();
     // The request's name is not looked at; the token says who we are.
     let certificate_request = key.csr_der(&control_plane).map_err(LinkError::Identity)?;
-    let reply = EnrolmentClient::new(channel(server, tls)?)
-        .max_decoding_message_size(MAX_ANSWER_BYTES)
-        .enrol(EnrolRequest {
-            join_token: token.credential().into_exposed(),
-            certificate_request: certificate_request.into(),
-        })
-        .await
-        .map_err(LinkError::refused("enrol"))?
-        .into_inner();
+    let mut client =
+        EnrolmentClient::new(channel(server, tls)?).max_decoding_message_size(MAX_ANSWER_BYTES);
+    let request = EnrolRequest {
+        join_token: token.credential().into_exposed(),
+        certificate_request: certificate_request.into(),
+    };
+    let reply = answer("enrol", client.enrol(request)).await?;
     let bundle = parse_bundle(token.trust_domain.clone(), &reply.trust_bundle)?;
     if !bundle
         .roots()

@@ -10,6 +10,7 @@ use tonic::transport::Channel;
 use super::{
     Link, LinkError,
     backoff::{Backoff, jitter},
+    channel::answer,
     enrol::{accept, parse_bundle},
 };
 use crate::wire::{RenewRequest, proxy_client::ProxyClient};
@@ -89,13 +90,11 @@ pub(super) async fn renewed(
 ) -> Result<(Svid, TrustBundle), LinkError> {
     let key = SvidKey::generate();
     let certificate_request = key.csr_der(current.id()).map_err(LinkError::Identity)?;
-    let reply = ProxyClient::new(channel)
-        .renew(RenewRequest {
-            certificate_request: certificate_request.into(),
-        })
-        .await
-        .map_err(LinkError::refused("renew the certificate"))?
-        .into_inner();
+    let mut client = ProxyClient::new(channel);
+    let request = RenewRequest {
+        certificate_request: certificate_request.into(),
+    };
+    let reply = answer("renew the certificate", client.renew(request)).await?;
     let bundle = parse_bundle(current.id().trust_domain(), &reply.trust_bundle)?;
     let chain = reply.chain.iter().map(|der| der.to_vec()).collect();
     let svid = accept(chain, key, &bundle, clock)?;

@@ -9,7 +9,7 @@ use testudo_trust::sha256;
 use tokio::sync::mpsc;
 use tonic::Streaming;
 
-use super::{Link, LinkError, MAX_SNAPSHOT_MESSAGE_BYTES, enrol::parse_bundle};
+use super::{Link, LinkError, MAX_SNAPSHOT_MESSAGE_BYTES, channel::answer, enrol::parse_bundle};
 use crate::wire::{
     Acknowledgement, Goodbye, Hello, WatchReply, WatchRequest, proxy_client::ProxyClient,
     watch_reply, watch_request,
@@ -74,12 +74,9 @@ impl Link {
             message: Some(watch_request::Message::Hello(hello)),
         };
         outgoing.send(hello).await.map_err(|_| LinkError::Silence)?;
-        let incoming = ProxyClient::new(self.channel())
-            .max_decoding_message_size(MAX_SNAPSHOT_MESSAGE_BYTES)
-            .watch(session_requests)
-            .await
-            .map_err(LinkError::refused("watch"))?
-            .into_inner();
+        let mut client =
+            ProxyClient::new(self.channel()).max_decoding_message_size(MAX_SNAPSHOT_MESSAGE_BYTES);
+        let incoming = answer("watch", client.watch(session_requests)).await?;
         Ok(Session { outgoing, incoming })
     }
 
