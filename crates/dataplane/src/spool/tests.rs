@@ -10,7 +10,7 @@ use std::{
 use base64::Engine as _;
 use testudo_model::{
     DecisionId, TrustDomain,
-    event::{Actor, Block, BlockHead, DecisionRecord, Detail, EventClass, Outcome},
+    event::{Actor, Block, BlockHead, DecisionRecord, Detail, EventClass, LegRecord, Outcome},
     limits::MAX_EVENT_BYTES,
     random_below,
 };
@@ -468,7 +468,7 @@ fn a_block_that_memory_did_not_keep_is_read_back_and_must_be_what_was_written() 
 }
 
 #[test]
-fn an_event_that_is_too_long_loses_the_context_of_its_decision_and_only_then_itself() {
+fn an_event_that_is_too_long_loses_the_context_of_its_decision_and_only_then_its_texts() {
     let folder = tempfile::tempdir().unwrap();
     let (spool, sink) = Spool::open(options(folder.path(), &fake_clock())).unwrap();
     let decided = |path: usize, context: usize| Event {
@@ -496,12 +496,79 @@ fn an_event_that_is_too_long_loses_the_context_of_its_decision_and_only_then_its
         .into_iter()
         .map(|event| {
             let context = event.decision.unwrap().context.map(|context| context.len());
-            (context, event.details.contains_key("context_omitted"))
+            let left_out = event.details.into_keys().filter(|key| key != "number");
+            (context, left_out.collect::<Vec<_>>())
         })
         .collect();
-    assert_eq!(contexts, [(Some(10), false), (None, true)]);
+    let omitted = |how: &str| (None, vec![how.to_owned()]);
+    assert_eq!(
+        contexts,
+        [
+            (Some(10), vec![]),
+            omitted("context_omitted"),
+            omitted("cut")
+        ]
+    );
     let head: BlockHead = serde_json::from_str(&blocks[0].head).unwrap();
-    assert_eq!(head.lost, 1);
+    assert_eq!(head.lost, 0);
+}
+
+#[test]
+fn a_decision_is_recorded_however_much_everybody_has_to_say() {
+    let folder = tempfile::tempdir().unwrap();
+    let (spool, sink) = Spool::open(options(folder.path(), &fake_clock())).unwrap();
+    // Quotes are written with two bytes, control characters with six.
+    let long = || "\"\u{1}\u{10ffff}".repeat(MAX_EVENT_BYTES);
+    let leg = LegRecord {
+        leg: long(),
+        principal: long(),
+        action: long(),
+        resource: long(),
+        allowed: true,
+        policies: vec![],
+        errors: vec![long()],
+    };
+    let mut verbose = event(0);
+    verbose.actor = Actor {
+        subject: Some(long()),
+        workload: Some(verbose.reporter.clone()),
+        client: Some(long()),
+        session: None,
+    };
+    (verbose.target, verbose.trace_id) = (Some(long()), Some(long()));
+    verbose.activity = long();
+    verbose.details = (0..100)
+        .map(|number| (format!("{number}{}", long()), Detail::from(long())))
+        .collect();
+    verbose.decision = Some(DecisionRecord {
+        id: DecisionId::generate(&*FakeClock::today(), &SystemEntropy),
+        snapshot: u64::MAX,
+        service: "orders".parse().unwrap(),
+        operation: Some(long()),
+        method: long(),
+        path: long(),
+        reason: long(),
+        legs: vec![leg; 9].into(),
+        context: Some(long().into()),
+        status: 0,
+    });
+    let id = verbose.id.clone();
+    sink.record(verbose).unwrap();
+    assert!(spool.sync(PATIENCE));
+    let events = events_of(&ship_all(&spool));
+    let [recorded] = events.as_slice() else {
+        panic!("one event, and no loss: {events:?}");
+    };
+    assert_eq!(recorded.id, id);
+    assert!(
+        recorded
+            .decision
+            .as_ref()
+            .unwrap()
+            .legs
+            .iter()
+            .all(|leg| leg.allowed)
+    );
 }
 
 #[test]

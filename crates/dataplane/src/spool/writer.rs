@@ -12,7 +12,7 @@ use std::{
 
 use testudo_model::{
     Clock, Entropy, EventId, TenantName,
-    event::{Actor, Detail, Event, EventClass, Outcome},
+    event::{Actor, Detail, Event, EventClass, LegRecord, Outcome},
     limits::BLOCK_INTERVAL,
 };
 use testudo_trust::IdentitySource;
@@ -30,6 +30,10 @@ const IDLE_PAUSE: Duration = Duration::from_millis(100);
 const FAULT_PAUSE: Duration = Duration::from_secs(1);
 /// Tries left when the spool is to stop and the disk does not take its events.
 const LAST_TRIES: u32 = 10;
+/// Characters left of each text of an event that is too long, and legs of its decision: about 20 texts, so that they
+/// fit together with two SPIFFE ids.
+const MAX_CUT_CHARACTERS: usize = 100;
+const MAX_LEGS: usize = 2;
 /// Time between two looks whether the file is still in place.
 const IN_PLACE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -119,7 +123,10 @@ impl Writer {
 
     fn take(&mut self, event: Event) {
         let draft = &mut self.pending.draft;
-        if draft.push(&event) || draft.push(&without_context(&event)) {
+        let is_taken = draft.push(&event)
+            || draft.push(&without_context(&event))
+            || draft.push(&cut(without_context(&event)));
+        if is_taken {
             let clock = &self.clock;
             self.pending
                 .since_nanos
@@ -261,4 +268,43 @@ fn without_context(event: &Event) -> Event {
         .details
         .insert("context_omitted".to_owned(), Detail::from(true));
     smaller
+}
+
+/// The event with what was decided, about whom and what, and every text cut, so that it fits whatever it said.
+fn cut(mut event: Event) -> Event {
+    let cut_some = |text: &mut Option<String>| *text = text.take().as_deref().map(beginning);
+    cut_some(&mut event.actor.subject);
+    cut_some(&mut event.actor.client);
+    cut_some(&mut event.target);
+    cut_some(&mut event.trace_id);
+    event.activity = beginning(&event.activity);
+    event.details = [("cut".to_owned(), Detail::from(true))].into();
+    if let Some(decision) = &mut event.decision {
+        cut_some(&mut decision.operation);
+        decision.method = beginning(&decision.method);
+        decision.path = beginning(&decision.path);
+        decision.reason = beginning(&decision.reason);
+        decision.context = None;
+        decision.legs = decision.legs.iter().take(MAX_LEGS).map(outcome).collect();
+    }
+    event
+}
+
+/// What a leg was about and how it came out, without the policies that determined it.
+fn outcome(leg: &LegRecord) -> LegRecord {
+    LegRecord {
+        leg: beginning(&leg.leg),
+        principal: beginning(&leg.principal),
+        action: beginning(&leg.action),
+        resource: beginning(&leg.resource),
+        allowed: leg.allowed,
+        policies: Vec::new(),
+        errors: Vec::new(),
+    }
+}
+
+/// The first characters of `text`, without those that JSON writes with six.
+fn beginning(text: &str) -> String {
+    let printable = text.chars().filter(|character| !character.is_control());
+    printable.take(MAX_CUT_CHARACTERS).collect()
 }
