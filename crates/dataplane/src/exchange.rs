@@ -152,6 +152,11 @@ impl Exchange {
             Err(rejection) => {
                 self.note(worker, &rejection);
                 let mut refusal = respond::refuse(&rejection, self.version);
+                if self.method == "HEAD" {
+                    // A client would take a body for a breach of HTTP/2; between proxies it would be counted on the
+                    // connection that carries everybody's calls.
+                    respond::omit_body(&mut refusal);
+                }
                 if self.is_unread && self.version != Version::HTTP_2 {
                     // Nobody reads the body of a refused request, so the connection carries no other one; a
                     // client that is not told would lose its next request (RFC 9112 section 9.6).

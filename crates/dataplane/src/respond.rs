@@ -1,6 +1,7 @@
 //! How a refusal looks on the wire: RFC 9457 problem details and the fields that go with the status.
 
 use http::{HeaderValue, Response, Version, header};
+use hyper::body::Body;
 use testudo_model::Problem;
 
 use crate::{
@@ -66,6 +67,16 @@ pub(crate) fn refuse(rejection: &Rejection, version: Version) -> Response<Answer
         );
     }
     response
+}
+
+/// Takes the body away from the answer to a HEAD (RFC 9110 section 9.3.2); its length stays said.
+pub(crate) fn omit_body(response: &mut Response<AnswerBody>) {
+    if let Some(length) = response.body().size_hint().exact() {
+        response
+            .headers_mut()
+            .insert(header::CONTENT_LENGTH, length.into());
+    }
+    *response.body_mut() = AnswerBody::empty();
 }
 
 /// RFC 6750 section 3: a 401 names the scheme, and an error only if a token was sent.
