@@ -14,8 +14,6 @@ pub(crate) struct Principal {
     pub(crate) scopes: Vec<String>,
     /// What the outside token said about the login.
     pub(crate) context: TokenContext,
-    /// `iat` of the token the proxy saw.
-    pub(crate) issued_at: i64,
 }
 
 impl Principal {
@@ -27,13 +25,13 @@ impl Principal {
             context: TokenContext {
                 issuer: claims.iss.clone(),
                 token_id: claims.jti.clone(),
+                issued_at: claims.iat,
                 client_id: claims.client_id.clone(),
                 session: claims.sid.clone(),
                 assurance: assurance(claims),
                 authenticated_at: claims.auth_time.unwrap_or(claims.iat),
                 bound,
             },
-            issued_at: claims.iat,
         }
     }
 
@@ -43,7 +41,6 @@ impl Principal {
             subject: claims.sub.clone()?,
             scopes: split_scopes(&claims.scope),
             context: claims.tctx.clone()?,
-            issued_at: claims.iat,
         })
     }
 
@@ -69,7 +66,7 @@ impl Principal {
             token: &self.context.token_id,
             session: self.context.session.as_ref(),
             subject: &self.subject,
-            issued_at: self.issued_at,
+            issued_at: self.context.issued_at,
         }
     }
 }

@@ -34,7 +34,7 @@ pub struct TokenIdentity<'a> {
     pub session: Option<&'a SessionId>,
     /// `sub`.
     pub subject: &'a str,
-    /// `iat` of the token, seconds since the epoch.
+    /// `iat` of the token from outside, seconds since the epoch.
     pub issued_at: i64,
 }
 

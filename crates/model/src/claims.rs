@@ -91,6 +91,8 @@ pub struct TokenContext {
     pub issuer: String,
     /// Its `jti`.
     pub token_id: TokenId,
+    /// Its `iat`: what a revocation of the subject is compared with, however late the transaction began.
+    pub issued_at: i64,
     /// OAuth client.
     pub client_id: String,
     /// Session.

@@ -157,6 +157,7 @@ async fn nobody_but_an_edge_mints_transaction_tokens() {
         tctx: Some(TokenContext {
             issuer: "x".to_owned(),
             token_id: TokenId::generate(&*fleet.clock, &*fleet.entropy),
+            issued_at: now,
             client_id: "x".to_owned(),
             session: None,
             assurance: 3,
