@@ -102,19 +102,14 @@ pub(crate) fn authorize(worker: &Worker, question: &Question<'_>) -> Result<Perm
         source_ip: question.source_ip,
         trace: Some(question.trace),
     };
-    let id = record::decision(worker, &about, &decision).map_err(Rejection::NotReady)?;
-    if decision.allowed {
-        Ok(Permit {
-            decision: id,
-            enforced: Arc::clone(question.enforced),
-            target: question.route,
-        })
-    } else {
-        Err(Rejection::Denied {
-            reason: decision.reason,
-            decision: id,
-        })
+    if !decision.allowed {
+        return Err(denied(worker, &about, &decision));
     }
+    Ok(Permit {
+        decision: record::decision(worker, &about, &decision).map_err(Rejection::NotReady)?,
+        enforced: Arc::clone(question.enforced),
+        target: question.route,
+    })
 }
 
 /// Decides whether `caller` may have a connection to `service` at all, and records the decision.
@@ -147,14 +142,21 @@ pub(crate) fn authorize_connection(
         source_ip,
         trace: None,
     };
-    let id = record::decision(worker, &about, &decision).map_err(Rejection::NotReady)?;
-    if decision.allowed {
-        Ok(())
-    } else {
-        Err(Rejection::Denied {
+    if !decision.allowed {
+        return Err(denied(worker, &about, &decision));
+    }
+    record::decision(worker, &about, &decision)
+        .map(|_| ())
+        .map_err(Rejection::NotReady)
+}
+
+fn denied(worker: &Worker, about: &record::Subject<'_>, decision: &Decision) -> Rejection {
+    match record::denial(worker, about, decision) {
+        Ok(id) => Rejection::Denied {
             reason: decision.reason,
             decision: id,
-        })
+        },
+        Err(not_ready) => Rejection::NotReady(not_ready),
     }
 }
 

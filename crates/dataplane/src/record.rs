@@ -96,6 +96,31 @@ pub(crate) fn decision(
     Ok(id)
 }
 
+/// Records a denial, or a sample of them if nobody is known to stand behind the call: a flood from outside without
+/// tokens is a flood of denials on every route that needs a user.
+///
+/// # Errors
+/// [`NotReady::SpoolFull`].
+pub(crate) fn denial(
+    worker: &Worker,
+    about: &Subject<'_>,
+    denied: &Decision,
+) -> Result<Option<DecisionId>, NotReady> {
+    // Between services a workload has proved who it is.
+    let is_anonymous = about.role == Role::Gateway && about.principal.is_none();
+    if is_anonymous && !is_sampled(&worker.proxy, denied.reason.as_str()) {
+        return Ok(None);
+    }
+    decision(worker, about, denied).map(Some)
+}
+
+fn is_sampled(proxy: &Proxy, code: &str) -> bool {
+    proxy
+        .limiter
+        .check(&RECORDED_REFUSALS, "recorded-refusals", code)
+        .allowed
+}
+
 /// Records a sample of the requests refused without a decision.
 pub(crate) fn refusal(
     worker: &Worker,
@@ -107,13 +132,8 @@ pub(crate) fn refusal(
 ) {
     let proxy: &Proxy = &worker.proxy;
     let code = rejection.code();
-    // Denials are recorded as decisions, whole.
-    if rejection.decision().is_some()
-        || !proxy
-            .limiter
-            .check(&RECORDED_REFUSALS, "recorded-refusals", code)
-            .allowed
-    {
+    // Denials are recorded as decisions.
+    if matches!(rejection, Rejection::Denied { .. }) || !is_sampled(proxy, code) {
         return;
     }
     let tenant = match proxy.state.enforced() {

@@ -50,8 +50,8 @@ pub(crate) enum Rejection {
     Denied {
         /// Why.
         reason: ReasonCode,
-        /// The recorded decision.
-        decision: DecisionId,
+        /// The recorded decision; `None` for one of a flood by nobody known, of which a sample is recorded.
+        decision: Option<DecisionId>,
     },
     /// The proxy cannot decide or prove: it fails closed.
     #[error("not ready: {0}")]
@@ -161,7 +161,7 @@ impl Rejection {
     /// The decision, if one was made.
     pub(crate) const fn decision(&self) -> Option<&DecisionId> {
         match self {
-            Self::Denied { decision, .. } => Some(decision),
+            Self::Denied { decision, .. } => decision.as_ref(),
             _ => None,
         }
     }
@@ -227,9 +227,17 @@ impl Rejection {
                 limited.key(),
                 limited.retry_after_seconds()
             )),
-            Self::Denied { decision, .. } => Some(format!(
+            Self::Denied {
+                decision: Some(decision),
+                ..
+            } => Some(format!(
                 "`testudo policy explain {decision}` tells which rule and why"
             )),
+            Self::Denied { decision: None, .. } => Some(
+                "there are so many such calls that this decision was not recorded; try again later for one that can \
+                 be explained"
+                    .to_owned(),
+            ),
             Self::Upstream(error) => Some(error.to_string()),
             Self::NotReady(why) => Some(why.to_string()),
             Self::Source
