@@ -100,8 +100,29 @@ impl Target {
 /// # Errors
 /// [`Rejection::Framing`] or [`Rejection::Path`].
 pub(crate) fn admit(head: &Parts) -> Result<Target, Rejection> {
+    check_header_size(
+        &head.headers,
+        limits::MAX_HEADER_FIELDS,
+        limits::MAX_HEADER_BYTES,
+    )?;
+    read(head)
+}
+
+/// As [`admit`], for a request that a proxy of the fleet has taken and added its own fields to.
+///
+/// # Errors
+/// [`Rejection::Framing`] or [`Rejection::Path`].
+pub(crate) fn admit_from_proxy(head: &Parts) -> Result<Target, Rejection> {
+    check_header_size(
+        &head.headers,
+        limits::MAX_MESH_HEADER_FIELDS,
+        limits::MAX_MESH_HEADER_BYTES,
+    )?;
+    read(head)
+}
+
+fn read(head: &Parts) -> Result<Target, Rejection> {
     check_method(&head.method)?;
-    check_header_size(&head.headers)?;
     let authority = authority(head)?;
     check_length(head)?;
     check_connection_options(&head.headers)?;
@@ -127,12 +148,16 @@ fn check_method(method: &Method) -> Result<(), FramingError> {
     }
 }
 
-fn check_header_size(headers: &HeaderMap) -> Result<(), FramingError> {
+fn check_header_size(
+    headers: &HeaderMap,
+    max_fields: usize,
+    max_bytes: usize,
+) -> Result<(), FramingError> {
     let bytes: usize = headers
         .iter()
         .map(|(name, value)| name.as_str().len() + value.len() + 4)
         .sum();
-    if headers.len() > limits::MAX_HEADER_FIELDS || bytes > limits::MAX_HEADER_BYTES {
+    if headers.len() > max_fields || bytes > max_bytes {
         return Err(FramingError::HeaderSize);
     }
     Ok(())

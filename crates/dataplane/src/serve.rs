@@ -36,9 +36,15 @@ use crate::{body::AnswerBody, stall::StallGuard};
 
 /// Resets that a client may have outstanding (CVE-2023-44487, CVE-2025-8671).
 const MAX_PENDING_RESETS: usize = 20;
+/// The same for a proxy of the fleet. Its connection carries the calls of many clients, who break off when they
+/// like; were it closed, each of them would break the calls of all others.
+const MAX_PENDING_MESH_RESETS: usize = 4 * limits::MAX_HTTP2_STREAMS as usize;
+/// Streams of such a connection that may be found in breach of HTTP/2, in its life of minutes. Proxies of ours
+/// cause none.
+const MAX_MESH_STREAM_ERRORS: usize = 10_000;
 /// A client that answers no ping for this long is gone.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
-/// Flow control, as towards other proxies.
+/// Flow control.
 const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 /// What hyper may buffer of one HTTP/1.1 message head, and of a body.
@@ -51,6 +57,8 @@ pub(crate) enum Protocol {
     Http1,
     /// HTTP/2.
     Http2,
+    /// HTTP/2 from a verified proxy of the fleet, for many clients at once.
+    Mesh,
     /// Plaintext: HTTP/2 if it begins with the preface (prior knowledge), else HTTP/1.1, whose stream the service may
     /// take over (RFC 9110 section 9.3.6).
     Detect,
@@ -63,6 +71,14 @@ impl Protocol {
             Self::Http2
         } else {
             Self::Http1
+        }
+    }
+
+    /// The same for a connection on which a proxy of the fleet has shown its certificate.
+    pub(crate) fn from_mesh_alpn(protocol: Option<&[u8]>) -> Self {
+        match Self::from_alpn(protocol) {
+            Self::Http2 => Self::Mesh,
+            other => other,
         }
     }
 }
@@ -195,6 +211,10 @@ pub(crate) async fn connection<I, S>(
             let served = http2_settings().serve_connection(io, service);
             drive(served, http2::Connection::graceful_shutdown, end).await;
         }
+        Protocol::Mesh => {
+            let served = mesh_settings().serve_connection(io, service);
+            drive(served, http2::Connection::graceful_shutdown, end).await;
+        }
         Protocol::Detect => {
             let settings = detecting_settings();
             let served = settings.serve_connection_with_upgrades(io, service);
@@ -285,6 +305,17 @@ fn http2_settings() -> http2::Builder<TokioExecutor> {
         .enable_connect_protocol()
         .keep_alive_interval(limits::IDLE_TIMEOUT)
         .keep_alive_timeout(PING_TIMEOUT);
+    settings
+}
+
+fn mesh_settings() -> http2::Builder<TokioExecutor> {
+    let mut settings = http2_settings();
+    settings
+        .max_header_list_size(u32::try_from(limits::MAX_MESH_HEADER_BYTES).unwrap_or(u32::MAX))
+        .max_pending_accept_reset_streams(MAX_PENDING_MESH_RESETS)
+        .max_local_error_reset_streams(MAX_MESH_STREAM_ERRORS)
+        .initial_stream_window_size(limits::MESH_STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(limits::MESH_CONNECTION_WINDOW_BYTES);
     settings
 }
 

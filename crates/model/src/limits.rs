@@ -10,6 +10,12 @@ pub const MAX_QUERY_BYTES: usize = 8 * 1024;
 pub const MAX_HEADER_BYTES: usize = 32 * 1024;
 /// Number of request header fields. 431 beyond.
 pub const MAX_HEADER_FIELDS: usize = 100;
+/// Number of header fields of a request from another proxy: what it was allowed to take, and what it adds.
+pub const MAX_MESH_HEADER_FIELDS: usize = MAX_HEADER_FIELDS + 12;
+/// All header bytes of such a request together, as HTTP/2 counts them (RFC 9113 section 6.5.2): with the path, 32
+/// bytes for each field, and a transaction token with its claims and chain.
+pub const MAX_MESH_HEADER_BYTES: usize =
+    MAX_HEADER_BYTES + MAX_PATH_BYTES + MAX_QUERY_BYTES + 32 * MAX_MESH_HEADER_FIELDS + 24 * 1024;
 /// Largest request body unless a route says otherwise. 413 beyond.
 pub const DEFAULT_MAX_BODY_BYTES: u64 = 8 * 1024 * 1024;
 /// Largest access token; ours have about 700 bytes.
@@ -35,6 +41,12 @@ pub const STREAM_LIFETIME: Duration = SESSION_LIFETIME;
 pub const MAX_CONNECTIONS: usize = 20_000;
 /// Concurrent streams on one HTTP/2 connection (RFC 9113 recommends at least 100).
 pub const MAX_HTTP2_STREAMS: u32 = 250;
+/// What the other side of a connection between proxies may send of one body before its reader has taken it. Over
+/// 1 ms of distance it carries 64 MB/s.
+pub const MESH_STREAM_WINDOW_BYTES: u32 = 64 * 1024;
+/// The same for all bodies of such a connection together: as much as all its streams may hold back. With less, a few
+/// clients that do not read would stop the calls of everybody else on the connection.
+pub const MESH_CONNECTION_WINDOW_BYTES: u32 = MESH_STREAM_WINDOW_BYTES * MAX_HTTP2_STREAMS;
 /// Verified tokens a worker remembers.
 pub const MAX_CACHED_TOKENS: usize = 10_000;
 /// Decisions a worker remembers.
