@@ -230,6 +230,8 @@ impl GatewayWorker {
             target.query.as_deref(),
             &arrived,
         )?;
+        // Nobody decides about the user of a route without users, so none goes along.
+        let login = login.filter(|_| wants_user(&enforced, route));
         head.headers.remove(header::AUTHORIZATION);
         let principal = login.as_ref().map(|login| &login.principal);
         let known = Counted {
@@ -265,6 +267,8 @@ impl GatewayWorker {
         let permit = authorize(&self.worker, &question)?;
 
         exchange.permitted(&permit);
+        self.gateway_limits(&enforced, Stage::Permitted, &known)?;
+        proxy.enforce_limits(ROLE, &enforced, route, Stage::Permitted, &known)?;
         let transaction = self
             .mint
             .token(begun, login.as_deref(), &enforced.snapshot().trust_domain)
@@ -346,7 +350,8 @@ impl GatewayWorker {
     }
 }
 
-fn wants_user(enforced: &Enforced, route: RouteRef) -> bool {
+/// Whether a user may stand behind calls of the route.
+pub(crate) fn wants_user(enforced: &Enforced, route: RouteRef) -> bool {
     let service = enforced.snapshot().services.get(route.service);
     service
         .and_then(|service| service.routes.get(route.route))

@@ -111,13 +111,20 @@ pub(crate) struct Counted<'a> {
 pub(crate) enum Stage {
     /// Before a signature is checked: limits by address. They bound what an unknown caller can make us do.
     Arrival,
-    /// After: all others, so that nobody uses up an allowance in another's name.
+    /// After it: limits by user, so that nobody uses up an allowance in another's name.
     Authenticated,
+    /// When the call is allowed: limits that callers share. Whoever may not call uses up nothing of theirs.
+    Permitted,
 }
 
 impl Stage {
     const fn covers(self, key: LimitKey) -> bool {
-        matches!(key, LimitKey::Ip) == matches!(self, Self::Arrival)
+        matches!(
+            (self, key),
+            (Self::Arrival, LimitKey::Ip)
+                | (Self::Authenticated, LimitKey::User)
+                | (Self::Permitted, LimitKey::Service | LimitKey::Route)
+        )
     }
 }
 
