@@ -4,18 +4,18 @@
 //! transactions it has handed to the service; it attaches one of those and never another.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use testudo_model::Clock;
+use testudo_model::{Clock, Timestamp, TransactionId, limits};
 
-use crate::{cache::Generations, transaction::Transaction};
+use crate::transaction::Transaction;
 
 /// Traces open at once in one sidecar.
 const MAX_OPEN_TRACES: usize = 100_000;
-/// Delivered tokens remembered by one sidecar.
-const MAX_DELIVERED: usize = 100_000;
+/// Transactions of one token lifetime that are remembered as delivered; about 60 bytes each.
+const MAX_DELIVERED: usize = 50_000;
 
 /// The transactions handed to the local service, shared by the workers of a sidecar.
 pub(crate) struct Delivered {
@@ -24,24 +24,31 @@ pub(crate) struct Delivered {
 }
 
 struct Table {
-    /// Requests the service is working on, by trace id.
-    open: HashMap<String, Vec<Arc<Transaction>>>,
-    /// Tokens the service has seen, whether it is still working on their request or not.
-    tokens: Generations<Arc<str>, Arc<Transaction>>,
+    /// Requests the service is working on, by trace id, each with its transaction if it has one.
+    open: HashMap<String, Vec<Option<Arc<Transaction>>>>,
+    seen: Seen,
+}
+
+/// Transactions whose token the service has seen, whether it is still working on their request or not. Those of
+/// two token lifetimes: what is older has expired.
+struct Seen {
+    young: HashSet<TransactionId>,
+    old: HashSet<TransactionId>,
+    young_until: Timestamp,
 }
 
 /// Kept while a request is with the service.
 pub(crate) struct Delivery {
     delivered: Arc<Delivered>,
     trace: String,
-    transaction: Arc<Transaction>,
+    transaction: Option<Arc<Transaction>>,
 }
 
 impl Delivered {
     pub(crate) fn new(clock: Arc<dyn Clock>) -> Arc<Self> {
         let table = Table {
             open: HashMap::new(),
-            tokens: Generations::new(MAX_DELIVERED),
+            seen: Seen::new(clock.now()),
         };
         Arc::new(Self {
             clock,
@@ -49,17 +56,19 @@ impl Delivered {
         })
     }
 
-    /// Notes that `transaction` goes to the service under `trace`. `None` when the table is full: calls the
-    /// service makes then have no user.
+    /// Notes that a request goes to the service under `trace`, on behalf of `transaction` or of nobody. `None` when
+    /// the table is full: calls the service makes then have no user.
     pub(crate) fn deliver(
         self: &Arc<Self>,
         trace: &str,
-        transaction: &Arc<Transaction>,
+        transaction: Option<&Arc<Transaction>>,
     ) -> Option<Delivery> {
         let mut table = self.lock();
-        table
-            .tokens
-            .insert(Arc::clone(&transaction.token), Arc::clone(transaction));
+        if let Some(transaction) = transaction {
+            table
+                .seen
+                .insert(transaction.claims.txn.clone(), self.clock.now());
+        }
         if table.open.len() >= MAX_OPEN_TRACES && !table.open.contains_key(trace) {
             return None;
         }
@@ -67,40 +76,70 @@ impl Delivered {
             .open
             .entry(trace.to_owned())
             .or_default()
-            .push(Arc::clone(transaction));
+            .push(transaction.cloned());
         Some(Delivery {
             delivered: Arc::clone(self),
             trace: trace.to_owned(),
-            transaction: Arc::clone(transaction),
+            transaction: transaction.cloned(),
         })
     }
 
-    /// The transaction of the requests that are open under `trace`. A trace with two subjects belongs to
-    /// neither: somebody has put another's trace id on a call, and which of them the service is working for
-    /// cannot be told.
+    /// The transaction of the requests that are open under `trace`. A trace under which requests differ in whom they
+    /// are for, or with which rights, belongs to none of them: somebody has put another's trace id on a call, and
+    /// which of them the service is working for cannot be told.
     pub(crate) fn by_trace(&self, trace: &str) -> Option<Arc<Transaction>> {
         let table = self.lock();
         let (first, others) = table.open.get(trace)?.split_first()?;
-        let is_one = others
-            .iter()
-            .all(|other| other.claims.sub == first.claims.sub);
-        (is_one && self.is_current(first)).then(|| Arc::clone(first))
+        let first = first.as_ref()?;
+        let is_one = others.iter().all(|other| {
+            other
+                .as_ref()
+                .is_some_and(|other| have_same_authority(first, other))
+        });
+        (is_one && self.clock.now() < first.expires()).then(|| Arc::clone(first))
     }
 
-    /// The transaction whose token is exactly `token`, if it was delivered here.
-    pub(crate) fn by_token(&self, token: &str) -> Option<Arc<Transaction>> {
-        self.lock()
-            .tokens
-            .get(token)
-            .filter(|transaction| self.is_current(transaction))
-    }
-
-    fn is_current(&self, transaction: &Transaction) -> bool {
-        self.clock.now() < transaction.expires()
+    /// Whether the token of `transaction` was delivered here.
+    pub(crate) fn has_seen(&self, transaction: &TransactionId) -> bool {
+        self.lock().seen.contains(transaction)
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether it makes no difference to any decision which of the two stands behind a call.
+fn have_same_authority(one: &Transaction, other: &Transaction) -> bool {
+    let (one, other) = (&one.claims, &other.claims);
+    one.sub == other.sub
+        && one.scope == other.scope
+        && one.tctx == other.tctx
+        && one.rctx.req_ip == other.rctx.req_ip
+}
+
+impl Seen {
+    fn new(now: Timestamp) -> Self {
+        Self {
+            young: HashSet::new(),
+            old: HashSet::new(),
+            young_until: now + limits::TRANSACTION_TOKEN_LIFETIME + limits::CLOCK_SKEW,
+        }
+    }
+
+    fn insert(&mut self, transaction: TransactionId, now: Timestamp) {
+        if self.young_until <= now || self.young.len() >= MAX_DELIVERED {
+            let old = std::mem::take(&mut self.young);
+            *self = Self {
+                old,
+                ..Self::new(now)
+            };
+        }
+        self.young.insert(transaction);
+    }
+
+    fn contains(&self, transaction: &TransactionId) -> bool {
+        self.young.contains(transaction) || self.old.contains(transaction)
     }
 }
 
@@ -110,10 +149,12 @@ impl Drop for Delivery {
         let Some(open) = table.open.get_mut(&self.trace) else {
             return;
         };
-        if let Some(at) = open
-            .iter()
-            .position(|known| Arc::ptr_eq(known, &self.transaction))
-        {
+        let is_mine = |known: &Option<Arc<Transaction>>| match (known, &self.transaction) {
+            (Some(known), Some(mine)) => Arc::ptr_eq(known, mine),
+            (None, None) => true,
+            _ => false,
+        };
+        if let Some(at) = open.iter().position(is_mine) {
             open.swap_remove(at);
         }
         if open.is_empty() {
@@ -126,31 +167,45 @@ impl Drop for Delivery {
 mod tests {
     use std::time::Duration;
 
-    use testudo_model::{RequestContext, TransactionClaims, TransactionId, limits};
+    use testudo_model::{RequestContext, TokenContext, TokenId, TransactionClaims};
     use testudo_testkit::{FakeClock, SeededEntropy};
 
     use super::*;
 
-    fn transaction(clock: &FakeClock, token: &str, subject: &str) -> Arc<Transaction> {
+    fn claims(clock: &FakeClock, seed: u64, subject: &str) -> TransactionClaims {
         let now = clock.now();
-        Arc::new(Transaction {
-            token: token.into(),
-            claims: TransactionClaims {
-                iss: "spiffe://fleet.example/testudo/gateway".parse().unwrap(),
-                aud: "fleet.example".to_owned(),
-                iat: now.unix_seconds(),
-                exp: (now + limits::TRANSACTION_TOKEN_LIFETIME).unix_seconds(),
-                txn: TransactionId::generate(clock, &*SeededEntropy::new(1)),
-                sub: Some(subject.to_owned()),
-                scope: String::new(),
-                tctx: None,
-                rctx: RequestContext {
-                    req_ip: "203.0.113.9".parse().unwrap(),
-                    method: "GET".to_owned(),
-                    path: "/".to_owned(),
-                },
+        let entropy = SeededEntropy::new(seed);
+        TransactionClaims {
+            iss: "spiffe://fleet.example/testudo/gateway".parse().unwrap(),
+            aud: "fleet.example".to_owned(),
+            iat: now.unix_seconds(),
+            exp: (now + limits::TRANSACTION_TOKEN_LIFETIME).unix_seconds(),
+            txn: TransactionId::generate(clock, &*entropy),
+            sub: Some(subject.to_owned()),
+            scope: "orders:read".to_owned(),
+            tctx: Some(TokenContext {
+                issuer: "https://login.example".to_owned(),
+                token_id: TokenId::generate(clock, &*SeededEntropy::new(1)),
+                issued_at: now.unix_seconds(),
+                client_id: "shop".to_owned(),
+                session: None,
+                assurance: 1,
+                authenticated_at: now.unix_seconds(),
+                bound: false,
+            }),
+            rctx: RequestContext {
+                req_ip: "203.0.113.9".parse().unwrap(),
+                method: "GET".to_owned(),
+                path: "/".to_owned(),
             },
+        }
+    }
+
+    fn transaction(claims: TransactionClaims) -> Arc<Transaction> {
+        Arc::new(Transaction {
+            token: claims.txn.as_str().into(),
             principal: None,
+            claims,
         })
     }
 
@@ -158,8 +213,8 @@ mod tests {
     fn a_call_made_while_a_request_is_open_belongs_to_its_user() {
         let clock = FakeClock::today();
         let delivered = Delivered::new(clock.clone());
-        let alice = transaction(&clock, "token-a", "usr_alice");
-        let delivery = delivered.deliver("trace-a", &alice).unwrap();
+        let alice = transaction(claims(&clock, 1, "usr_alice"));
+        let delivery = delivered.deliver("trace-a", Some(&alice)).unwrap();
         assert_eq!(delivered.by_trace("trace-a").unwrap().token, alice.token);
         assert!(
             delivered.by_trace("trace-b").is_none(),
@@ -170,28 +225,86 @@ mod tests {
     }
 
     #[test]
-    fn a_trace_with_two_users_belongs_to_neither() {
+    fn a_trace_whose_requests_differ_in_whom_they_are_for_belongs_to_none() {
         let clock = FakeClock::today();
         let delivered = Delivered::new(clock.clone());
-        let _alice = delivered
-            .deliver("trace", &transaction(&clock, "token-a", "usr_alice"))
-            .unwrap();
-        let mallory = delivered
-            .deliver("trace", &transaction(&clock, "token-m", "usr_mallory"))
-            .unwrap();
-        assert!(delivered.by_trace("trace").is_none());
-        drop(mallory);
-        assert_eq!(&*delivered.by_trace("trace").unwrap().token, "token-a");
+        let alice = claims(&clock, 1, "usr_alice");
+        let _alice = delivered.deliver("trace", Some(&transaction(alice.clone())));
+        let context = |change: fn(&mut TokenContext)| {
+            let mut other = alice.clone();
+            other.tctx.as_mut().map(change).unwrap();
+            other
+        };
+        let from = |address: &str| {
+            let mut other = alice.clone();
+            other.rctx.req_ip = address.parse().unwrap();
+            other
+        };
+        let scope = TransactionClaims {
+            scope: "orders:read orders:write".to_owned(),
+            ..alice.clone()
+        };
+        for other in [
+            claims(&clock, 2, "usr_mallory"),
+            scope,
+            context(|tctx| tctx.client_id = "other".to_owned()),
+            context(|tctx| tctx.assurance = 2),
+            context(|tctx| tctx.bound = true),
+            from("203.0.113.10"),
+        ] {
+            let delivery = delivered.deliver("trace", Some(&transaction(other.clone())));
+            assert!(delivered.by_trace("trace").is_none(), "{other:?}");
+            drop(delivery);
+            assert!(delivered.by_trace("trace").is_some());
+        }
+        let same = claims(&clock, 3, "usr_alice");
+        let _same = delivered.deliver("trace", Some(&transaction(same)));
+        assert!(
+            delivered.by_trace("trace").is_some(),
+            "another call of the same login"
+        );
     }
 
     #[test]
-    fn a_forwarded_token_counts_only_if_it_was_delivered_here() {
+    fn a_request_for_nobody_does_not_borrow_the_user_of_its_trace() {
         let clock = FakeClock::today();
         let delivered = Delivered::new(clock.clone());
-        drop(delivered.deliver("trace", &transaction(&clock, "token-a", "usr_alice")));
-        assert!(delivered.by_token("token-a").is_some());
-        assert!(delivered.by_token("token-stolen-elsewhere").is_none());
-        clock.advance(limits::TRANSACTION_TOKEN_LIFETIME + Duration::from_secs(1));
-        assert!(delivered.by_token("token-a").is_none());
+        let alice = transaction(claims(&clock, 1, "usr_alice"));
+        let nobody = delivered.deliver("trace", None);
+        let _alice = delivered.deliver("trace", Some(&alice));
+        assert!(delivered.by_trace("trace").is_none());
+        drop(nobody);
+        assert!(delivered.by_trace("trace").is_some());
+    }
+
+    #[test]
+    fn a_transaction_is_remembered_as_long_as_its_token_lives_and_no_longer() {
+        let clock = FakeClock::today();
+        let delivered = Delivered::new(clock.clone());
+        let deliver = |seed| {
+            let next = transaction(claims(&clock, seed, "usr_alice"));
+            drop(delivered.deliver("trace", Some(&next)));
+            next.claims.txn.clone()
+        };
+        let first = deliver(1);
+        clock.advance(limits::TRANSACTION_TOKEN_LIFETIME);
+        let second = deliver(2);
+        assert!(delivered.has_seen(&first) && delivered.has_seen(&second));
+        for seed in 3..5 {
+            clock.advance(limits::TRANSACTION_TOKEN_LIFETIME + Duration::from_secs(6));
+            deliver(seed);
+        }
+        assert!(!delivered.has_seen(&first) && !delivered.has_seen(&second));
+    }
+
+    #[test]
+    fn a_flood_does_not_grow_what_is_remembered() {
+        let clock = FakeClock::today();
+        let mut seen = Seen::new(clock.now());
+        let entropy = SeededEntropy::new(1);
+        for _ in 0..3 * MAX_DELIVERED {
+            seen.insert(TransactionId::generate(&*clock, &*entropy), clock.now());
+        }
+        assert!(seen.young.len() + seen.old.len() <= 2 * MAX_DELIVERED);
     }
 }

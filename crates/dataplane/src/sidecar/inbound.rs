@@ -25,7 +25,7 @@ use crate::{
     exchange::Exchange,
     forward::{self, Outgoing},
     framing::{self, Target},
-    gateway::no_route,
+    gateway::{no_route, wants_user},
     headers::{
         self, TXN_TOKEN, X_CALLING_SERVICE, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO,
         X_USER_GROUPS, X_USER_ID, X_USER_NAME, X_USER_ROLES, X_USER_SCOPES,
@@ -94,7 +94,7 @@ impl SidecarWorker {
             return metrics.handshake_failed(ROLE);
         };
         let peer = Arc::new(peer);
-        let protocol = Protocol::from_alpn(stream.get_ref().1.alpn_protocol());
+        let protocol = Protocol::from_mesh_alpn(stream.get_ref().1.alpn_protocol());
         let activity = Activity::new();
         let requests = Arc::clone(&activity);
         let (sidecar, caller) = (Arc::clone(&self), Arc::clone(&peer));
@@ -135,7 +135,7 @@ impl SidecarWorker {
 
         let (mut head, body) = request.into_parts();
         let opening = Opening::take(&mut head)?;
-        let target = framing::admit(&head)?;
+        let target = framing::admit_from_proxy(&head)?;
         let transaction = self.transaction(&enforced, &head.headers)?;
         headers::sanitise_request(&mut head.headers);
         let trace = exchange.join_trace(&self.worker, &mut head.headers, &target);
@@ -162,6 +162,9 @@ impl SidecarWorker {
             .map_err(no_route)?;
         exchange.matched(&enforced, route);
         websocket::check_route(&enforced, route, opening.as_ref())?;
+        // There is no user leg on a route without users: whoever stands behind the call, nobody decided about them.
+        let transaction = transaction
+            .filter(|transaction| transaction.principal.is_none() || wants_user(&enforced, route));
         let principal = transaction
             .as_ref()
             .and_then(|transaction| transaction.principal.as_ref());
@@ -190,6 +193,7 @@ impl SidecarWorker {
         };
         let permit = authorize(&self.worker, &question)?;
         exchange.permitted(&permit);
+        proxy.enforce_limits(ROLE, &enforced, route, Stage::Permitted, &counted)?;
 
         vouch(
             &mut head.headers,
@@ -199,10 +203,10 @@ impl SidecarWorker {
             client,
             &target,
         );
-        let delivery = transaction.as_ref().and_then(|transaction| {
+        if let Some(transaction) = &transaction {
             headers::set(&mut head.headers, TXN_TOKEN, &transaction.token);
-            self.delivered.deliver(&trace, transaction)
-        });
+        }
+        let delivery = self.delivered.deliver(&trace, transaction.as_ref());
         let outgoing = Outgoing {
             method: head.method,
             target: &target,

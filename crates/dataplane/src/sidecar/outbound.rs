@@ -32,6 +32,7 @@ use crate::{
     rejection::Rejection,
     routes::normalise_host,
     serve::{self, Activity, Protocol},
+    state::Enforced,
     stream::{Admission, Standing},
     transaction::Transaction,
     websocket::{self, Opening},
@@ -167,7 +168,7 @@ impl SidecarWorker {
         let forwarded = forwarded_token(&head.headers);
         headers::sanitise_request(&mut head.headers);
         let trace = exchange.join_trace(&self.worker, &mut head.headers, &target);
-        let transaction = self.transaction_behind(forwarded.as_deref(), &trace);
+        let transaction = self.transaction_behind(&enforced, forwarded.as_deref(), &trace);
         if let Some(transaction) = &transaction {
             exchange.client = transaction.claims.rctx.req_ip.to_canonical();
         }
@@ -222,9 +223,19 @@ impl SidecarWorker {
 
     /// On whose behalf the service calls: the token it forwards, if this sidecar delivered it, else the request
     /// that is open under the same trace. Anything else is a call of the service for itself.
-    fn transaction_behind(&self, forwarded: Option<&str>, trace: &str) -> Option<Arc<Transaction>> {
+    fn transaction_behind(
+        &self,
+        enforced: &Enforced,
+        forwarded: Option<&str>,
+        trace: &str,
+    ) -> Option<Arc<Transaction>> {
+        let verify = |token| {
+            let state = &self.worker.proxy.state;
+            self.transactions.verify(token, enforced, state).ok()
+        };
         forwarded
-            .and_then(|token| self.delivered.by_token(token))
+            .and_then(verify)
+            .filter(|transaction| self.delivered.has_seen(&transaction.claims.txn))
             .or_else(|| self.delivered.by_trace(trace))
     }
 }
