@@ -40,6 +40,7 @@ pub const ALL: &[Target] = &[
     ("fleet_file", fleet_file),
     ("forwarded_header", forwarded_header),
     ("framing_admit", framing_admit),
+    ("http1_gate", http1_gate),
     ("join_token", join_token),
     ("jwt_verification", jwt_verification),
     ("oauth_parameters", oauth_parameters),
@@ -173,6 +174,74 @@ pub fn framing_admit(data: &[u8]) {
     assert!(!authority.contains(['@', '/', ' ', ',']), "{authority}");
     assert_eq!(CanonicalPath::parse(&path).unwrap().as_str(), path);
     assert_eq!(head.headers.get_all("host").iter().count(), 1);
+}
+
+/// The bytes of an HTTP/1.1 connection. Whatever the gate lets through, another parser cuts into the same requests.
+pub fn http1_gate(data: &[u8]) {
+    let followed = fuzzing::follow(data, data.len());
+    for step in [1, 7] {
+        assert_eq!(fuzzing::follow(data, step), followed, "{step} at a time");
+    }
+    let mut rest = followed.accepted.as_slice();
+    let mut requests = 0;
+    while !rest.is_empty() {
+        requests += 1;
+        match behind_request(rest) {
+            Some(behind) => rest = behind,
+            // A body of which bytes are missing.
+            None => break,
+        }
+    }
+    assert_eq!(requests, followed.requests);
+}
+
+/// What follows the first request in `bytes`, whose head is whole, as httparse reads it.
+fn behind_request(bytes: &[u8]) -> Option<&[u8]> {
+    let mut fields = [httparse::EMPTY_HEADER; 128];
+    let mut head = httparse::Request::new(&mut fields);
+    let length = head.parse(bytes).unwrap().unwrap();
+    // What hyper makes of it must succeed, or the two would count differently.
+    head.path.unwrap().parse::<http::Uri>().unwrap();
+    http::Method::from_bytes(head.method.unwrap().as_bytes()).unwrap();
+    for field in head.headers.iter() {
+        HeaderValue::from_bytes(field.value).unwrap();
+    }
+    let value = |name: &str| {
+        let mut named = head
+            .headers
+            .iter()
+            .filter(|field| field.name.eq_ignore_ascii_case(name));
+        let value = named.next()?.value;
+        assert!(named.next().is_none(), "{name} twice");
+        Some(std::str::from_utf8(value).unwrap())
+    };
+    assert!(value("host").is_some() || head.version == Some(0));
+    let mut rest = bytes.get(length..)?;
+    let Some(coding) = value("transfer-encoding") else {
+        let length = value("content-length").map_or(0, |length| length.parse().unwrap());
+        return rest.get(length..);
+    };
+    assert!(coding.eq_ignore_ascii_case("chunked") && value("content-length").is_none());
+    loop {
+        let (line, size) = match httparse::parse_chunk_size(rest).unwrap() {
+            httparse::Status::Complete(chunk) => chunk,
+            httparse::Status::Partial => return None,
+        };
+        rest = rest.get(line..)?;
+        if size == 0 {
+            let mut trailers = [httparse::EMPTY_HEADER; 128];
+            return match httparse::parse_headers(rest, &mut trailers).unwrap() {
+                httparse::Status::Complete((length, _)) => rest.get(length..),
+                httparse::Status::Partial => None,
+            };
+        }
+        rest = rest.get(usize::try_from(size).ok()?..)?;
+        match rest {
+            [b'\r', b'\n', behind @ ..] => rest = behind,
+            [] | [b'\r'] => return None,
+            _ => panic!("a chunk ends elsewhere"),
+        }
+    }
 }
 
 /// A printed join token, and the credential in one.

@@ -10,7 +10,7 @@ use crate::{
     authorize::Permit,
     body::AnswerBody,
     forward::Forwarded,
-    framing::Target,
+    framing::{self, Target},
     grpc,
     metrics::Role,
     proxy::Worker,
@@ -55,12 +55,15 @@ impl Exchange {
         peer: IpAddr,
         active: Active,
     ) -> Self {
+        // What a refused head says is nobody's to repeat.
+        let is_refused = framing::refused_before(request.extensions()).is_some();
+        let said = |text: &str| if is_refused { "-" } else { text }.to_owned();
         Self {
             role,
             started_nanos: worker.proxy.clock.monotonic_nanos(),
             version: request.version(),
-            method: request.method().as_str().to_owned(),
-            path: request.uri().path().to_owned(),
+            method: said(request.method().as_str()),
+            path: said(request.uri().path()),
             is_unread: !request.body().is_end_stream(),
             is_grpc: request.version() == Version::HTTP_2 && grpc::is_grpc(request.headers()),
             service: None,

@@ -1,26 +1,34 @@
-//! The framing gate: a message that two parsers could read differently is refused before anything acts on it.
+//! A message that two parsers could read differently is refused before anything acts on it.
 //!
-//! hyper has parsed the message; what is checked here is where it is more lenient than a border may be. It
-//! removes `Content-Length` beside `Transfer-Encoding`, so that pair cannot be seen here; such a message is
-//! read as chunked, its connection is closed, and what is forwarded is framed anew.
+//! The bytes of HTTP/1.1 have passed [`crate::http1`], which is stricter than hyper's parser. What is checked here
+//! holds for HTTP/2 as well, or needs the parsed target.
 
-use http::{HeaderMap, Method, StatusCode, Uri, Version, header, request::Parts};
+use http::{Extensions, HeaderMap, Method, StatusCode, Uri, Version, header, request::Parts};
 use testudo_model::{CanonicalPath, limits};
 
 use crate::rejection::Rejection;
 
-/// Longest method name; the longest registered one has 17 characters.
-const MAX_METHOD_BYTES: usize = 32;
-
 /// Why a message is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum FramingError {
+    /// RFC 9112 section 3: no request line, or one that not every parser reads the same way.
+    #[error("the request line is malformed")]
+    RequestLine,
+    /// RFC 9112 section 5: the same for a header field.
+    #[error("a header field is malformed")]
+    Field,
     /// RFC 9112 section 6: the length of the body is not certain.
     #[error("the length of the body is ambiguous")]
     Length,
     /// RFC 9110 section 7.2: exactly one host, the same everywhere.
     #[error("there must be exactly one well-formed host, the same in target and `Host`")]
     Host,
+    /// RFC 9112 section 6.1: another transfer coding than `chunked`.
+    #[error("the transfer coding is not supported")]
+    Coding,
+    /// RFC 9110 section 9.3.6: the target of a CONNECT.
+    #[error("CONNECT must name a host and a port")]
+    Connect,
     /// CONNECT, TRACE, or a name that is no method.
     #[error("the method is not supported")]
     Method,
@@ -37,6 +45,15 @@ pub(crate) enum FramingError {
         limits::MAX_HEADER_BYTES
     )]
     HeaderSize,
+    /// The request target is too long, whatever it is made of.
+    #[error(
+        "the request line is longer than {} bytes",
+        limits::MAX_REQUEST_LINE_BYTES
+    )]
+    TargetLength,
+    /// The head did not come in time.
+    #[error("the header section took longer than {} s", limits::HEADER_READ_TIMEOUT.as_secs())]
+    Timeout,
     /// The query is too long.
     #[error("the query is longer than {} bytes", limits::MAX_QUERY_BYTES)]
     QueryLength,
@@ -51,18 +68,30 @@ pub(crate) enum FramingError {
 impl FramingError {
     pub(crate) const fn status(self) -> StatusCode {
         match self {
-            Self::Length | Self::Host | Self::Query => StatusCode::BAD_REQUEST,
-            Self::Method | Self::Upgrade => StatusCode::NOT_IMPLEMENTED,
+            Self::RequestLine
+            | Self::Field
+            | Self::Length
+            | Self::Host
+            | Self::Connect
+            | Self::Query => StatusCode::BAD_REQUEST,
+            Self::Coding | Self::Method | Self::Upgrade => StatusCode::NOT_IMPLEMENTED,
             Self::Expectation => StatusCode::EXPECTATION_FAILED,
             Self::HeaderSize => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::QueryLength => StatusCode::URI_TOO_LONG,
+            Self::TargetLength | Self::QueryLength => StatusCode::URI_TOO_LONG,
+            Self::Timeout => StatusCode::REQUEST_TIMEOUT,
             Self::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
         }
     }
 
     pub(crate) const fn code(self) -> &'static str {
         match self {
+            Self::RequestLine => "request.line",
+            Self::Field => "request.field",
             Self::Length => "request.length",
+            Self::Coding => "request.transfer_coding",
+            Self::Connect => "request.connect_malformed",
+            Self::TargetLength => "request.target_length",
+            Self::Timeout => "request.timeout",
             Self::Host => "request.host",
             Self::Method => "request.method",
             Self::Upgrade => "request.upgrade",
@@ -122,6 +151,9 @@ pub(crate) fn admit_from_proxy(head: &Parts) -> Result<Target, Rejection> {
 }
 
 fn read(head: &Parts) -> Result<Target, Rejection> {
+    if let Some(refused) = refused_before(&head.extensions) {
+        return Err(refused.into());
+    }
     check_method(&head.method)?;
     let authority = authority(head)?;
     check_length(head)?;
@@ -136,10 +168,15 @@ fn read(head: &Parts) -> Result<Target, Rejection> {
     })
 }
 
+/// Why the bytes of the request were refused, if they were: then nothing else in `head` means anything.
+pub(crate) fn refused_before(extensions: &Extensions) -> Option<FramingError> {
+    extensions.get().copied()
+}
+
 fn check_method(method: &Method) -> Result<(), FramingError> {
     let name = method.as_str();
-    let shaped =
-        name.len() <= MAX_METHOD_BYTES && name.bytes().all(|b| b.is_ascii_uppercase() || b == b'-');
+    let shaped = name.len() <= limits::MAX_METHOD_BYTES
+        && name.bytes().all(|b| b.is_ascii_uppercase() || b == b'-');
     // TRACE reflects credentials, CONNECT makes a tunnel; PRI is the HTTP/2 preface.
     if shaped && !matches!(name, "CONNECT" | "TRACE" | "TRACK" | "PRI") {
         Ok(())
@@ -229,7 +266,7 @@ fn check_length(head: &Parts) -> Result<(), FramingError> {
         return Err(FramingError::Length);
     }
     if let Some(length) = length
-        && !is_decimal(length.as_bytes())
+        && content_length(length.as_bytes()).is_none()
     {
         return Err(FramingError::Length);
     }
@@ -253,10 +290,14 @@ fn check_length(head: &Parts) -> Result<(), FramingError> {
     }
 }
 
-/// Digits without sign, padding or leading zero, at most 18 of them.
-fn is_decimal(value: &[u8]) -> bool {
+/// `Content-Length`: digits without sign, padding or leading zero, at most 18 of them.
+pub(crate) fn content_length(value: &[u8]) -> Option<u64> {
     let leading_zero = value.len() > 1 && value.first() == Some(&b'0');
-    !value.is_empty() && value.len() <= 18 && !leading_zero && value.iter().all(u8::is_ascii_digit)
+    if value.len() > 18 || leading_zero || !value.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    // Nothing at all is no number either.
+    std::str::from_utf8(value).ok()?.parse().ok()
 }
 
 fn check_connection_options(headers: &HeaderMap) -> Result<(), FramingError> {

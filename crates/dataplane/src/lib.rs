@@ -26,6 +26,7 @@ mod framing;
 mod gateway;
 mod grpc;
 mod headers;
+mod http1;
 mod inflight;
 mod limit;
 mod listener;

@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderValue, Request, Response, StatusCode, header, request::Parts};
 use hyper::{body::Incoming, service::service_fn};
 use testudo_runtime::DrainWatch;
 
@@ -54,7 +54,8 @@ pub(crate) async fn run(
             async move {
                 let service = service_fn(move |request: Request<Incoming>| {
                     let _active = requests.begin();
-                    std::future::ready(Ok::<_, Infallible>(answer(&request, https_port, &names)))
+                    let (head, _) = request.into_parts();
+                    std::future::ready(Ok::<_, Infallible>(answer(&head, https_port, &names)))
                 });
                 serve::connection(
                     stream,
@@ -71,11 +72,10 @@ pub(crate) async fn run(
     .await;
 }
 
-fn answer<B>(request: &Request<B>, https_port: u16, names: &[String]) -> Response<AnswerBody> {
-    let (head, ()) = request_head(request);
-    let target = match framing::admit(&head) {
+fn answer(head: &Parts, https_port: u16, names: &[String]) -> Response<AnswerBody> {
+    let target = match framing::admit(head) {
         Ok(target) => target,
-        Err(rejection) => return respond::refuse(&rejection, request.version()),
+        Err(rejection) => return respond::refuse(&rejection, head.version),
     };
     let asked = normalise_host(&target.authority);
     let known = names
@@ -102,15 +102,6 @@ fn answer<B>(request: &Request<B>, https_port: u16, names: &[String]) -> Respons
     response
 }
 
-fn request_head<B>(request: &Request<B>) -> (http::request::Parts, ()) {
-    let mut copy = Request::new(());
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = request.version();
-    *copy.headers_mut() = request.headers().clone();
-    copy.into_parts()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,7 +113,7 @@ mod tests {
             .body(())
             .unwrap();
         let names = ["shop.example".to_owned(), "www.shop.example".to_owned()];
-        let response = answer(&request, 8443, &names);
+        let response = answer(&request.into_parts().0, 8443, &names);
         response
             .headers()
             .get(header::LOCATION)

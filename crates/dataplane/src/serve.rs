@@ -5,34 +5,37 @@ use std::{
     convert::Infallible,
     fmt::Debug,
     future::{Future, poll_fn},
+    io,
     pin::{Pin, pin},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     task::{Poll, ready},
     time::Duration,
 };
 
-use http::{Request, Response};
+use bytes::BytesMut;
+use http::{Method, Request, Response, StatusCode};
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
-    service::Service,
+    service::{Service, service_fn},
 };
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
-};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use testudo_model::limits;
 use testudo_runtime::DrainWatch;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite},
     task::JoinSet,
     time::{Instant, sleep},
 };
 
-use crate::{body::AnswerBody, stall::StallGuard};
+use crate::{
+    body::AnswerBody,
+    http1::{Gate, Verdict},
+    stall::StallGuard,
+};
 
 /// Resets that a client may have outstanding (CVE-2023-44487, CVE-2025-8671).
 const MAX_PENDING_RESETS: usize = 20;
@@ -47,8 +50,10 @@ const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// Flow control.
 const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
-/// What hyper may buffer of one HTTP/1.1 message head, and of a body.
+/// What hyper may buffer of one HTTP/1.1 message head, and of a body. More than the gate lets through as a head.
 const HTTP1_BUFFER_BYTES: usize = 64 * 1024;
+/// The client's connection preface (RFC 9113 section 3.4).
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What the connection speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,8 +64,7 @@ pub(crate) enum Protocol {
     Http2,
     /// HTTP/2 from a verified proxy of the fleet, for many clients at once.
     Mesh,
-    /// Plaintext: HTTP/2 if it begins with the preface (prior knowledge), else HTTP/1.1, whose stream the service may
-    /// take over (RFC 9110 section 9.3.6).
+    /// Plaintext: HTTP/2 if it begins with the preface (prior knowledge), else HTTP/1.1.
     Detect,
 }
 
@@ -194,33 +198,95 @@ pub(crate) async fn connection<I, S>(
         + 'static,
     S::Future: Send + 'static,
 {
-    let io = TokioIo::new(StallGuard::new(stream));
+    let mut stream = StallGuard::new(stream);
+    let (is_http2, read) = match protocol {
+        Protocol::Http1 => (false, BytesMut::new()),
+        Protocol::Http2 | Protocol::Mesh => (true, BytesMut::new()),
+        Protocol::Detect => match detect(&mut stream, drain.clone()).await {
+            Some(detected) => detected,
+            None => return,
+        },
+    };
+    let verdict = Arc::<Verdict>::default();
+    let open = Arc::clone(&activity);
     let end = End {
         activity,
         drain,
         forbidden,
     };
-    match protocol {
-        Protocol::Http1 => {
-            let served = http1_settings()
-                .serve_connection(io, service)
-                .with_upgrades();
-            drive(served, http1::UpgradeableConnection::graceful_shutdown, end).await;
-        }
-        Protocol::Http2 => {
-            let served = http2_settings().serve_connection(io, service);
-            drive(served, http2::Connection::graceful_shutdown, end).await;
-        }
-        Protocol::Mesh => {
-            let served = mesh_settings().serve_connection(io, service);
-            drive(served, http2::Connection::graceful_shutdown, end).await;
-        }
-        Protocol::Detect => {
-            let settings = detecting_settings();
-            let served = settings.serve_connection_with_upgrades(io, service);
-            drive(served, auto::UpgradeableConnection::graceful_shutdown, end).await;
-        }
+    if is_http2 {
+        let settings = match protocol {
+            Protocol::Mesh => mesh_settings(),
+            _ => http2_settings(),
+        };
+        let io = TokioIo::new(Gate::open(stream, read, open));
+        let served = settings.serve_connection(io, service);
+        drive(served, http2::Connection::graceful_shutdown, end).await;
+    } else {
+        let io = TokioIo::new(Gate::new(stream, read, Arc::clone(&verdict), open));
+        let served = http1_settings()
+            .serve_connection(io, with_verdict(service, verdict))
+            .with_upgrades();
+        drive(served, http1::UpgradeableConnection::graceful_shutdown, end).await;
     }
+}
+
+/// Whether `stream` begins with the preface of HTTP/2, and what was read to find out. `None`: it is not worth serving.
+async fn detect(
+    stream: &mut (impl AsyncRead + Unpin),
+    mut drain: DrainWatch,
+) -> Option<(bool, BytesMut)> {
+    let mut read = BytesMut::with_capacity(HTTP2_PREFACE.len());
+    let beginning = async {
+        while read.len() < HTTP2_PREFACE.len() && HTTP2_PREFACE.starts_with(&read) {
+            let missing = u64::try_from(HTTP2_PREFACE.len() - read.len()).unwrap_or(0);
+            if (&mut *stream).take(missing).read_buf(&mut read).await? == 0 {
+                break;
+            }
+        }
+        io::Result::Ok(())
+    };
+    tokio::select! {
+        came = tokio::time::timeout(limits::HEADER_READ_TIMEOUT, beginning) => came.ok()?.ok()?,
+        () = drain.drained() => return None,
+    }
+    Some((read == HTTP2_PREFACE, read))
+}
+
+/// `service`, which is told what the gate refused and tells the gate what it answered. HTTP/1.1 brings requests one
+/// at a time and in order, so their numbers are the gate's.
+fn with_verdict<S>(
+    service: S,
+    verdict: Arc<Verdict>,
+) -> impl Service<
+    Request<Incoming>,
+    Response = Response<AnswerBody>,
+    Error = Infallible,
+    Future: Send + 'static,
+>
+where
+    S: Service<Request<Incoming>, Response = Response<AnswerBody>, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    let count = AtomicU64::new(0);
+    service_fn(move |mut request: Request<Incoming>| {
+        let number = count.fetch_add(1, Ordering::Relaxed) + 1;
+        if let Some(error) = verdict.refusal_of(number) {
+            request.extensions_mut().insert(error);
+        }
+        let is_connect = request.method() == Method::CONNECT;
+        let (answer, verdict) = (service.call(request), Arc::clone(&verdict));
+        async move {
+            let answer = answer.await?;
+            let status = answer.status();
+            if status == StatusCode::SWITCHING_PROTOCOLS || (is_connect && status.is_success()) {
+                verdict.switch(number);
+            } else {
+                verdict.answer(number);
+            }
+            Ok(answer)
+        }
+    })
 }
 
 /// What ends a connection from our side.
@@ -283,8 +349,8 @@ fn http1_settings() -> http1::Builder {
     let mut settings = http1::Builder::new();
     settings
         .timer(TokioTimer::new())
-        // hyper counts from the end of the previous answer, so this is the idle limit as well.
-        .header_read_timeout(limits::IDLE_TIMEOUT)
+        // The gate has the time of a head, [`Activity`] that of an idle connection.
+        .header_read_timeout(None)
         .max_headers(limits::MAX_HEADER_FIELDS)
         .max_buf_size(HTTP1_BUFFER_BYTES)
         .half_close(false);
@@ -316,27 +382,5 @@ fn mesh_settings() -> http2::Builder<TokioExecutor> {
         .max_local_error_reset_streams(MAX_MESH_STREAM_ERRORS)
         .initial_stream_window_size(limits::MESH_STREAM_WINDOW_BYTES)
         .initial_connection_window_size(limits::MESH_CONNECTION_WINDOW_BYTES);
-    settings
-}
-
-fn detecting_settings() -> auto::Builder<TokioExecutor> {
-    let mut settings = auto::Builder::new(TokioExecutor::new());
-    settings
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits::IDLE_TIMEOUT)
-        .max_headers(limits::MAX_HEADER_FIELDS)
-        .max_buf_size(HTTP1_BUFFER_BYTES)
-        .half_close(false);
-    settings
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(limits::MAX_HTTP2_STREAMS)
-        .max_header_list_size(u32::try_from(limits::MAX_HEADER_BYTES).unwrap_or(u32::MAX))
-        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
-        .max_local_error_reset_streams(MAX_PENDING_RESETS)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .enable_connect_protocol();
     settings
 }

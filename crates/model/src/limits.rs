@@ -16,6 +16,22 @@ pub const MAX_MESH_HEADER_FIELDS: usize = MAX_HEADER_FIELDS + 12;
 /// bytes for each field, and a transaction token with its claims and chain.
 pub const MAX_MESH_HEADER_BYTES: usize =
     MAX_HEADER_BYTES + MAX_PATH_BYTES + MAX_QUERY_BYTES + 32 * MAX_MESH_HEADER_FIELDS + 24 * 1024;
+/// Longest request line: method, an absolute target with its longest path and query, version. 414 beyond.
+pub const MAX_REQUEST_LINE_BYTES: usize = MAX_PATH_BYTES + MAX_QUERY_BYTES + 512;
+/// Longest method name; the longest registered one has 17 characters. 501 beyond.
+pub const MAX_METHOD_BYTES: usize = 32;
+/// Extensions of one chunk of a request body. Nobody uses any.
+pub const MAX_CHUNK_EXTENSION_BYTES: usize = 256;
+/// Extensions of all chunks of a request body.
+pub const MAX_CHUNK_EXTENSIONS_BYTES: usize = 8 * 1024;
+/// Trailer section of a request body. It is dropped, so little of it is read.
+pub const MAX_TRAILER_BYTES: usize = 8 * 1024;
+/// Number of trailer fields of a request body.
+pub const MAX_TRAILER_FIELDS: usize = 32;
+/// Time a client may go on sending after it was refused, so that it gets to read why.
+pub const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Bytes a client may go on sending after it was refused.
+pub const MAX_LINGER_BYTES: usize = 1024 * 1024;
 /// Largest request body unless a route says otherwise. 413 beyond.
 pub const DEFAULT_MAX_BODY_BYTES: u64 = 8 * 1024 * 1024;
 /// Largest access token; ours have about 700 bytes.
@@ -24,7 +40,7 @@ pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
 pub const MAX_TOKEN_DEPTH: usize = 8;
 /// Addresses looked at in `X-Forwarded-For`; a longer chain is a forgery or a loop.
 pub const MAX_FORWARDED_HOPS: usize = 32;
-/// Time a client has to send its header section.
+/// Time a client has to send a header section, from its first byte. 408 beyond.
 pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for a TLS handshake.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);

@@ -25,6 +25,7 @@ mod crash;
 mod fleet;
 mod forge;
 mod forged;
+mod framing_table;
 mod installed;
 mod link;
 mod login;
