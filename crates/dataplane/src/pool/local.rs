@@ -10,13 +10,13 @@ use std::{
     time::Duration,
 };
 
-use http::Request;
+use http::{HeaderMap, Request, header};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use testudo_model::{Clock, limits};
 
 use super::{Answer, Lease, SendFailure, Unsent, connect, failure};
-use crate::{body::RequestBody, rejection::UpstreamError};
+use crate::{body::RequestBody, framing::content_length, rejection::UpstreamError};
 
 /// Connections of one worker to one service, idle and busy.
 const MAX_OPEN: usize = 4_096;
@@ -150,7 +150,8 @@ async fn send_on(
 ) -> Result<(http::Response<hyper::body::Incoming>, LocalConnection), SendFailure> {
     let outcome = request.body().outcome();
     match connection.sender.try_send_request(request).await {
-        Ok(response) => Ok((response, connection)),
+        Ok(response) if is_framed_once(response.headers()) => Ok((response, connection)),
+        Ok(_) => Err(SendFailure::Sent(UpstreamError::Broken)),
         Err(mut error) => Err(match error.take_message() {
             Some(request) => SendFailure::Unsent(Unsent {
                 request: Box::new(request),
@@ -158,6 +159,22 @@ async fn send_on(
             }),
             None => SendFailure::Sent(failure(&outcome)),
         }),
+    }
+}
+
+/// Whether everybody reads the same body of an answer (RFC 9112 section 6.3). hyper reads what it can make sense of,
+/// and leaves the fields as they are to whoever comes next.
+fn is_framed_once(fields: &HeaderMap) -> bool {
+    let mut lengths = fields.get_all(header::CONTENT_LENGTH).iter();
+    let mut codings = fields.get_all(header::TRANSFER_ENCODING).iter();
+    match (
+        (lengths.next(), lengths.next()),
+        (codings.next(), codings.next()),
+    ) {
+        ((None, _), (None, _)) => true,
+        ((Some(length), None), (None, _)) => content_length(length.as_bytes()).is_some(),
+        ((None, _), (Some(coding), None)) => coding.as_bytes().eq_ignore_ascii_case(b"chunked"),
+        _ => false,
     }
 }
 

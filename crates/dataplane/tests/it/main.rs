@@ -8,6 +8,7 @@
     reason = "test code"
 )]
 
+mod answers;
 mod attacks;
 mod calls;
 mod changes;
