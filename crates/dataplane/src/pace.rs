@@ -52,11 +52,14 @@ impl Deadline {
         if !is_stream(fields) {
             return Pace::Whole(self.until);
         }
-        let until = self.client_waits_until.map(sleep_until).map(Box::pin);
-        let pause = sleep_until(Instant::now() + limits::STREAM_IDLE_TIMEOUT);
+        let now = Instant::now();
+        let longest = now + limits::STREAM_LIFETIME;
+        let until = self
+            .client_waits_until
+            .map_or(longest, |waits| waits.min(longest));
         Pace::Stream {
-            until,
-            pause: Box::pin(pause),
+            until: Box::pin(sleep_until(until)),
+            pause: Box::pin(sleep_until(now + limits::STREAM_IDLE_TIMEOUT)),
         }
     }
 }
@@ -65,9 +68,9 @@ impl Deadline {
 pub(crate) enum Pace {
     /// Until then, all of it.
     Whole(Pin<Box<Sleep>>),
-    /// As long as it does not pause for too long.
+    /// As long as it does not pause for too long, and not for ever.
     Stream {
-        until: Option<Pin<Box<Sleep>>>,
+        until: Pin<Box<Sleep>>,
         pause: Pin<Box<Sleep>>,
     },
 }
@@ -91,10 +94,7 @@ impl Pace {
         match self {
             Self::Whole(until) => until.as_mut().poll(context),
             Self::Stream { until, pause } => {
-                let waits_no_longer = until
-                    .as_mut()
-                    .is_some_and(|until| until.as_mut().poll(context).is_ready());
-                if waits_no_longer {
+                if until.as_mut().poll(context).is_ready() {
                     return Poll::Ready(());
                 }
                 pause.as_mut().poll(context)

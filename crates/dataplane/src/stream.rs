@@ -1,12 +1,13 @@
 //! Streams outlive the decision that allowed them, so it is asked again whenever the answer may have changed.
 
-use std::{future::pending, net::IpAddr, sync::Arc};
+use std::{future::pending, net::IpAddr, sync::Arc, time::Duration};
 
 use testudo_model::{
     DecisionId, OperationId, Route, Service, ServiceName, SpiffeId, Timestamp, TransactionId,
     event::Outcome,
 };
 use testudo_policy::{Call, Decision, ReasonCode};
+use tokio::time::sleep;
 
 use crate::{
     authorize::{self, Caller, Permit, Question},
@@ -16,6 +17,9 @@ use crate::{
     record,
     state::Enforced,
 };
+
+/// Between two looks at the certificate, should the clock stand still.
+const SHORTEST_WAIT: Duration = Duration::from_secs(1);
 
 /// How a stream ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +34,8 @@ pub(crate) enum StreamEnd {
     Expired,
     /// The proxy stopped.
     Drained,
+    /// The proxy's own certificate has ended: it has not heard for too long what still holds.
+    IdentityExpired,
     /// The calling or called workload, or the edge that spoke for the user, is revoked.
     WorkloadRevoked,
     /// The user, the session or the token is revoked.
@@ -51,6 +57,7 @@ impl StreamEnd {
             Self::Idle => "idle",
             Self::Expired => "expired",
             Self::Drained => "drained",
+            Self::IdentityExpired => "identity_expired",
             Self::WorkloadRevoked => "workload_revoked",
             Self::UserRevoked => "user_revoked",
             Self::SourceDenied => "source_denied",
@@ -63,7 +70,8 @@ impl StreamEnd {
         match self {
             Self::Closed => Outcome::Success,
             Self::Broken | Self::Idle | Self::Expired | Self::Drained => Outcome::Failure,
-            Self::WorkloadRevoked
+            Self::IdentityExpired
+            | Self::WorkloadRevoked
             | Self::UserRevoked
             | Self::SourceDenied
             | Self::RouteChanged
@@ -154,15 +162,31 @@ impl Standing {
             if let Some(end) = self.objection() {
                 return end;
             }
-            if changes.changed().await.is_err() {
-                return pending().await;
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() {
+                    return pending().await;
+                },
+                () = sleep(self.own_certificate_lasts().max(SHORTEST_WAIT)) => {}
             }
         }
+    }
+
+    /// How long the proxy may go on without hearing from the control plane.
+    fn own_certificate_lasts(&self) -> Duration {
+        let proxy = &self.worker.proxy;
+        let end = proxy.identity.current().not_after();
+        let millis = end
+            .unix_millis()
+            .saturating_sub(proxy.clock.now().unix_millis());
+        Duration::from_millis(u64::try_from(millis).unwrap_or(0))
     }
 
     /// Why the stream may not go on, if so. The certificates that proved the workloads when it began may have
     /// ended since: only their revocation counts.
     pub(crate) fn objection(&self) -> Option<StreamEnd> {
+        if self.own_certificate_lasts().is_zero() {
+            return Some(StreamEnd::IdentityExpired);
+        }
         let revocations = self.worker.proxy.state.revocations();
         let workloads = [
             Some(&self.caller),

@@ -116,13 +116,17 @@ pub(crate) fn check_route(
     matched: RouteRef,
     opening: Option<&Opening>,
 ) -> Result<(), WebsocketError> {
+    if opening.is_none() {
+        return Ok(());
+    }
     let services = &enforced.snapshot().services;
     let route = services
         .get(matched.service)
         .and_then(|service| service.routes.get(matched.route));
-    match opening {
-        Some(_) if !route.is_some_and(|route| route.websocket) => Err(WebsocketError::NotAllowed),
-        _ => Ok(()),
+    if route.is_some_and(|route| route.websocket) {
+        Ok(())
+    } else {
+        Err(WebsocketError::NotAllowed)
     }
 }
 

@@ -51,7 +51,7 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 /// Time in which a stream (a WebSocket, server-sent events, gRPC) must move something. Longer than any common
 /// heartbeat, shorter than what firewalls forget.
 pub const STREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
-/// Longest life of a WebSocket: that of the login it may have been opened with.
+/// Longest life of a stream: that of the login it may have been opened with.
 pub const STREAM_LIFETIME: Duration = SESSION_LIFETIME;
 /// Open connections for one proxy. Further ones are not accepted until one closes.
 pub const MAX_CONNECTIONS: usize = 20_000;

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use testudo_model::{
-    ActionClass, Exposure, IpLists, Route, Service, ServiceName, Timestamp, TrustDomain,
-    ServiceProtocol, UserRequirement,
+    ActionClass, Exposure, IpLists, Route, Service, ServiceName, ServiceProtocol, Timestamp,
+    TrustDomain, UserRequirement,
     snapshot::{Directory, GatewayRules, PolicyFile, Snapshot, SnapshotVersion, Subject},
 };
 use testudo_policy::{Call, Peer, PolicyEngine, TokenFacts};

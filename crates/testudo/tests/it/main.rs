@@ -31,6 +31,7 @@ mod link;
 mod login;
 mod machines;
 mod paths;
+mod protocols;
 mod recorder;
 mod roles;
 mod shop;
