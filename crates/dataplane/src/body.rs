@@ -4,16 +4,20 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{
-        Arc,
-        atomic::{AtomicU8, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
     task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
+use futures_util::task::AtomicWaker;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::sync::oneshot;
+use tokio::{
+    task::AbortHandle,
+    time::{Instant, sleep_until},
+};
 
 use crate::{
     grpc, headers, inflight::Delivery, pace::Pace, pool::Lease, serve::Active, stream::StreamEnd,
@@ -35,25 +39,55 @@ pub(crate) enum BodyError {
     /// What allowed it no longer holds.
     #[error("the call is no longer allowed")]
     Forbidden,
+    /// The answer has passed or was given up: nobody waits for the rest.
+    #[error("nobody waits for the rest of the body")]
+    Unwanted,
 }
 
-/// How reading a request body ended; shared with whoever waits for the answer.
+/// A request body on its way, for whoever waits for the answer: how it went, whether it still goes on, and the
+/// means to end it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct BodyOutcome(Arc<AtomicU8>);
+pub(crate) struct Upload(Arc<UploadState>);
 
-impl BodyOutcome {
+#[derive(Debug, Default)]
+struct UploadState {
+    error: AtomicU8,
+    has_ended: AtomicBool,
+    is_unwanted: AtomicBool,
+    /// Whoever sends the body on and waits for more of it.
+    sending: AtomicWaker,
+}
+
+impl Upload {
     /// What went wrong on the client's side, if anything did.
     pub(crate) fn error(&self) -> Option<BodyError> {
-        match self.0.load(Ordering::Acquire) {
+        match self.0.error.load(Ordering::Acquire) {
             1 => Some(BodyError::TooLarge),
             2 => Some(BodyError::Broken),
             _ => None,
         }
     }
 
-    fn set(&self, error: BodyError) {
+    /// Whether no more of it will be sent.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.0.has_ended.load(Ordering::Acquire)
+    }
+
+    /// Breaks it off if it has not ended.
+    pub(crate) fn abort(&self) {
+        self.0.is_unwanted.store(true, Ordering::Release);
+        self.0.sending.wake();
+    }
+
+    fn is_unwanted(&self, context: &Context<'_>) -> bool {
+        // Registered first: an abort in between wakes.
+        self.0.sending.register(context.waker());
+        self.0.is_unwanted.load(Ordering::Acquire)
+    }
+
+    fn failed(&self, error: BodyError) {
         let code = if error == BodyError::TooLarge { 1 } else { 2 };
-        self.0.store(code, Ordering::Release);
+        self.0.error.store(code, Ordering::Release);
     }
 }
 
@@ -64,13 +98,8 @@ pub(crate) struct RequestBody {
     /// `None`: there is none, whatever arrives.
     inner: Option<Incoming>,
     remaining: u64,
-    outcome: BodyOutcome,
-    cut: Option<oneshot::Receiver<()>>,
+    upload: Upload,
 }
-
-/// Ends a request body when the answer to it is cut: nothing more may reach the service then.
-#[derive(Debug)]
-pub(crate) struct Cut(oneshot::Sender<()>);
 
 impl RequestBody {
     /// No bytes. What follows the head of a request that opens a stream belongs to the stream.
@@ -78,8 +107,7 @@ impl RequestBody {
         Self {
             inner: None,
             remaining: 0,
-            outcome: BodyOutcome::default(),
-            cut: None,
+            upload: Upload::default(),
         }
     }
 
@@ -88,39 +116,16 @@ impl RequestBody {
         Self {
             inner: Some(inner),
             remaining: limit,
-            outcome: BodyOutcome::default(),
-            cut: None,
+            upload: Upload::default(),
         }
     }
 
-    /// What can end it from outside.
-    pub(crate) fn cut(&mut self) -> Cut {
-        let (sender, receiver) = oneshot::channel();
-        self.cut = Some(receiver);
-        Cut(sender)
-    }
-
-    fn is_cut(&mut self, context: &mut Context<'_>) -> bool {
-        let Some(cut) = &mut self.cut else {
-            return false;
-        };
-        match Pin::new(cut).poll(context) {
-            Poll::Pending => false,
-            Poll::Ready(Ok(())) => true,
-            // The answer has passed whole.
-            Poll::Ready(Err(_)) => {
-                self.cut = None;
-                false
-            }
-        }
-    }
-
-    pub(crate) fn outcome(&self) -> BodyOutcome {
-        self.outcome.clone()
+    pub(crate) fn upload(&self) -> Upload {
+        self.upload.clone()
     }
 
     fn fail(&self, error: BodyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        self.outcome.set(error);
+        self.upload.failed(error);
         Poll::Ready(Some(Err(error)))
     }
 }
@@ -133,15 +138,17 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if self.is_cut(context) {
-            self.inner = None;
-            return Poll::Ready(Some(Err(BodyError::Forbidden)));
+        if self.upload.is_unwanted(context) {
+            return Poll::Ready(Some(Err(BodyError::Unwanted)));
         }
         let Some(inner) = &mut self.inner else {
             return Poll::Ready(None);
         };
-        match Pin::new(inner).poll_frame(context) {
+        match poll_next(inner, context) {
             Poll::Pending => Poll::Pending,
+            // hyper ends the body of a stream that was reset with NO_ERROR as if it were whole. Sent on as such it
+            // would break the next proxy's rules, on a connection that carries everybody's calls.
+            Poll::Ready(None) if inner.size_hint().lower() > 0 => self.fail(BodyError::Broken),
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Ready(Some(Err(_))) => self.fail(BodyError::Broken),
             Poll::Ready(Some(Ok(frame))) => {
@@ -173,24 +180,54 @@ impl Body for RequestBody {
     }
 }
 
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        self.upload.0.has_ended.store(true, Ordering::Release);
+    }
+}
+
+/// The next frame with something in it. HTTP/2 lets a connection carry few empty ones, whoever caused them, and
+/// ours carry everybody's calls.
+fn poll_next(
+    body: &mut Incoming,
+    context: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    loop {
+        let polled = Pin::new(&mut *body).poll_frame(context);
+        let is_empty = |frame: &Frame<Bytes>| frame.data_ref().is_some_and(Bytes::is_empty);
+        if !matches!(&polled, Poll::Ready(Some(Ok(frame))) if is_empty(frame)) {
+            return polled;
+        }
+    }
+}
+
 /// The body of an answer: our own, or the upstream's with what must be kept until it has passed.
 pub(crate) enum AnswerBody {
     /// Ours.
     Full(Option<Bytes>),
     /// The upstream's.
-    Relayed(Box<Relayed>),
+    Relayed(Relayed),
 }
 
 /// An upstream's body on its way to the client.
 pub(crate) struct Relayed {
-    inner: Incoming,
-    pace: Pace,
+    upstream: Shared,
     from_proxy: bool,
+    guard: Option<Guard>,
+    /// Ends the upstream in time although nobody asks for more of the body.
+    watchman: Option<AbortHandle>,
+}
+
+/// `None` once it was cut or took too long.
+type Shared = Arc<Mutex<Option<Upstream>>>;
+
+/// The body and what is kept until it has passed.
+struct Upstream {
+    body: Incoming,
+    pace: Pace,
     lease: Option<Lease>,
     _delivery: Option<Delivery>,
     active: Option<Active>,
-    guard: Option<Guard>,
-    request: Option<Cut>,
 }
 
 /// What watches over a body that may last longer than what allowed it.
@@ -207,40 +244,49 @@ impl AnswerBody {
         Self::Full(None)
     }
 
-    /// The upstream's body; `lease` is given back when it has passed whole, and dropped otherwise. `request` is what it
-    /// answers.
+    /// The upstream's body; `lease` is given back when it has passed whole, and dropped otherwise.
     pub(crate) fn relay(
-        inner: Incoming,
+        body: Incoming,
         pace: Pace,
         from_proxy: bool,
         lease: Lease,
         delivery: Option<Delivery>,
-        request: Option<Cut>,
     ) -> Self {
-        Self::Relayed(Box::new(Relayed {
-            inner,
+        let upstream = Upstream {
+            body,
             pace,
-            from_proxy,
             lease: Some(lease),
             _delivery: delivery,
             active: None,
+        };
+        Self::Relayed(Relayed {
+            upstream: Arc::new(Mutex::new(Some(upstream))),
+            from_proxy,
             guard: None,
-            request,
-        }))
+            watchman: None,
+        })
     }
 }
 
 impl AnswerBody {
     /// Keeps the connection from being idle until the body has passed.
     pub(crate) fn hold(&mut self, active: Active) {
-        if let Self::Relayed(relayed) = self {
-            relayed.active = Some(active);
+        if let Self::Relayed(relayed) = self
+            && let Some(upstream) = &mut *lock(&relayed.upstream)
+        {
+            upstream.active = Some(active);
         }
     }
 
     /// Whether it may last.
     pub(crate) fn is_stream(&self) -> bool {
-        matches!(self, Self::Relayed(relayed) if relayed.pace.is_stream() && !relayed.inner.is_end_stream())
+        let Self::Relayed(relayed) = self else {
+            return false;
+        };
+        let upstream = lock(&relayed.upstream);
+        let lasts =
+            |upstream: &Upstream| upstream.pace.is_stream() && !upstream.body.is_end_stream();
+        upstream.as_ref().is_some_and(lasts)
     }
 
     /// Ends the body when `ending` resolves; in the way of gRPC if it is that.
@@ -282,7 +328,7 @@ impl Body for AnswerBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Full(bytes) => bytes.is_none(),
-            Self::Relayed(relayed) => relayed.inner.is_end_stream(),
+            Self::Relayed(relayed) => relayed.is_end_stream(),
         }
     }
 
@@ -293,7 +339,9 @@ impl Body for AnswerBody {
                     .as_ref()
                     .map_or(0, |b| u64::try_from(b.len()).unwrap_or(u64::MAX)),
             ),
-            Self::Relayed(relayed) => relayed.inner.size_hint(),
+            Self::Relayed(relayed) => lock(&relayed.upstream)
+                .as_ref()
+                .map_or_else(SizeHint::default, |upstream| upstream.body.size_hint()),
         }
     }
 }
@@ -303,43 +351,81 @@ impl Relayed {
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let mut held = lock(&self.upstream);
         if let Some(guard) = &mut self.guard
             && let Poll::Ready(last) = guard.poll_cut(context)
         {
-            if let Some(Cut(request)) = self.request.take() {
-                // Nobody is there if all of it has been sent.
-                let _ = request.send(());
-            }
+            // With the rest of the request: nothing more may reach the service.
+            *held = None;
             return Poll::Ready(last);
         }
-        match Pin::new(&mut self.inner).poll_frame(context) {
-            Poll::Pending if self.pace.poll_exceeded(context).is_ready() => {
+        let Some(upstream) = &mut *held else {
+            return Poll::Ready(Some(Err(BodyError::TimedOut)));
+        };
+        // Before the body is asked: one that always has more would never come to its deadline.
+        if upstream.pace.until() <= Instant::now() {
+            *held = None;
+            return Poll::Ready(Some(Err(BodyError::TimedOut)));
+        }
+        match poll_next(&mut upstream.body, context) {
+            Poll::Pending if upstream.pace.poll_exceeded(context).is_ready() => {
+                *held = None;
                 Poll::Ready(Some(Err(BodyError::TimedOut)))
             }
             Poll::Pending => Poll::Pending,
             Poll::Ready(None) => {
-                self.finish();
+                upstream.give_back();
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(BodyError::Broken))),
             Poll::Ready(Some(Ok(mut frame))) => {
-                self.pace.moved();
+                upstream.pace.moved();
                 if let Some(trailers) = frame.trailers_mut() {
                     headers::sanitise_response(trailers, self.from_proxy);
                 }
-                if self.inner.is_end_stream() {
-                    self.finish();
+                if upstream.body.is_end_stream() {
+                    upstream.give_back();
+                } else if self.watchman.is_none() {
+                    // A client that does not read lets nobody ask again.
+                    let watch = end_in_time(Arc::clone(&self.upstream));
+                    self.watchman = Some(tokio::spawn(watch).abort_handle());
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
         }
     }
 
-    fn finish(&mut self) {
+    fn is_end_stream(&self) -> bool {
+        lock(&self.upstream)
+            .as_ref()
+            .is_some_and(|upstream| upstream.body.is_end_stream())
+    }
+}
+
+impl Upstream {
+    fn give_back(&mut self) {
         if let Some(lease) = self.lease.take() {
             lease.give_back();
         }
     }
+}
+
+async fn end_in_time(upstream: Shared) {
+    loop {
+        let until = match &mut *lock(&upstream) {
+            Some(upstream) => upstream.pace.until(),
+            None => return,
+        };
+        if until <= Instant::now() {
+            *lock(&upstream) = None;
+            return;
+        }
+        sleep_until(until).await;
+    }
+}
+
+fn lock(upstream: &Shared) -> MutexGuard<'_, Option<Upstream>> {
+    upstream.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Guard {
@@ -363,9 +449,54 @@ impl Guard {
 
 impl Drop for Relayed {
     fn drop(&mut self) {
-        // A body without bytes is never polled: HEAD, 204, 304.
-        if self.inner.is_end_stream() {
-            self.finish();
+        if let Some(watchman) = &self.watchman {
+            watchman.abort();
         }
+        // A body without bytes is never polled: HEAD, 204, 304.
+        if let Some(upstream) = &mut *lock(&self.upstream)
+            && upstream.body.is_end_stream()
+        {
+            upstream.give_back();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http::{Request, Response};
+    use http_body_util::BodyExt;
+    use hyper::{server::conn::http2, service::service_fn};
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    use tokio::{io::AsyncWriteExt, sync::mpsc};
+
+    use super::*;
+
+    /// `POST /` with `content-length: 10` and one byte, then RST_STREAM with NO_ERROR.
+    const BROKEN_OFF: [&[u8]; 3] = [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00",
+        b"\x00\x00\x0b\x01\x04\x00\x00\x00\x01\x83\x86\x84\x01\x01a\x0f\x0d\x0210\
+          \x00\x00\x01\x00\x00\x00\x00\x00\x01x",
+        b"\x00\x00\x04\x03\x00\x00\x00\x00\x01\x00\x00\x00\x00",
+    ];
+
+    #[tokio::test]
+    async fn a_body_that_was_broken_off_is_not_taken_for_the_whole() {
+        let (mut client, server) = tokio::io::duplex(4096);
+        let (ends, mut ended) = mpsc::channel(1);
+        let service = service_fn(move |request: Request<Incoming>| {
+            let (ends, body) = (ends.clone(), RequestBody::new(request.into_body(), 100));
+            // Apart: hyper gives up the service with the stream.
+            tokio::spawn(async move { ends.send(body.collect().await.map(|_| ())).await });
+            std::future::pending::<Result<Response<AnswerBody>, Infallible>>()
+        });
+        let connection = http2::Builder::new(TokioExecutor::new());
+        tokio::spawn(connection.serve_connection(TokioIo::new(server), service));
+        for bytes in BROKEN_OFF {
+            client.write_all(bytes).await.unwrap();
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        assert_eq!(ended.recv().await.unwrap(), Err(BodyError::Broken));
     }
 }

@@ -10,7 +10,7 @@ use testudo_model::ServiceProtocol;
 
 use crate::{
     authorize::Permit,
-    body::{AnswerBody, Cut, RequestBody},
+    body::{AnswerBody, RequestBody},
     framing::{Target, outgoing_uri},
     grpc,
     headers::{self, TESTUDO_DECISION, TXN_TOKEN},
@@ -67,19 +67,17 @@ pub(crate) async fn to_proxy(
     }
     let opens_websocket = outgoing.opens_websocket;
     let mut deadline = Deadline::new(route.timeout(), &outgoing.headers);
-    let is_grpc = grpc::is_grpc(&outgoing.headers);
-    let mut outgoing = outgoing.into_request(NextHop::Proxy, route.max_body_bytes)?;
-    let request = is_grpc.then(|| outgoing.body_mut().cut());
+    let mut request = outgoing.into_request(NextHop::Proxy, route.max_body_bytes)?;
     if opens_websocket {
-        websocket::ask_proxy(&mut outgoing);
+        websocket::ask_proxy(&mut request);
     }
-    let sending = worker.mesh.send(&service.spiffe_id, addresses, outgoing);
+    let mesh = &worker.mesh;
+    let sending = mesh.send(&service.spiffe_id, addresses, request, deadline.at());
     let answer = in_time(sending, &mut deadline).await?;
     let hop = Hop {
         permit,
         from_proxy: true,
         delivery: None,
-        request,
     };
     if opens_websocket && websocket::proxy_agreed(&answer.0) {
         return hop.open(answer).await;
@@ -100,11 +98,10 @@ pub(crate) async fn to_service(
     let (service, route) = permit.target().ok_or(Rejection::NoRoute)?;
     let authority = outgoing.target.authority.as_str();
     let mut deadline = Deadline::new(route.timeout(), &outgoing.headers);
-    let mut hop = Hop {
+    let hop = Hop {
         permit,
         from_proxy: false,
         delivery,
-        request: None,
     };
     if outgoing.opens_websocket {
         // Over HTTP/1.1 whatever else the service speaks: few speak RFC 8441.
@@ -125,10 +122,7 @@ pub(crate) async fn to_service(
             in_time(worker.local.send(service.upstream, request), &mut deadline).await?
         }
         ServiceProtocol::H2c => {
-            let mut request = outgoing.into_request(NextHop::H2c, route.max_body_bytes)?;
-            if grpc::is_grpc(request.headers()) {
-                hop.request = Some(request.body_mut().cut());
-            }
+            let request = outgoing.into_request(NextHop::H2c, route.max_body_bytes)?;
             in_time(worker.h2c.send(service.upstream, request), &mut deadline).await?
         }
     };
@@ -213,8 +207,6 @@ struct Hop<'a> {
     permit: &'a Permit,
     from_proxy: bool,
     delivery: Option<Delivery>,
-    /// What a gRPC client sends while it is answered.
-    request: Option<Cut>,
 }
 
 impl Hop<'_> {
@@ -230,14 +222,7 @@ impl Hop<'_> {
         }
         let (head, body) = response.into_parts();
         let pace = deadline.begun(&head.headers);
-        let body = AnswerBody::relay(
-            body,
-            pace,
-            self.from_proxy,
-            lease,
-            self.delivery,
-            self.request,
-        );
+        let body = AnswerBody::relay(body, pace, self.from_proxy, lease, self.delivery);
         Ok(answer(head, body, self.permit, self.from_proxy))
     }
 

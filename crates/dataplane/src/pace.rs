@@ -42,6 +42,11 @@ impl Deadline {
         }
     }
 
+    /// When the answer should have begun.
+    pub(crate) fn at(&self) -> Instant {
+        self.until.deadline()
+    }
+
     /// Resolves when the answer should have begun.
     pub(crate) async fn passed(&mut self) {
         self.until.as_mut().await;
@@ -86,6 +91,16 @@ impl Pace {
             pause
                 .as_mut()
                 .reset(Instant::now() + limits::STREAM_IDLE_TIMEOUT);
+        }
+    }
+
+    /// When the body will have taken too long, if it does not move until then.
+    pub(crate) fn until(&self) -> Instant {
+        match self {
+            Self::Whole(until) => until.deadline(),
+            Self::Stream { until, pause } => until.as_ref().map_or(pause.deadline(), |until| {
+                until.deadline().min(pause.deadline())
+            }),
         }
     }
 

@@ -54,7 +54,7 @@ impl Health {
         }
     }
 
-    fn is_ejected(&self, now_nanos: u64) -> bool {
+    pub(super) fn is_ejected(&self, now_nanos: u64) -> bool {
         now_nanos < self.ejected_until.load(Ordering::Relaxed)
     }
 }

@@ -48,9 +48,9 @@ impl H2cPool {
         let mut request = request;
         for _ in 0..ATTEMPTS {
             let now = self.clock.now();
-            let stream = service.stream(now, || open(address)).await?;
-            match stream.send(request).await {
-                Ok(response) => return Ok((response, Lease::H2c(stream))),
+            let place = service.place(now, || open(address)).await?;
+            match place.send(request).await {
+                Ok((response, stream)) => return Ok((response, Lease::H2c(stream))),
                 Err(SendFailure::Sent(error)) => return Err(error),
                 Err(SendFailure::Unsent(unsent)) => request = *unsent.request,
             }

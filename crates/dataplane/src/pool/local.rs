@@ -14,9 +14,14 @@ use http::{HeaderMap, Request, header};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use testudo_model::{Clock, limits};
+use tokio::task::AbortHandle;
 
 use super::{Answer, Lease, SendFailure, Unsent, connect, failure};
-use crate::{body::RequestBody, framing::content_length, rejection::UpstreamError};
+use crate::{
+    body::{RequestBody, Upload},
+    framing::content_length,
+    rejection::UpstreamError,
+};
 
 /// Connections of one worker to one service, idle and busy.
 const MAX_OPEN: usize = 4_096;
@@ -25,6 +30,9 @@ const MAX_IDLE: usize = 256;
 /// Idle time after which a connection is not used again. Shorter than what common servers allow (Node.js: 5 s),
 /// so that a request rarely meets a connection that is being closed.
 const IDLE_NANOS: u64 = Duration::from_secs(4).as_nanos() as u64;
+/// Time an idle connection has to be ready. It is as soon as its task has had a turn, unless the service has not
+/// read the request before.
+const READY_WAIT: Duration = Duration::from_millis(100);
 /// A connection that was closed while idle is noticed when it is used; so many in a row are not chance.
 const ATTEMPTS: usize = 3;
 
@@ -47,14 +55,20 @@ struct Idle {
     since_nanos: u64,
 }
 
+/// Dropped, it is closed, whatever is still being written to it.
 pub(crate) struct LocalConnection {
     sender: Sender,
-    service: Arc<Service>,
+    task: AbortHandle,
+    slot: Slot,
 }
+
+/// One of the connections that a service may have.
+struct Slot(Arc<Service>);
 
 /// A connection that carries an answer. Dropped before the answer is complete, it is closed.
 pub(crate) struct LocalLease {
     connection: LocalConnection,
+    upload: Upload,
     clock: Arc<dyn Clock>,
 }
 
@@ -76,16 +90,18 @@ impl LocalPool {
         request: Request<RequestBody>,
     ) -> Result<Answer, UpstreamError> {
         let service = self.service(address);
+        let upload = request.body().upload();
         let mut request = request;
         for _ in 0..ATTEMPTS {
             let connection = match self.idle_connection(&service).await {
                 Some(connection) => connection,
                 None => service.open().await?,
             };
-            match send_on(connection, request).await {
+            match send_on(connection, request, &upload).await {
                 Ok((response, connection)) => {
                     let lease = LocalLease {
                         connection,
+                        upload,
                         clock: Arc::clone(&self.clock),
                     };
                     return Ok((response, Lease::Local(lease)));
@@ -108,7 +124,8 @@ impl LocalPool {
         request: Request<RequestBody>,
     ) -> Result<Answer, UpstreamError> {
         let connection = self.service(address).open().await?;
-        match send_on(connection, request).await {
+        let upload = request.body().upload();
+        match send_on(connection, request, &upload).await {
             Ok((response, connection)) => Ok((response, Lease::Switched(connection))),
             Err(SendFailure::Sent(error)) => Err(error),
             Err(SendFailure::Unsent(unsent)) => Err(unsent.error),
@@ -137,7 +154,8 @@ impl LocalPool {
                 return None;
             }
             let mut connection = idle.connection;
-            if connection.sender.ready().await.is_ok() {
+            let ready = tokio::time::timeout(READY_WAIT, connection.sender.ready());
+            if matches!(ready.await, Ok(Ok(()))) {
                 return Some(connection);
             }
         }
@@ -147,8 +165,8 @@ impl LocalPool {
 async fn send_on(
     mut connection: LocalConnection,
     request: Request<RequestBody>,
+    upload: &Upload,
 ) -> Result<(http::Response<hyper::body::Incoming>, LocalConnection), SendFailure> {
-    let outcome = request.body().outcome();
     match connection.sender.try_send_request(request).await {
         Ok(response) if is_framed_once(response.headers()) => Ok((response, connection)),
         Ok(_) => Err(SendFailure::Sent(UpstreamError::Broken)),
@@ -157,7 +175,7 @@ async fn send_on(
                 request: Box::new(request),
                 error: UpstreamError::Broken,
             }),
-            None => SendFailure::Sent(failure(&outcome)),
+            None => SendFailure::Sent(failure(upload)),
         }),
     }
 }
@@ -180,23 +198,12 @@ fn is_framed_once(fields: &HeaderMap) -> bool {
 
 impl Service {
     async fn open(self: &Arc<Self>) -> Result<LocalConnection, UpstreamError> {
-        if self.open.fetch_add(1, Ordering::AcqRel) >= MAX_OPEN {
-            self.open.fetch_sub(1, Ordering::AcqRel);
-            return Err(UpstreamError::Overloaded);
-        }
-        match self.connect().await {
-            Ok(sender) => Ok(LocalConnection {
-                sender,
-                service: Arc::clone(self),
-            }),
-            Err(error) => {
-                self.open.fetch_sub(1, Ordering::AcqRel);
-                Err(error)
-            }
-        }
+        let slot = Slot::take(self)?;
+        let (sender, task) = self.connect().await?;
+        Ok(LocalConnection { sender, task, slot })
     }
 
-    async fn connect(&self) -> Result<Sender, UpstreamError> {
+    async fn connect(&self) -> Result<(Sender, AbortHandle), UpstreamError> {
         let socket = connect(self.address).await?;
         let (sender, connection) = http1::Builder::new()
             .max_headers(limits::MAX_HEADER_FIELDS)
@@ -204,12 +211,12 @@ impl Service {
             .handshake(TokioIo::new(socket))
             .await
             .map_err(|_| UpstreamError::Unreachable)?;
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "connection to the local service ended");
             }
         });
-        Ok(sender)
+        Ok((sender, task.abort_handle()))
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Idle>> {
@@ -218,24 +225,67 @@ impl Service {
 }
 
 impl LocalLease {
-    /// Makes the connection available again.
+    /// Makes the connection available again, unless a request is still being sent on it: the next one would wait
+    /// behind a client that may take its time.
     pub(crate) fn give_back(self) {
-        let service = Arc::clone(&self.connection.service);
+        if !self.upload.has_ended() || self.connection.sender.is_closed() {
+            return;
+        }
+        let service = Arc::clone(&self.connection.slot.0);
         let idle = Idle {
             connection: self.connection,
             since_nanos: self.clock.monotonic_nanos(),
         };
         let mut connections = service.lock();
-        if connections.len() < MAX_IDLE && !idle.connection.sender.is_closed() {
+        if connections.len() < MAX_IDLE {
             connections.push(idle);
-        } else {
-            drop(connections);
         }
     }
 }
 
 impl Drop for LocalConnection {
     fn drop(&mut self) {
-        self.service.open.fetch_sub(1, Ordering::AcqRel);
+        self.task.abort();
+    }
+}
+
+impl Slot {
+    fn take(service: &Arc<Service>) -> Result<Self, UpstreamError> {
+        let slot = Self(Arc::clone(service));
+        if service.open.fetch_add(1, Ordering::AcqRel) < MAX_OPEN {
+            Ok(slot)
+        } else {
+            Err(UpstreamError::Overloaded)
+        }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use testudo_testkit::FakeClock;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn whoever_gives_up_while_connecting_takes_no_place_away() {
+        let pool = LocalPool::new(FakeClock::today());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let service = pool.service(listener.local_addr().unwrap());
+        for _ in 0..3 {
+            let connecting = service.open();
+            // The connection is begun in the first poll and never made: the request was given up.
+            assert!(futures_util::FutureExt::now_or_never(connecting).is_none());
+        }
+        assert_eq!(service.open.load(Ordering::Acquire), 0);
+        let connection = service.open().await.unwrap();
+        assert_eq!(service.open.load(Ordering::Acquire), 1);
+        drop(connection);
+        assert_eq!(service.open.load(Ordering::Acquire), 0);
     }
 }

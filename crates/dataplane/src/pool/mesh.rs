@@ -12,13 +12,14 @@ use testudo_model::{Clock, Entropy, SpiffeId, limits};
 use testudo_trust::{
     ExpectedPeer, IdentitySource, certificate_times, mesh_client_config, mesh_server_name,
 };
+use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
 use super::{
     Answer, Lease, SendFailure, Unsent,
     balance::{self, Health},
     connect,
-    streams::{self, Connection, Connections},
+    streams::{self, Connection, Connections, Place},
 };
 use crate::{body::RequestBody, rejection::UpstreamError};
 
@@ -48,10 +49,21 @@ struct Endpoint {
     connections: Connections,
 }
 
+/// A request for an endpoint, from its choice on: one that cannot be reached must not look idle. Ends when dropped.
+struct Underway(Arc<Endpoint>);
+
 /// A request under way; ends when dropped.
 pub(crate) struct OpenStream {
-    endpoint: Arc<Endpoint>,
-    stream: streams::OpenStream,
+    _underway: Underway,
+    _stream: streams::OpenStream,
+}
+
+/// An endpoint that has not answered yet. Dropped after the deadline, that is a failure: one that takes requests
+/// and says nothing is not fit. Dropped before, it was the client that gave up.
+struct Unanswered<'a> {
+    health: &'a Health,
+    clock: &'a dyn Clock,
+    deadline: Instant,
 }
 
 impl MeshPool {
@@ -68,7 +80,7 @@ impl MeshPool {
         }
     }
 
-    /// Sends `request` to one of `addresses`, which must present `peer`.
+    /// Sends `request` to one of `addresses`, which must present `peer`. The caller waits until `deadline`.
     ///
     /// # Errors
     /// [`UpstreamError`].
@@ -77,6 +89,7 @@ impl MeshPool {
         peer: &SpiffeId,
         addresses: &[SocketAddr],
         request: Request<RequestBody>,
+        deadline: Instant,
     ) -> Result<Answer, UpstreamError> {
         let mut candidates = self.endpoints(peer, addresses);
         let mut request = request;
@@ -88,7 +101,15 @@ impl MeshPool {
             else {
                 break;
             };
-            match self.send_to(&endpoint, request).await {
+            let unanswered = Unanswered {
+                health: &endpoint.health,
+                clock: &*self.clock,
+                deadline,
+            };
+            let outcome = self.send_to(&endpoint, request).await;
+            // It has said something, or is known to be gone.
+            std::mem::forget(unanswered);
+            match outcome {
                 Ok(answer) => {
                     endpoint.health.succeeded();
                     return Ok(answer);
@@ -100,12 +121,18 @@ impl MeshPool {
                     return Err(error);
                 }
                 Err(SendFailure::Unsent(unsent)) => {
-                    endpoint.health.failed(self.clock.monotonic_nanos());
                     last_error = unsent.error;
                     request = *unsent.request;
-                    // A stale connection deserves a fresh one; a dead endpoint does not deserve a second try.
-                    if last_error == UpstreamError::Unreachable {
-                        candidates.retain(|other| !Arc::ptr_eq(other, &endpoint));
+                    match last_error {
+                        // A stale connection deserves a fresh one.
+                        UpstreamError::Broken => {
+                            endpoint.health.failed(self.clock.monotonic_nanos());
+                        }
+                        // A dead endpoint does not deserve a second try; whoever tried has noted the failure.
+                        UpstreamError::Unreachable => {
+                            candidates.retain(|other| !Arc::ptr_eq(other, &endpoint));
+                        }
+                        _ => {}
                     }
                 }
             }
@@ -175,22 +202,26 @@ impl MeshPool {
         if endpoint.health.open() >= REQUESTS_PER_ENDPOINT {
             return Err(unsent(request, UpstreamError::Overloaded));
         }
-        let now = self.clock.now();
-        let stream = match endpoint
-            .connections
-            .stream(now, || self.open(endpoint))
-            .await
-        {
-            Ok(stream) => stream,
+        let underway = Underway::begin(endpoint);
+        let place = match self.place(endpoint).await {
+            Ok(place) => place,
             Err(error) => return Err(unsent(request, error)),
         };
-        endpoint.health.begin();
-        let under_way = OpenStream {
-            endpoint: Arc::clone(endpoint),
-            stream,
+        let (response, stream) = place.send(request).await?;
+        let stream = OpenStream {
+            _underway: underway,
+            _stream: stream,
         };
-        let response = under_way.stream.send(request).await?;
-        Ok((response, Lease::Mesh(under_way)))
+        Ok((response, Lease::Mesh(stream)))
+    }
+
+    async fn place(&self, endpoint: &Endpoint) -> Result<Place, UpstreamError> {
+        let open = || async {
+            self.open(endpoint)
+                .await
+                .inspect_err(|_| endpoint.health.failed(self.clock.monotonic_nanos()))
+        };
+        endpoint.connections.place(self.clock.now(), open).await
     }
 
     async fn open(&self, endpoint: &Endpoint) -> Result<Connection, UpstreamError> {
@@ -231,8 +262,122 @@ impl Endpoint {
     }
 }
 
-impl Drop for OpenStream {
+impl Underway {
+    fn begin(endpoint: &Arc<Endpoint>) -> Self {
+        endpoint.health.begin();
+        Self(Arc::clone(endpoint))
+    }
+}
+
+impl Drop for Underway {
     fn drop(&mut self) {
-        self.endpoint.health.end();
+        self.0.health.end();
+    }
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        if self.deadline <= Instant::now() {
+            self.health.failed(self.clock.monotonic_nanos());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering},
+        time::Duration,
+    };
+
+    use futures_util::future::join_all;
+    use testudo_testkit::{FakeClock, SeededEntropy};
+    use testudo_trust::{CertificateAuthority, Svid, SvidKey, TrustBundle};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn pool(clock: &Arc<FakeClock>) -> MeshPool {
+        let domain = "fleet.example".parse().unwrap();
+        let life = Duration::from_secs(900);
+        let ca = CertificateAuthority::generate(&domain, clock.now(), life).unwrap();
+        let key = SvidKey::generate();
+        let id = domain.gateway();
+        let csr = key.csr_der(&id).unwrap();
+        let entropy = SeededEntropy::new(1);
+        let leaf = ca
+            .issue(&csr, &id, &[], clock.now(), life, &*entropy)
+            .unwrap();
+        let bundle = TrustBundle::new(domain, vec![ca.cert_der().to_vec()]).unwrap();
+        let identity = IdentitySource::new(Svid::new(vec![leaf], key).unwrap(), bundle);
+        MeshPool::new(identity, clock.clone(), entropy)
+    }
+
+    fn peer() -> SpiffeId {
+        "spiffe://fleet.example/service/orders".parse().unwrap()
+    }
+
+    /// An endpoint that takes connections and breaks them off, and how many it has taken.
+    async fn broken_endpoint() -> (SocketAddr, Arc<AtomicUsize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let taken = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&taken);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                count.fetch_add(1, Ordering::AcqRel);
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                drop(stream);
+            }
+        });
+        (address, taken)
+    }
+
+    #[tokio::test]
+    async fn a_burst_for_an_endpoint_that_is_gone_shares_one_attempt_and_one_failure() {
+        let clock = FakeClock::today();
+        let pool = pool(&clock);
+        let (address, taken) = broken_endpoint().await;
+        let endpoints = pool.endpoints(&peer(), &[address]);
+        let [endpoint] = endpoints.as_slice() else {
+            panic!("one endpoint");
+        };
+        let burst = join_all((0..20).map(|_| pool.place(endpoint))).await;
+        assert!(
+            burst
+                .iter()
+                .all(|place| matches!(place, Err(UpstreamError::Unreachable)))
+        );
+        assert_eq!(taken.load(Ordering::Acquire), 1);
+        assert!(
+            !endpoint.health.is_ejected(clock.monotonic_nanos()),
+            "one failure, however many waited for it"
+        );
+        let _ = pool.place(endpoint).await;
+        assert_eq!(
+            taken.load(Ordering::Acquire),
+            2,
+            "whoever comes later tries"
+        );
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_does_not_come_in_time_is_a_failure_and_a_client_that_gives_up_is_none()
+    {
+        let clock = FakeClock::today();
+        let health = Health::default();
+        let give_up = |deadline| {
+            for _ in 0..5 {
+                drop(Unanswered {
+                    health: &health,
+                    clock: &*clock,
+                    deadline,
+                });
+            }
+        };
+        give_up(Instant::now() + Duration::from_secs(60));
+        assert!(!health.is_ejected(clock.monotonic_nanos()));
+        give_up(Instant::now());
+        assert!(health.is_ejected(clock.monotonic_nanos()));
     }
 }

@@ -19,14 +19,14 @@ pub(crate) use mesh::MeshPool;
 use tokio::net::TcpStream;
 
 use crate::{
-    body::{BodyError, BodyOutcome, RequestBody},
+    body::{BodyError, RequestBody, Upload},
     rejection::UpstreamError,
 };
 
 /// Time to open a TCP connection. Beyond it another endpoint is the better bet.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What is kept while an answer passes.
+/// What is kept while an answer passes. With its end nobody waits for what is left of the request.
 pub(crate) enum Lease {
     /// A stream to another proxy.
     Mesh(mesh::OpenStream),
@@ -68,8 +68,8 @@ enum SendFailure {
 }
 
 /// Why the upstream did not answer, given how reading the client's body went.
-fn failure(outcome: &BodyOutcome) -> UpstreamError {
-    match outcome.error() {
+fn failure(upload: &Upload) -> UpstreamError {
+    match upload.error() {
         Some(BodyError::TooLarge) => UpstreamError::BodyTooLarge,
         Some(_) => UpstreamError::BodyUnreadable,
         None => UpstreamError::Broken,

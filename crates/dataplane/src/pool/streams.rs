@@ -4,7 +4,7 @@ use std::{
     future::Future,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -19,16 +19,15 @@ use tokio::{
 };
 
 use super::{SendFailure, Unsent, failure};
-use crate::{body::RequestBody, rejection::UpstreamError};
+use crate::{
+    body::{RequestBody, Upload},
+    rejection::UpstreamError,
+};
 
 /// Streams on one connection before another is opened; our proxies allow [`limits::MAX_HTTP2_STREAMS`].
 pub(super) const STREAMS_PER_CONNECTION: usize = 200;
 /// Connections of one worker to one address.
 pub(super) const MAX_CONNECTIONS: usize = 8;
-/// Flow control: one large body may use this much of the other side's memory …
-const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
-/// … and all bodies of a connection together this much.
-const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 /// A connection that answers no ping for this long is dead.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -38,6 +37,8 @@ pub(super) struct Connections {
     open: Mutex<Vec<Arc<Connection>>>,
     /// Held while a connection is opened, so that a burst opens one and not hundreds.
     opening: tokio::sync::Mutex<()>,
+    /// Connections that could not be opened so far.
+    failed: AtomicU64,
 }
 
 /// One connection.
@@ -49,33 +50,47 @@ pub(super) struct Connection {
     task: AbortHandle,
 }
 
+/// A place for a stream on a connection; free again when dropped.
+pub(super) struct Place(Arc<Connection>);
+
 /// A request under way; ends when dropped.
-pub(crate) struct OpenStream(Arc<Connection>);
+pub(crate) struct OpenStream {
+    _place: Place,
+    upload: Upload,
+}
 
 impl Connections {
-    /// A stream on the least used connection, or on a new one from `open` if those there are have enough.
-    pub(super) async fn stream<F>(
+    /// A place on the least used connection, or on a new one from `open` if those there are have enough.
+    pub(super) async fn place<F>(
         &self,
         now: Timestamp,
         open: impl FnOnce() -> F,
-    ) -> Result<OpenStream, UpstreamError>
+    ) -> Result<Place, UpstreamError>
     where
         F: Future<Output = Result<Connection, UpstreamError>>,
     {
-        if let Some(stream) = self.free_stream(now) {
-            return Ok(stream);
+        if let Some(place) = self.free_place(now) {
+            return Ok(place);
         }
+        let failed_before = self.failed.load(Ordering::Acquire);
         let _one_at_a_time = self.opening.lock().await;
-        if let Some(stream) = self.free_stream(now) {
-            return Ok(stream);
+        if let Some(place) = self.free_place(now) {
+            return Ok(place);
+        }
+        // Whoever waited has waited for this attempt; each trying in turn would wait as many times as long.
+        if self.failed.load(Ordering::Acquire) != failed_before {
+            return Err(UpstreamError::Unreachable);
         }
         if self.lock().len() >= MAX_CONNECTIONS {
             return Err(UpstreamError::Overloaded);
         }
         // Boxed: opening is rare and its future large, and every request would carry it.
-        let connection = Arc::new(Box::pin(open()).await?);
+        let opened = Box::pin(open()).await.inspect_err(|_| {
+            self.failed.fetch_add(1, Ordering::AcqRel);
+        });
+        let connection = Arc::new(opened?);
         self.lock().push(Arc::clone(&connection));
-        Ok(OpenStream::begin(connection))
+        Ok(Place::take(connection))
     }
 
     /// Closes all connections with everything that runs on them.
@@ -85,9 +100,9 @@ impl Connections {
         }
     }
 
-    /// A stream on the least used connection, if it has room. Connections that have ended or may not be used any more
+    /// A place on the least used connection, if it has room. Connections that have ended or may not be used any more
     /// are let go; what runs on them may finish.
-    fn free_stream(&self, now: Timestamp) -> Option<OpenStream> {
+    fn free_place(&self, now: Timestamp) -> Option<Place> {
         let mut connections = self.lock();
         connections
             .retain(|connection| !connection.sender.is_closed() && now < connection.usable_until);
@@ -95,7 +110,7 @@ impl Connections {
         let least = connections
             .iter()
             .min_by_key(|connection| streams(connection))?;
-        (streams(least) < STREAMS_PER_CONNECTION).then(|| OpenStream::begin(Arc::clone(least)))
+        (streams(least) < STREAMS_PER_CONNECTION).then(|| Place::take(Arc::clone(least)))
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Connection>>> {
@@ -112,8 +127,8 @@ impl Connection {
     ) -> Result<Self, UpstreamError> {
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .initial_stream_window_size(limits::MESH_STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(limits::MESH_CONNECTION_WINDOW_BYTES)
             .max_header_list_size(u32::try_from(limits::MAX_HEADER_BYTES).unwrap_or(u32::MAX))
             .keep_alive_interval(pings.then_some(limits::IDLE_TIMEOUT))
             .keep_alive_timeout(PING_TIMEOUT)
@@ -135,32 +150,47 @@ impl Connection {
     }
 }
 
-impl OpenStream {
-    fn begin(connection: Arc<Connection>) -> Self {
+impl Place {
+    fn take(connection: Arc<Connection>) -> Self {
         connection.streams.fetch_add(1, Ordering::Relaxed);
         Self(connection)
     }
 
-    /// Sends `request`.
+    /// Sends `request` from here.
     pub(super) async fn send(
-        &self,
+        self,
         request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, SendFailure> {
-        let outcome = request.body().outcome();
+    ) -> Result<(Response<Incoming>, OpenStream), SendFailure> {
+        let upload = request.body().upload();
         let mut sender = self.0.sender.clone();
-        let sending = sender.try_send_request(request).await;
-        sending.map_err(|mut error| match error.take_message() {
-            Some(request) => SendFailure::Unsent(Unsent {
-                request: Box::new(request),
-                error: UpstreamError::Broken,
+        match sender.try_send_request(request).await {
+            Ok(response) => {
+                let stream = OpenStream {
+                    _place: self,
+                    upload,
+                };
+                Ok((response, stream))
+            }
+            Err(mut error) => Err(match error.take_message() {
+                Some(request) => SendFailure::Unsent(Unsent {
+                    request: Box::new(request),
+                    error: UpstreamError::Broken,
+                }),
+                None => SendFailure::Sent(failure(&upload)),
             }),
-            None => SendFailure::Sent(failure(&outcome)),
-        })
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.streams.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl Drop for OpenStream {
     fn drop(&mut self) {
-        self.0.streams.fetch_sub(1, Ordering::Relaxed);
+        // Or the stream would go on, and its place be taken twice.
+        self.upload.abort();
     }
 }

@@ -1,18 +1,66 @@
 //! Clients share connections, budgets and the ledger: what one of them does is no other's loss.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
+
+use serde_json::json;
+use testudo_dataplane::state::ProxyState;
+use testudo_model::snapshot::{Revocation, Revoked};
+use testudo_trust::ExpectedPeer;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    time::timeout,
+};
 
 use crate::{
     client,
     fleet::{ALICE, Fleet},
     frames::{DATA, END_STREAM, Frames, HEADERS, RESET},
 };
-use serde_json::json;
-use testudo_dataplane::state::ProxyState;
-use testudo_model::snapshot::{Revocation, Revoked};
-use testudo_trust::ExpectedPeer;
 
 const WINDOW: u32 = 65_535;
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A service that answers as soon as it has the head of a request, with `body` of `length` bytes, and tells when one
+/// of its connections has ended.
+async fn hasty_service(length: usize, body: Vec<u8>) -> (SocketAddr, mpsc::Receiver<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (ended, endings) = mpsc::channel(16);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (ended, body) = (ended.clone(), body.clone());
+            tokio::spawn(async move {
+                let _ = answer_hastily(stream, length, &body).await;
+                ended.send(()).await.unwrap();
+            });
+        }
+    });
+    (address, endings)
+}
+
+async fn answer_hastily(mut stream: TcpStream, length: usize, body: &[u8]) -> std::io::Result<()> {
+    let mut received = Vec::new();
+    while stream.read_buf(&mut received).await? > 0 {
+        if received.windows(4).any(|bytes| bytes == b"\r\n\r\n") {
+            received.clear();
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+            stream.write_all(head.as_bytes()).await?;
+            stream.write_all(body).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn fleet_with_orders_at(upstream: SocketAddr) -> Fleet {
+    Fleet::start_with(|snapshot| {
+        let orders = snapshot.services.iter_mut();
+        let mut orders = orders.filter(|service| service.name.as_str() == "orders");
+        orders.next().unwrap().upstream = upstream;
+    })
+    .await
+}
 
 async fn http2(fleet: &Fleet, window: u32) -> Frames<impl AsyncReadWrite + use<>> {
     Frames::open(fleet.gateway_h2_stream().await, window).await
@@ -20,6 +68,55 @@ async fn http2(fleet: &Fleet, window: u32) -> Frames<impl AsyncReadWrite + use<>
 
 trait AsyncReadWrite: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin {}
 impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> AsyncReadWrite for S {}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_waits_behind_an_upload_whose_answer_has_passed() {
+    let (service, mut endings) = hasty_service(2, b"ok".to_vec()).await;
+    let fleet = fleet_with_orders_at(service).await;
+    let mut slow = fleet.gateway_stream().await;
+    let begun = b"POST /public HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nx";
+    slow.write_all(begun).await.unwrap();
+    let mut answer = [0; 15];
+    slow.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200 OK");
+    // The client goes on some day; its connection to the service is not kept for that.
+    timeout(PATIENCE, endings.recv()).await.unwrap().unwrap();
+    let next = timeout(PATIENCE, fleet.get("/public", None)).await.unwrap();
+    assert_eq!(next.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_reads_nothing_holds_the_service_until_the_deadline_and_no_longer() {
+    // More than any socket buffer and window on the way.
+    let body = vec![0; 16 * 1024 * 1024];
+    let (service, mut endings) = hasty_service(body.len(), body).await;
+    let fleet = fleet_with_orders_at(service).await;
+    let mut client = http2(&fleet, 0).await;
+    client.request(1, END_STREAM, "GET", "/slow", "");
+    assert_eq!(client.next_of(1).await.unwrap().kind, HEADERS);
+    timeout(PATIENCE, endings.recv()).await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_do_not_read_stop_nobody_else() {
+    let (service, _endings) = hasty_service(1024 * 1024, vec![0; 1024 * 1024]).await;
+    let fleet = fleet_with_orders_at(service).await;
+    let mut client = http2(&fleet, 0).await;
+    for number in 0..100 {
+        let stream = 2 * number + 1;
+        client.request(stream, END_STREAM, "GET", "/public", "");
+        assert_eq!(client.next_of(stream).await.unwrap().kind, HEADERS);
+    }
+    let (mut reader, mut taken) = (fleet.gateway_stream().await, Vec::new());
+    let request = b"GET /public HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    reader.write_all(request).await.unwrap();
+    let all = timeout(PATIENCE, reader.read_to_end(&mut taken)).await;
+    assert!(
+        all.is_ok() && taken.len() > 1024 * 1024,
+        "{} bytes",
+        taken.len()
+    );
+}
 
 /// Runs `disturbances` while a call of somebody else is under way, and expects that call to succeed.
 async fn meanwhile(fleet: &Fleet, disturbances: impl AsyncFnOnce()) {
@@ -45,6 +142,23 @@ async fn uploads_that_are_broken_off_break_no_call_of_others() {
             // NO_ERROR, which hyper takes for the end of the body.
             client.queue(RESET, 0, 1, &[0; 4]);
             client.flush().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn empty_frames_of_uploads_are_not_passed_on() {
+    let fleet = Fleet::start().await;
+    meanwhile(&fleet, async || {
+        for _ in 0..3 {
+            let mut client = http2(&fleet, WINDOW).await;
+            client.request(1, 0, "POST", "/public", "");
+            for _ in 0..60 {
+                client.queue(DATA, 0, 1, b"");
+            }
+            client.queue(DATA, END_STREAM, 1, b"x");
+            assert_eq!(client.next_of(1).await.unwrap().kind, HEADERS);
         }
     })
     .await;
