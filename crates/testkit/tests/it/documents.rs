@@ -9,7 +9,7 @@ use crate::sources::{dotted_literals, first_cells, product, read, root};
 
 /// Literals that look like an activity or an error code and are neither: files, a collection without a record type,
 /// an example in a message.
-const OTHERS: [&str; 17] = [
+const OTHERS: [&str; 18] = [
     "admin.sock",
     "ca.pem",
     "fleet.cedarschema",
@@ -20,6 +20,7 @@ const OTHERS: [&str; 17] = [
     "login.json",
     "logout.html",
     "message.html",
+    "returned.html",
     "pem.new",
     "schema.sql",
     "shop.bookshop.example",
