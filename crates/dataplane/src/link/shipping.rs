@@ -26,7 +26,10 @@ impl Link {
                 Ok(true) => backoff.reset(),
                 Ok(false) => self.spool.sealed().await,
                 Err(error) => {
-                    tracing::warn!(error = with_causes(&error), "events stay in the spool for now");
+                    tracing::warn!(
+                        error = with_causes(&error),
+                        "events stay in the spool for now"
+                    );
                     tokio::time::sleep(backoff.pause()).await;
                 }
             }
