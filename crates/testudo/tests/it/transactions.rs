@@ -21,7 +21,7 @@ fn transaction_claims(issuer: &str, access: &Value) -> Value {
         "txn": TransactionId::generate(&clock, &entropy).as_str(),
         "sub": access["sub"], "scope": "",
         "tctx": { "issuer": access["iss"], "token_id": access["jti"], "client_id": "cli", "session": access["sid"],
-            "assurance": 1, "authenticated_at": now, "bound": false },
+            "issued_at": now, "assurance": 1, "authenticated_at": now, "bound": false },
         "rctx": { "req_ip": "127.0.0.1", "method": "GET", "path": "/api/orders/1" },
     })
 }
