@@ -98,9 +98,7 @@ impl Pace {
     pub(crate) fn until(&self) -> Instant {
         match self {
             Self::Whole(until) => until.deadline(),
-            Self::Stream { until, pause } => until.as_ref().map_or(pause.deadline(), |until| {
-                until.deadline().min(pause.deadline())
-            }),
+            Self::Stream { until, pause } => until.deadline().min(pause.deadline()),
         }
     }
 
