@@ -395,12 +395,15 @@ fn targets_and_sizes() -> Vec<Row> {
     rows
 }
 
+/// Opens a connection.
+type Opener<'a> = &'a dyn Fn() -> Box<dyn Stream>;
+
 /// A way to the service, and what it is called there.
 struct Door<'a> {
     shop: &'a Shop,
     name: &'static str,
     host: &'static str,
-    open: &'a dyn Fn() -> Box<dyn Stream>,
+    open: Opener<'a>,
 }
 
 /// Requests that went through doors.
@@ -526,7 +529,7 @@ fn at_every_door(test: impl Fn(&Door<'_>, &mut Forwarded)) {
     let shop = Shop::open("");
     let helper = shop.member(Some("helper"));
     let outbound = shop.fleet.address("/sidecars/helper/outbound");
-    let doors: [(&str, &str, &dyn Fn() -> Box<dyn Stream>); 3] = [
+    let doors: [(&str, &str, Opener<'_>); 3] = [
         ("gateway", "localhost", &|| shop.at_gateway()),
         ("inbound", "shop", &|| {
             shop.at_sidecar("shop", &helper).unwrap()
