@@ -3,6 +3,7 @@
 clients.py websocket|grpc GATEWAY CA [TOKEN] STEP...
 """
 
+import asyncio
 import json
 import os
 import ssl
@@ -13,51 +14,42 @@ def say(**happened):
     print(json.dumps(happened), flush=True)
 
 
-def websocket(gateway, ca, token, path, *steps):
-    from websockets.exceptions import InvalidStatus
-    from websockets.sync.client import connect
+def websocket(gateway, ca, token, *steps):
+    # The blocking client of this package reads and writes one TLS connection from two threads, and at times hangs.
+    asyncio.run(websocket_steps(gateway, ca, token, *steps))
 
-    trust = ssl.create_default_context(cafile=ca)
+
+async def websocket_steps(gateway, ca, token, path, *steps):
+    from websockets.asyncio.client import connect
+    from websockets.exceptions import ConnectionClosed, InvalidStatus
+
     fields = {"Authorization": f"Bearer {token}"} if token else {}
+    opening = connect(
+        f"wss://{gateway}{path}",
+        ssl=ssl.create_default_context(cafile=ca),
+        subprotocols=["chat.v1", "chat.v2"],
+        additional_headers=fields,
+        proxy=None,
+    )
     try:
-        socket = connect(
-            f"wss://{gateway}{path}",
-            ssl=trust,
-            subprotocols=["chat.v1", "chat.v2"],
-            additional_headers=fields,
-            proxy=None,
-        )
+        async with opening as socket:
+            say(opened=json.loads(await socket.recv()), subprotocol=socket.subprotocol)
+            for step in steps:
+                if step == "wait":
+                    await socket.recv()
+                elif step == "large":
+                    message = os.urandom(1_000_000)
+                    await socket.send(message)
+                    say(same=await socket.recv() == message)
+                else:
+                    await socket.send(step)
+                    say(heard=await socket.recv())
     except InvalidStatus as error:
         problem = json.loads(error.response.body)
-        return say(refused=error.response.status_code, code=problem["code"])
-    with socket:
-        websocket_steps(socket, steps)
-
-
-def websocket_steps(socket, steps):
-    from websockets.exceptions import ConnectionClosed
-
-    say(opened=json.loads(socket.recv(timeout=5)), subprotocol=socket.subprotocol)
-    for step in steps:
-        if step == "wait":
-            try:
-                socket.recv(timeout=20)
-            except ConnectionClosed:
-                say(ended=True)
-            return
-        if step == "large":
-            message = os.urandom(1_000_000)
-            socket.send(message)
-            say(same=socket.recv(timeout=10) == message)
-            continue
-        socket.send(step)
-        try:
-            say(heard=socket.recv(timeout=5))
-        except ConnectionClosed as error:
-            say(closed=error.rcvd.code, reason=error.rcvd.reason)
-            return
-    socket.close()
-    say(closed=socket.close_code)
+        say(refused=error.response.status_code, code=problem["code"])
+    except ConnectionClosed as error:
+        closed = error.rcvd
+        say(ended=True, closed=closed and closed.code, reason=closed and closed.reason)
 
 
 def grpc(gateway, ca, token, *steps):
