@@ -362,6 +362,35 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_endpoint_that_says_nothing_looks_busy_and_then_unfit() {
+        let clock = FakeClock::today();
+        let pool = pool(&clock);
+        // Connections are made by the system, and nobody takes them.
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addresses = [silent.local_addr().unwrap()];
+        let endpoints = pool.endpoints(&peer(), &addresses);
+        let health = &endpoints.first().unwrap().health;
+        for _ in 0..5 {
+            assert!(!health.is_ejected(clock.monotonic_nanos()));
+            let deadline = Instant::now() + Duration::from_millis(50);
+            let request = Request::new(RequestBody::none());
+            let to = peer();
+            let sending = pool.send(&to, &addresses, request, deadline);
+            let waiting = async {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                assert_eq!(health.open(), 1);
+                tokio::time::sleep_until(deadline).await;
+            };
+            tokio::select! {
+                answer = sending => assert!(answer.is_err(), "nobody answers"),
+                () = waiting => {}
+            }
+            assert_eq!(health.open(), 0);
+        }
+        assert!(health.is_ejected(clock.monotonic_nanos()));
+    }
+
+    #[tokio::test]
     async fn an_answer_that_does_not_come_in_time_is_a_failure_and_a_client_that_gives_up_is_none()
     {
         let clock = FakeClock::today();
