@@ -144,7 +144,7 @@ impl Body for RequestBody {
         let Some(inner) = &mut self.inner else {
             return Poll::Ready(None);
         };
-        match poll_next(inner, context) {
+        match Pin::new(&mut *inner).poll_frame(context) {
             Poll::Pending => Poll::Pending,
             // hyper ends the body of a stream that was reset with NO_ERROR as if it were whole. Sent on as such it
             // would break the next proxy's rules, on a connection that carries everybody's calls.
@@ -183,21 +183,6 @@ impl Body for RequestBody {
 impl Drop for RequestBody {
     fn drop(&mut self) {
         self.upload.0.has_ended.store(true, Ordering::Release);
-    }
-}
-
-/// The next frame with something in it. HTTP/2 lets a connection carry few empty ones, whoever caused them, and
-/// ours carry everybody's calls.
-fn poll_next(
-    body: &mut Incoming,
-    context: &mut Context<'_>,
-) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-    loop {
-        let polled = Pin::new(&mut *body).poll_frame(context);
-        let is_empty = |frame: &Frame<Bytes>| frame.data_ref().is_some_and(Bytes::is_empty);
-        if !matches!(&polled, Poll::Ready(Some(Ok(frame))) if is_empty(frame)) {
-            return polled;
-        }
     }
 }
 
@@ -367,7 +352,7 @@ impl Relayed {
             *held = None;
             return Poll::Ready(Some(Err(BodyError::TimedOut)));
         }
-        match poll_next(&mut upstream.body, context) {
+        match Pin::new(&mut upstream.body).poll_frame(context) {
             Poll::Pending if upstream.pace.poll_exceeded(context).is_ready() => {
                 *held = None;
                 Poll::Ready(Some(Err(BodyError::TimedOut)))

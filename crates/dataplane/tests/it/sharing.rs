@@ -148,23 +148,6 @@ async fn uploads_that_are_broken_off_break_no_call_of_others() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn empty_frames_of_uploads_are_not_passed_on() {
-    let fleet = Fleet::start().await;
-    meanwhile(&fleet, async || {
-        for _ in 0..3 {
-            let mut client = http2(&fleet, WINDOW).await;
-            client.request(1, 0, "POST", "/public", "");
-            for _ in 0..60 {
-                client.queue(DATA, 0, 1, b"");
-            }
-            client.queue(DATA, END_STREAM, 1, b"x");
-            assert_eq!(client.next_of(1).await.unwrap().kind, HEADERS);
-        }
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_proxy_of_the_fleet_may_have_many_calls_that_break_the_rules_and_a_client_few() {
     let fleet = Fleet::start().await;
     let orders = fleet.identity(&fleet.service_id("orders"));
