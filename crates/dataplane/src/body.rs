@@ -251,9 +251,7 @@ impl AnswerBody {
             watchman: None,
         })
     }
-}
 
-impl AnswerBody {
     /// Keeps the connection from being idle until the body has passed.
     pub(crate) fn hold(&mut self, active: Active) {
         if let Self::Relayed(relayed) = self
@@ -437,8 +435,10 @@ impl Drop for Relayed {
         if let Some(watchman) = &self.watchman {
             watchman.abort();
         }
+        // Taken out: the watchman may hold it a moment longer, and with it the service's connection.
+        let mut upstream = lock(&self.upstream).take();
         // A body without bytes is never polled: HEAD, 204, 304.
-        if let Some(upstream) = &mut *lock(&self.upstream)
+        if let Some(upstream) = &mut upstream
             && upstream.body.is_end_stream()
         {
             upstream.give_back();

@@ -32,7 +32,6 @@ pub fn rows(plane: &Plane) -> Result<Vec<Value>, Refusal> {
             "refused": instance.refused,
             "last_seen": instance.last_seen.to_string(),
             "live": plane.workloads.is_live(instance),
-            "state": if plane.workloads.is_live(instance) { "live" } else { "gone" },
             "build": instance.build,
         })
     });

@@ -161,11 +161,12 @@ fn summary(applied: &Value) -> String {
             .iter()
             .map(|change| format!("  {}", field(change, ""))),
     );
-    lines.extend(
-        waiting
-            .iter()
-            .map(|setting| format!("  takes effect at the next start: {}", field(setting, ""))),
-    );
+    lines.extend(waiting.iter().map(|setting| {
+        format!(
+            "  read at a start only, and the process started with another: {}",
+            field(setting, "")
+        )
+    }));
     lines.extend(list("generated").iter().map(|made| {
         format!(
             "  secret of {} (shown once): {}",

@@ -22,7 +22,7 @@ const PROXY_COLUMNS: [&str; 6] = [
 ];
 const PROXY_FIELDS: [&str; 6] = [
     "/spiffe_id",
-    "/state",
+    "/live",
     "/inbound",
     "/snapshot",
     "/last_seen",
@@ -31,6 +31,14 @@ const PROXY_FIELDS: [&str; 6] = [
 
 const TOKEN_COLUMNS: [&str; 5] = ["ID", "FOR", "STATE", "EXPIRES", "USED"];
 const TOKEN_FIELDS: [&str; 5] = ["/id", "/spiffe_id", "/state", "/expires", "/used"];
+
+fn proxy_rows(page: &Value) -> Vec<Vec<String>> {
+    let mut rows = rows(page, &PROXY_FIELDS);
+    for state in rows.iter_mut().filter_map(|row| row.get_mut(1)) {
+        *state = if state == "true" { "live" } else { "gone" }.to_owned();
+    }
+    rows
+}
 
 /// `testudo status`.
 pub async fn status(invocation: &Invocation) -> Outcome {
@@ -50,7 +58,7 @@ pub async fn status(invocation: &Invocation) -> Outcome {
             line("services", "/services"),
             line("ledger size", "/ledger/size"),
             String::new(),
-            table(&PROXY_COLUMNS, &rows(&proxies, &PROXY_FIELDS)),
+            table(&PROXY_COLUMNS, &proxy_rows(&proxies)),
         ]
         .join("\n")
     })?;
@@ -63,9 +71,9 @@ pub async fn proxy(invocation: &Invocation, command: ProxyCommand) -> Outcome {
     match command {
         ProxyCommand::List => {
             let proxies: Value = connection.get("/api/v1/proxies").await?;
-            invocation.output.value(&proxies, |page| {
-                table(&PROXY_COLUMNS, &rows(page, &PROXY_FIELDS))
-            })?;
+            invocation
+                .output
+                .value(&proxies, |page| table(&PROXY_COLUMNS, &proxy_rows(page)))?;
         }
         ProxyCommand::Revoke { spiffe_id } => {
             let body = json!({ "spiffe_id": spiffe_id });

@@ -1,6 +1,13 @@
 //! `testudo gateway` and `testudo sidecar`: one proxy in a process of its own.
 
-use std::{fs, net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fs,
+    net::SocketAddr,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use serde_json::json;
 use testudo_dataplane::{
@@ -244,7 +251,7 @@ pub fn workers(asked: Option<usize>) -> NonZeroUsize {
 }
 
 /// `<folder>.key`: beside the folder, so that a copy of the folder does not open itself.
-pub fn key_file_beside(folder: &std::path::Path) -> PathBuf {
+pub fn key_file_beside(folder: &Path) -> PathBuf {
     // `.` and `..` have no name to put it beside.
     let folder = match folder.file_name() {
         Some(_) => folder.to_owned(),
@@ -255,11 +262,6 @@ pub fn key_file_beside(folder: &std::path::Path) -> PathBuf {
     folder.with_file_name(name)
 }
 
-fn read(path: &PathBuf) -> Result<Vec<u8>, Failure> {
-    fs::read(path).map_err(|error| {
-        Failure::new(
-            Exit::Failed,
-            format!("cannot read {}: {error}", path.display()),
-        )
-    })
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    fs::read(path).map_err(|error| Failure::of_file("read", path, &error))
 }
