@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use testudo_identity::{Fault, Provider};
+use testudo_identity::{Fault, Journal, Outbox, Provider};
 use testudo_model::{
     Service, TenantName, TrustDomain,
+    event::Event,
     snapshot::{
         Directory, GatewayRules, Issuer, KNOWN_FEATURES, PolicyFile, Snapshot, SnapshotVersion,
     },
@@ -113,8 +114,7 @@ pub struct Activated {
 
 impl Activated {
     /// The same as seen from `earlier`.
-    #[must_use]
-    pub fn since(self, earlier: Option<Arc<Snapshot>>) -> Self {
+    fn since(self, earlier: Option<Arc<Snapshot>>) -> Self {
         let version = |snapshot: &Arc<Snapshot>| snapshot.version;
         Self {
             changed: earlier.as_ref().map(version) != Some(self.snapshot.version),
@@ -162,17 +162,33 @@ impl Activation {
         )
     }
 
-    /// Puts `declaration` in force.
-    pub fn declare(&self, declaration: &Declaration) -> Result<Activated, ActivationError> {
-        self.activate(Some(declaration))
+    /// Puts `declaration` in force, and with it, or not at all, the event that `report` makes of what changed since
+    /// `earlier`. New people may have come into force since then, by whoever follows the directory: they are part of
+    /// the change. The event waits in the outbox.
+    pub fn declare(
+        &self,
+        declaration: &Declaration,
+        earlier: Option<&Arc<Snapshot>>,
+        report: impl Fn(&Activated) -> Event,
+    ) -> Result<Activated, ActivationError> {
+        self.activate(Some(declaration), |activated| {
+            let activated = activated.since(earlier.cloned());
+            let event = activated.changed.then(|| report(&activated));
+            (activated, event)
+        })
     }
 
     /// Makes the snapshot anew after users, groups, roles or keys changed.
     pub fn refresh(&self) -> Result<Activated, ActivationError> {
-        self.activate(None)
+        // Who changed them has said so.
+        self.activate(None, |activated| (activated, None))
     }
 
-    fn activate(&self, declaration: Option<&Declaration>) -> Result<Activated, ActivationError> {
+    fn activate(
+        &self,
+        declaration: Option<&Declaration>,
+        told: impl Fn(Activated) -> (Activated, Option<Event>),
+    ) -> Result<Activated, ActivationError> {
         for _ in 0..MAX_ATTEMPTS {
             let stored = self.tenant.get::<InForce>(CURRENT)?;
             let before = stored.as_ref().map(|stored| &stored.record.snapshot);
@@ -184,18 +200,22 @@ impl Activation {
                 }
                 (None, None) => return Err(ActivationError::NothingDeclared),
             };
-            if !activated.changed {
-                return Ok(activated);
+            let is_new = activated.changed;
+            let (activated, event) = told(activated);
+            let mut transaction = self.tenant.transaction();
+            if is_new {
+                let expected = stored
+                    .as_ref()
+                    .map_or(Expected::Absent, |stored| Expected::Version(stored.version));
+                let snapshot = (*activated.snapshot).clone();
+                transaction = transaction.put(expected, &InForce { snapshot });
             }
-            let expected = stored
-                .as_ref()
-                .map_or(Expected::Absent, |stored| Expected::Version(stored.version));
-            match self.tenant.put(
-                expected,
-                &InForce {
-                    snapshot: (*activated.snapshot).clone(),
-                },
-            ) {
+            transaction = match event {
+                Some(event) => Outbox.record(transaction, &event),
+                None if is_new => transaction,
+                None => return Ok(activated),
+            };
+            match transaction.commit() {
                 Ok(_) => return Ok(activated),
                 Err(StoreError::Conflict { .. }) => {}
                 Err(error) => return Err(error.into()),

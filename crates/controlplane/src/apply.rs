@@ -1,7 +1,7 @@
 //! Applying a fleet: everything is checked before anything changes.
 
 use serde_json::{Value, json};
-use testudo_identity::{GeneratedCredential, SeedError};
+use testudo_identity::{GeneratedCredential, OutboxEntry, SeedError};
 use testudo_model::{
     event::{Actor, Detail, EventClass, Outcome},
     snapshot::{Directory, Snapshot},
@@ -104,26 +104,29 @@ pub fn apply(plane: &Plane, fleet: &Fleet, actor: &Actor) -> Result<Applied, App
             source_ip: None,
         },
     )?;
-    let activated = plane.activation.declare(&Declaration::from(fleet))?;
-    // New people may have been put in force between, by whoever follows the directory: part of this change as well.
-    let activated = activated.since(before);
-    if activated.changed {
-        plane.note(Note {
-            class: EventClass::EntityManagement,
-            activity: "fleet.apply",
-            outcome: Outcome::Success,
-            actor: actor.clone(),
-            source_ip: None,
-            target: Some(format!("snapshot {}", activated.snapshot.version)),
-            details: vec![("changes", Detail::from(changes(&activated).join("; ")))],
-        })?;
-    }
+    let report = |activated: &Activated| plane.event(note_of(activated, actor));
+    let activated = plane
+        .activation
+        .declare(&Declaration::from(fleet), before.as_ref(), report)?;
+    plane.ledger.take::<OutboxEntry>()?;
     plane.distribution.publish(&activated.snapshot)?;
     Ok(Applied {
         activated,
         generated: seeded.generated,
         at_next_start: at_next_start(plane, fleet),
     })
+}
+
+fn note_of(activated: &Activated, actor: &Actor) -> Note {
+    Note {
+        class: EventClass::EntityManagement,
+        activity: "fleet.apply",
+        outcome: Outcome::Success,
+        actor: actor.clone(),
+        source_ip: None,
+        target: Some(format!("snapshot {}", activated.snapshot.version)),
+        details: vec![("changes", Detail::from(changes(activated).join("; ")))],
+    }
 }
 
 fn at_next_start(plane: &Plane, fleet: &Fleet) -> Vec<&'static str> {
@@ -209,4 +212,64 @@ fn service_changes(before: &Snapshot, after: &Snapshot) -> Vec<String> {
         .filter(|known| !after.services.iter().any(|s| s.name == known.name));
     changes.extend(gone.map(|known| format!("service {} removed", known.name)));
     changes
+}
+
+#[cfg(test)]
+mod tests {
+    use testudo_runtime::fleet::Bundle;
+
+    use super::*;
+    use crate::fixtures;
+
+    fn fleet(services: &str) -> Fleet {
+        let bundle = Bundle {
+            name: "fleet.toml".to_owned(),
+            text: format!("trust_domain = \"bookshop.example\"\n[services]\n{services}"),
+            files: Default::default(),
+            environment: Default::default(),
+            overrides: Vec::new(),
+        };
+        bundle.load().unwrap().fleet
+    }
+
+    /// The control plane dies as soon as the change is in the store.
+    #[test]
+    fn what_is_in_force_has_its_event_whoever_dies_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let plane = fixtures::plane(folder.path());
+        let actor = Actor::default();
+        let before = plane.activation.current().unwrap();
+        let report = |plane: &Plane, activated: &Activated| plane.event(note_of(activated, &actor));
+        let declaration = Declaration::from(&fleet(""));
+        plane
+            .activation
+            .declare(&declaration, before.as_ref(), |activated| {
+                report(&plane, activated)
+            })
+            .unwrap();
+        let recorded = |plane: &Plane| {
+            let entries = plane.ledger.tail(0, 100).unwrap();
+            let events = entries.iter().filter_map(|entry| entry.leaf.event());
+            events
+                .filter(|event| event.activity == "fleet.apply")
+                .count()
+        };
+        assert_eq!(recorded(&plane), 0);
+        drop(plane);
+
+        let plane = fixtures::plane(folder.path());
+        assert!(plane.activation.current().unwrap().is_some());
+        plane.ledger.take::<OutboxEntry>().unwrap();
+        assert_eq!(recorded(&plane), 1);
+        // Nothing changes any more, so nothing more is told.
+        let now = plane.activation.current().unwrap();
+        plane
+            .activation
+            .declare(&declaration, now.as_ref(), |activated| {
+                report(&plane, activated)
+            })
+            .unwrap();
+        plane.ledger.take::<OutboxEntry>().unwrap();
+        assert_eq!(recorded(&plane), 1);
+    }
 }

@@ -226,7 +226,12 @@ impl Plane {
 
     /// Appends an event of the control plane to the ledger; durable when it returns.
     pub fn note(&self, note: Note) -> Result<(), LedgerError> {
-        let event = Event {
+        self.ledger.append(&[self.event(note)]).map(|_| ())
+    }
+
+    /// An event of the control plane.
+    pub fn event(&self, note: Note) -> Event {
+        Event {
             id: EventId::generate(&*self.clock, &*self.entropy),
             time: self.clock.now(),
             tenant: self.tenant.clone(),
@@ -245,8 +250,7 @@ impl Plane {
                 .into_iter()
                 .map(|(name, detail)| (name.to_owned(), detail))
                 .collect::<BTreeMap<_, _>>(),
-        };
-        self.ledger.append(&[event]).map(|_| ())
+        }
     }
 
     /// Runs `work` on a blocking thread.

@@ -222,7 +222,8 @@ fn a_broken_fleet_changes_nothing_and_says_file_line_and_why() {
     fs::write(folder.fleet_file(), renamed).unwrap();
     let waiting = folder.run(&["apply", "fleet.toml", "--dry-run"]);
     assert!(
-        waiting.contains("read at a start only, and the process started with another: public_names"),
+        waiting
+            .contains("read at a start only, and the process started with another: public_names"),
         "{waiting}"
     );
     fs::write(folder.fleet_file(), &file).unwrap();
