@@ -77,7 +77,13 @@ impl ProxyPort {
         );
         let strangers = StrangerLimits::default();
         let incoming = peer::accept(listener, TlsAcceptor::from(tls), strangers, drain.clone());
-        let services = Services::new(self.workloads, self.ledger, self.distribution, self.clock);
+        let services = Services::new(
+            self.workloads,
+            self.ledger,
+            self.distribution,
+            self.clock,
+            drain.clone(),
+        );
         Server::builder()
             .max_concurrent_streams(MAX_STREAMS)
             .http2_keepalive_interval(Some(KEEP_ALIVE))

@@ -8,6 +8,7 @@ use testudo_model::{
     Clock, Redacted, SpiffeId,
     event::{Block, BlockHead, Receipt},
 };
+use testudo_runtime::DrainWatch;
 use testudo_trust::TrustBundle;
 use testudo_workload::{IssuedChain, WorkloadError, Workloads};
 use tonic::{Request, Response, Status, Streaming};
@@ -38,6 +39,7 @@ pub(super) struct Services {
     ledger: Arc<Ledger>,
     distribution: Arc<Distribution>,
     clock: Arc<dyn Clock>,
+    drain: DrainWatch,
     enrolments: Gatekeeper,
     renewals: Gatekeeper,
     intakes: Gatekeeper,
@@ -49,12 +51,14 @@ impl Services {
         ledger: Arc<Ledger>,
         distribution: Arc<Distribution>,
         clock: Arc<dyn Clock>,
+        drain: DrainWatch,
     ) -> Arc<Self> {
         Arc::new(Self {
             workloads,
             ledger,
             distribution,
             clock,
+            drain,
             // Refused rather than queued: what waits there waits for strangers.
             enrolments: Gatekeeper::new(MAX_ENROLMENTS, 0),
             renewals: Gatekeeper::new(MAX_RENEWALS, MAX_WAITING_RENEWALS),
@@ -151,6 +155,7 @@ impl Proxy for Services {
             Arc::clone(&self.workloads),
             Arc::clone(&self.distribution),
             Arc::clone(&self.clock),
+            self.drain.clone(),
         )
         .await?;
         Ok(Response::new(stream))

@@ -18,6 +18,7 @@ use testudo_model::{
     event::CleanText,
     snapshot::{Endpoints, Revocation, Revoked, SnapshotVersion},
 };
+use testudo_runtime::DrainWatch;
 use testudo_workload::{InstanceReport, Workloads};
 use tokio::sync::{mpsc, watch};
 use tonic::{Status, Streaming};
@@ -63,6 +64,7 @@ pub(super) async fn open(
     workloads: Arc<Workloads>,
     distribution: Arc<Distribution>,
     clock: Arc<dyn Clock>,
+    drain: DrainWatch,
 ) -> Result<Replies, Status> {
     let hello = tokio::time::timeout(HELLO_TIMEOUT, incoming.message())
         .await
@@ -87,6 +89,7 @@ pub(super) async fn open(
         workloads,
         distribution,
         clock,
+        drain,
         outgoing,
     };
     session.report().await?;
@@ -149,6 +152,8 @@ struct Session {
     workloads: Arc<Workloads>,
     distribution: Arc<Distribution>,
     clock: Arc<dyn Clock>,
+    /// A watch has no end of its own: without this the process would wait for it in vain when it stops.
+    drain: DrainWatch,
     outgoing: mpsc::Sender<Result<WatchReply, Status>>,
 }
 
@@ -195,6 +200,9 @@ impl Session {
         loop {
             tokio::select! {
                 request = incoming.message() => self.take(request).await?,
+                () = self.drain.drained() => {
+                    return Err(End::Refused(Status::unavailable("the control plane is stopping")));
+                }
                 Ok(()) = bundle.changed() => {
                     self.send_published(&mut bundle, watch_reply::Message::TrustBundle).await?;
                 }
