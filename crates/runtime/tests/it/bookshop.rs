@@ -23,7 +23,10 @@ fn the_bookshop_loads_without_a_problem() {
         .iter()
         .map(|service| service.name.as_str())
         .collect();
-    assert_eq!(names, ["catalog", "inventory", "orders"]);
+    assert_eq!(
+        names,
+        ["catalog", "inventory", "orders", "pricing", "ticker"]
+    );
     assert_eq!(
         fleet.services[0].spiffe_id.as_str(),
         "spiffe://bookshop.example/svc/catalog"

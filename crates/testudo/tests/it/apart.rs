@@ -34,7 +34,7 @@ fn the_bookshop_answers_the_same_with_every_role_in_its_own_process() {
         .unwrap()
         .iter()
         .filter(|item| item["live"] == true);
-    assert_eq!(live.count(), 4, "{listed:#}");
+    assert_eq!(live.count(), 6, "{listed:#}");
 
     // Stopped or killed, a proxy goes on without a new token: its state is in its folder, sealed.
     apart.sidecars.get_mut("orders").unwrap().process.stop();

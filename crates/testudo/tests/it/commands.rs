@@ -24,7 +24,7 @@ fn a_fleet_file_is_checked_shown_and_described_without_a_fleet() {
     assert!(
         folder
             .run(&["check", "fleet.toml"])
-            .contains("is valid: 3 services")
+            .contains("is valid: 5 services")
     );
     assert!(
         folder

@@ -33,7 +33,7 @@ pub fn bookshop_binary() -> PathBuf {
     static BUILD: Once = Once::new();
     BUILD.call_once(|| {
         let status = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--package", "bookshop"])
+            .args(["build", "--quiet", "--workspace", "--bin", "bookshop"])
             .current_dir(repository())
             .status()
             .unwrap();
@@ -116,7 +116,7 @@ impl Folder {
         let text = fs::read_to_string(folder.fleet_file()).unwrap();
         fs::write(
             folder.fleet_file(),
-            with_free_ports(&text, &["7001", "7002", "7003"]),
+            with_free_ports(&text, &["7001", "7002", "7003", "7004", "7005"]),
         )
         .unwrap();
         folder
@@ -343,7 +343,7 @@ fn with_free_ports(text: &str, ports: &[&str]) -> String {
     for (port, free) in ports.iter().zip(free) {
         text = text.replace(port, &free.to_string());
     }
-    let cargo = r#""cargo", "run", "--quiet", "--release", "-p", "bookshop", "--""#;
+    let cargo = r#""cargo", "run", "--quiet", "--release", "--bin", "bookshop", "--""#;
     assert!(
         text.contains(cargo),
         "the example runs its services otherwise than {cargo}"

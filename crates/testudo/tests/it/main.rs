@@ -16,6 +16,7 @@ mod apart;
 mod apply;
 mod at_rest;
 mod bookshop;
+mod bookshop_streams;
 mod browser;
 mod browser_login;
 mod chromium;

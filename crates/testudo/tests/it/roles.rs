@@ -244,7 +244,7 @@ fn upstreams(folder: &Folder) -> Vec<(String, u16)> {
         Some((name.to_owned(), port))
     });
     let found: Vec<_> = upstreams.collect();
-    assert_eq!(found.len(), 3, "{shown:#}");
+    assert_eq!(found.len(), 5, "{shown:#}");
     found
 }
 

@@ -6,7 +6,10 @@ use std::{
     process::{Command, Output},
 };
 
-use crate::fleet::{Fleet, Folder, TESTUDO, repository};
+use crate::{
+    fleet::{Fleet, Folder, TESTUDO, bookshop_binary, repository},
+    roles::Apart,
+};
 
 /// A command of the tour with the output the README shows for it; empty if it shows none.
 #[derive(Debug, PartialEq, Eq)]
@@ -17,17 +20,26 @@ struct Step {
 
 #[test]
 fn the_tour_in_the_readme_goes_as_the_readme_says() {
+    follow(&Folder::bookshop().up());
+}
+
+#[test]
+fn the_tour_goes_the_same_with_every_role_in_its_own_process() {
+    follow(&Apart::bookshop().fleet);
+}
+
+/// Runs the tour in `fleet`.
+fn follow(fleet: &Fleet) {
     let readme = fs::read_to_string(repository().join("README.md")).unwrap();
     let (aliases, steps) = (aliases(&readme), steps(&readme));
-    assert_eq!(aliases.lines().count(), 2, "{aliases}");
+    assert_eq!(aliases.lines().count(), 3, "{aliases}");
     assert!(
-        steps.len() >= 15,
+        steps.len() >= 20,
         "the tour has only {} commands: is its marker gone?",
         steps.len()
     );
 
-    let fleet = Folder::bookshop().up();
-    let walk = Walk::prepare(&fleet, aliases);
+    let walk = Walk::prepare(fleet, &aliases);
     let mut decision = None;
     for step in &steps {
         let command = with_decision(&walk.local(&step.command), decision.as_deref());
@@ -59,17 +71,24 @@ struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    fn prepare(fleet: &'a Fleet, aliases: String) -> Self {
+    fn prepare(fleet: &'a Fleet, aliases: &str) -> Self {
         let clone = tempfile::tempdir().unwrap();
         fs::create_dir_all(clone.path().join("examples")).unwrap();
         fs::create_dir_all(clone.path().join("target/release")).unwrap();
         symlink(fleet.folder.path(), clone.path().join("examples/bookshop")).unwrap();
         symlink(TESTUDO, clone.path().join("target/release/testudo")).unwrap();
-        Self {
+        symlink(
+            bookshop_binary(),
+            clone.path().join("target/release/bookshop"),
+        )
+        .unwrap();
+        let mut walk = Self {
             fleet,
             clone,
-            aliases,
-        }
+            aliases: String::new(),
+        };
+        walk.aliases = walk.local(aliases);
+        walk
     }
 
     /// The README's port and folder as they are here.

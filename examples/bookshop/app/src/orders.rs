@@ -1,10 +1,19 @@
 //! The orders: each user sees their own.
 
-use std::sync::Mutex;
+use std::{sync::Mutex, thread, time::Duration};
 
 use serde_json::{Value, json};
 
-use crate::service::{Answer, Call, Service, call_service};
+use crate::{
+    events::{Event, Events},
+    quote,
+    service::{Answer, Call, Service, call_service},
+};
+
+/// What happens to an order.
+const PROGRESS: [&str; 3] = ["packed", "shipped", "delivered"];
+/// How long each of it takes.
+const STEP: Duration = Duration::from_secs(1);
 
 /// All orders as (user, order).
 #[derive(Default)]
@@ -18,19 +27,28 @@ impl Service for Orders {
         match call.route() {
             ("GET", path) if path == ["orders"] => Answer(200, json!(self.of(user))),
             ("GET", path) => match path.as_slice() {
-                ["orders", id] => {
-                    let mine = self.of(user).into_iter();
-                    let mut found =
-                        mine.filter(|order| order.get("id").is_some_and(|value| value == id));
-                    found
-                        .next()
-                        .map_or_else(Answer::not_found, |order| Answer(200, order))
-                }
+                ["orders", id] => self
+                    .order(user, id)
+                    .map_or_else(Answer::not_found, |order| Answer(200, order)),
                 _ => Answer::not_found(),
             },
             ("POST", path) if path == ["orders"] => self.create(call, user),
             _ => Answer(405, json!({ "error": "method not allowed" })),
         }
+    }
+
+    fn events(&self, call: &Call) -> Option<Events> {
+        let (method, path) = call.route();
+        let ("GET", ["orders", id, "progress"]) = (method, path.as_slice()) else {
+            return None;
+        };
+        let order = self.order(call.user.as_ref()?, id)?;
+        let steps = PROGRESS.into_iter().map(move |name| {
+            thread::sleep(STEP);
+            let data = order.clone();
+            Event { name, data }
+        });
+        Some(Box::new(steps))
     }
 }
 
@@ -47,6 +65,11 @@ impl Orders {
             .collect()
     }
 
+    fn order(&self, user: &str, id: &str) -> Option<Value> {
+        let mut orders = self.of(user).into_iter();
+        orders.find(|order| order.get("id").is_some_and(|value| value == id))
+    }
+
     fn create(&self, call: &Call, user: &str) -> Answer {
         let Some(book) = call.body.get("book").and_then(Value::as_str) else {
             return Answer(400, json!({ "error": "say {\"book\": \"ID\"}" }));
@@ -54,6 +77,10 @@ impl Orders {
         if !book.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
             return Answer(400, json!({ "error": "a book id is letters and digits" }));
         }
+        let cents = match quote::cents(call, book) {
+            Ok(cents) => cents,
+            Err(answer) => return answer,
+        };
         let reserved = call_service(
             call,
             "POST",
@@ -66,7 +93,7 @@ impl Orders {
             .0
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
-        let order = json!({ "id": (orders.len() + 1).to_string(), "book": book });
+        let order = json!({ "id": (orders.len() + 1).to_string(), "book": book, "cents": cents });
         orders.push((user.to_owned(), order.clone()));
         Answer(201, order)
     }

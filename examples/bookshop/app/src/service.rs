@@ -1,9 +1,14 @@
-//! What the three services share: an HTTP server with a few threads, and calls to each other.
+//! What the services over HTTP share: a server with a few threads, and calls to each other.
 
 use std::{io::Read, thread};
 
 use serde_json::{Value, json};
 use tiny_http::{Header, Request, Response, Server};
+
+use crate::{
+    Error,
+    events::{self, Events},
+};
 
 /// Largest body read, in bytes.
 const MAX_BODY: u64 = 64 * 1024;
@@ -14,6 +19,11 @@ const THREADS: usize = 8;
 pub trait Service: Sync {
     /// Answers one call.
     fn answer(&self, call: &Call) -> Answer;
+
+    /// Answers a call with events instead; `None` for a call that is answered once.
+    fn events(&self, _call: &Call) -> Option<Events> {
+        None
+    }
 }
 
 /// One call as a service sees it.
@@ -48,34 +58,42 @@ impl Answer {
 }
 
 /// Serves until the process ends.
-pub fn serve(
-    name: &str,
-    port: u16,
-    service: &dyn Service,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+///
+/// # Errors
+/// The port is taken.
+pub fn serve(port: u16, service: &dyn Service) -> Result<(), Error> {
     let server = Server::http(("127.0.0.1", port))?;
-    println!("bookshop {name} listens on http://127.0.0.1:{port}");
     thread::scope(|scope| {
         for _ in 0..THREADS {
             scope.spawn(|| {
-                while let Ok(mut request) = server.recv() {
-                    let Answer(status, body) = match read(&mut request) {
-                        Ok(call) => service.answer(&call),
-                        Err(error) => Answer(400, json!({ "error": error.to_string() })),
-                    };
-                    let response =
-                        Response::from_string(format!("{body}\n")).with_status_code(status);
-                    let response = match Header::from_bytes("Content-Type", "application/json") {
-                        Ok(header) => response.with_header(header),
-                        Err(()) => response,
-                    };
-                    // The client may be gone; nothing is left to do for it then.
-                    let _ = request.respond(response);
+                while let Ok(request) = server.recv() {
+                    serve_one(request, service);
                 }
             });
         }
     });
     Ok(())
+}
+
+fn serve_one(mut request: Request, service: &dyn Service) {
+    let Answer(status, body) = match read(&mut request) {
+        Ok(call) => match service.events(&call) {
+            Some(events) => {
+                // Not one of the few threads: it takes as long as the events do. The client may go meanwhile.
+                thread::spawn(move || events::send(request.into_writer(), events));
+                return;
+            }
+            None => service.answer(&call),
+        },
+        Err(error) => Answer(400, json!({ "error": error.to_string() })),
+    };
+    let response = Response::from_string(format!("{body}\n")).with_status_code(status);
+    let response = match Header::from_bytes("Content-Type", "application/json") {
+        Ok(header) => response.with_header(header),
+        Err(()) => response,
+    };
+    // The client may be gone; nothing is left to do for it then.
+    let _ = request.respond(response);
 }
 
 /// Calls another service by name and hands its answer on. `HTTP_PROXY` decides how it is reached.
@@ -100,7 +118,7 @@ pub fn call_service(call: &Call, method: &str, url: &str) -> Answer {
     }
 }
 
-fn read(request: &mut Request) -> Result<Call, Box<dyn std::error::Error>> {
+fn read(request: &mut Request) -> Result<Call, Error> {
     let header = |name: &'static str| {
         let field = request
             .headers()
