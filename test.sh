@@ -4,14 +4,14 @@
 #   ./test.sh        everything
 #   ./test.sh fast   without installing anything, and without the tests that need what would be installed
 #
-# Needs Rust (rustup). On a Debian-like system it installs nginx, Python, Node.js, Chromium and NSS' certutil with apt,
-# through sudo if it is not run by root; Python and Node packages go to .tools, in fixed versions. Elsewhere install
-# those five yourself.
+# Needs Rust (rustup). On a Debian-like system it installs nginx, Python, Node.js, Go, Chromium, NSS' certutil and
+# slowhttptest with apt, through sudo if it is not run by root; what is written in Python, JavaScript and Go goes to
+# .tools, in fixed versions. Elsewhere install those seven yourself.
 set -euo pipefail
 cd "$(dirname "$0")"
 
 readonly TOOLS="$PWD/.tools"
-readonly PYTHON_PACKAGES=(httpbin==0.10.4 waitress==3.0.2 websockets==17.4 grpcio==1.85.1)
+readonly PYTHON_PACKAGES=(httpbin==0.10.4 waitress==3.0.2 websockets==17.4 grpcio==1.85.1 h11==0.16.0)
 readonly NODE_PACKAGES=(json-server@0.17.4 playwright-core@1.65.1)
 readonly STARTED=$SECONDS
 
@@ -55,7 +55,16 @@ install_tools() {
         python3 -m venv "$TOOLS/venv" || return 1
     fi
     "$TOOLS/venv/bin/pip" install --quiet --disable-pip-version-check "${PYTHON_PACKAGES[@]}" || return 1
-    npm install --prefix "$TOOLS" --silent --no-audit --no-fund --save-exact "${NODE_PACKAGES[@]}"
+    npm install --prefix "$TOOLS" --silent --no-audit --no-fund --save-exact "${NODE_PACKAGES[@]}" || return 1
+    [[ -x $TOOLS/h2spec ]] || build_h2spec
+}
+
+# The module file beside the test fixes it and what it is built from.
+build_h2spec() {
+    local go=go
+    command -v go >/dev/null || go=/usr/local/go/bin/go
+    (cd crates/testudo/tests/it/h2spec &&
+        GOTOOLCHAIN=local GOFLAGS=-mod=readonly "$go" build -o "$TOOLS/h2spec" github.com/summerwind/h2spec/cmd/h2spec)
 }
 
 # What is there already is left alone.
@@ -68,6 +77,8 @@ install_system_packages() {
     command -v npm >/dev/null || missing+=(npm)
     command -v chromium >/dev/null || missing+=(chromium)
     command -v certutil >/dev/null || missing+=(libnss3-tools)
+    command -v slowhttptest >/dev/null || missing+=(slowhttptest)
+    command -v go >/dev/null || [[ -x /usr/local/go/bin/go ]] || missing+=(golang-go)
     ((${#missing[@]})) || return 0
     if ! command -v apt-get >/dev/null; then
         printf 'install these and run this again: %s\n' "${missing[*]}" >&2

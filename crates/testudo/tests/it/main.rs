@@ -27,6 +27,7 @@ mod fleet;
 mod forge;
 mod forged;
 mod framing_table;
+mod h2spec;
 mod installed;
 mod link;
 mod login;
