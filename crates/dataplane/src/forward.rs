@@ -165,6 +165,7 @@ impl Outgoing<'_> {
         if next == NextHop::Http1 {
             headers::set(&mut self.headers, header::HOST, &self.target.authority);
             join_cookies(&mut self.headers);
+            self.announce_body();
         } else {
             // HTTP/2 carries the host in `:authority`.
             self.headers.remove(header::HOST);
@@ -188,6 +189,17 @@ impl Outgoing<'_> {
         };
         *request.headers_mut() = self.headers;
         Ok(request)
+    }
+
+    /// Says that there is a body where HTTP/1.1 expects none and its length is not known: hyper would leave it out, and
+    /// the service would see another request than the one that was sent.
+    fn announce_body(&mut self) {
+        let expects_none = matches!(self.method, Method::GET | Method::HEAD);
+        let has_body = !self.opens_websocket && !self.body.is_end_stream();
+        if expects_none && has_body && !self.headers.contains_key(header::CONTENT_LENGTH) {
+            let chunked = HeaderValue::from_static("chunked");
+            self.headers.insert(header::TRANSFER_ENCODING, chunked);
+        }
     }
 }
 
