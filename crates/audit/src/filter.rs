@@ -108,6 +108,11 @@ impl Filter {
         self.terms.iter().all(|term| term.matches(event, text))
     }
 
+    /// Whether it looks for text anywhere in an event.
+    pub(crate) fn reads_text(&self) -> bool {
+        self.terms.iter().any(|term| matches!(term, Term::Text(_)))
+    }
+
     /// The latest `since`: nothing recorded before it can match.
     pub(crate) fn since(&self) -> Option<Timestamp> {
         self.terms
@@ -334,7 +339,7 @@ mod tests {
             "reporter":"spiffe://b.example/svc/orders","source_ip":"10.1.2.3",
             "decision":{"id":"dec_01JDA0000000000000000000AA","snapshot":3,"service":"orders",
             "operation":"orders.list","method":"GET","path":"/orders/7","reason":"policy.user_leg_denied",
-            "legs":[],"status":403},"details":{"note":"Straße"}}"#;
+            "grounds":{"given":{"legs":[]}},"status":403},"details":{"note":"Straße"}}"#;
         (serde_json::from_str(text).unwrap(), text.to_owned())
     }
 

@@ -1,11 +1,11 @@
 //! Judging a block by itself: form, certificate, signature, events. No IO.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use testudo_model::{
     TenantName, Timestamp,
-    event::{Block, BlockHead},
+    event::{Block, BlockHead, Grounds},
     limits::{
         CLOCK_SKEW, MAX_BLOCK_CHAIN, MAX_BLOCK_CHAIN_BYTES, MAX_BLOCK_EVENTS, MAX_BLOCK_HEAD_BYTES,
     },
@@ -139,6 +139,7 @@ fn read_events(
     if hex::encode(&merkle::root(&hashes)) != head.root {
         return Err(IntakeError::Root);
     }
+    let mut given = HashSet::new();
     let read = |(index, (text, hash)): (usize, (String, merkle::Hash))| {
         let event = parse_event(&text).map_err(|error| IntakeError::Event {
             index,
@@ -158,6 +159,16 @@ fn read_events(
                 index,
                 why: "it is of another tenant",
             });
+        }
+        match event.decision.as_ref().map(|decision| &decision.grounds) {
+            Some(Grounds::As(earlier)) if !given.contains(earlier) => {
+                return Err(IntakeError::Event {
+                    index,
+                    why: "its decision rests on what no event before it in the block says",
+                });
+            }
+            Some(Grounds::Given(_)) => drop(given.insert(event.id.clone())),
+            _ => {}
         }
         Ok(NewLeaf::verbatim(text, hash, &event))
     };

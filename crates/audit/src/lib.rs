@@ -20,6 +20,7 @@ mod error;
 mod evidence;
 mod export;
 mod filter;
+mod grounds;
 mod index;
 mod inspection;
 mod intake;
@@ -35,6 +36,7 @@ mod verification;
 
 pub use error::{ExportError, IntakeError, LedgerError, ProofError};
 pub use filter::{Filter, FilterError};
+pub use grounds::GroundsReader;
 pub use inspection::{Defect, Report};
 pub use leaf::{BlockEvidence, Leaf, LeafError};
 pub use ledger::{Appended, Ledger, LedgerOptions};

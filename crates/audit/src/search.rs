@@ -96,18 +96,29 @@ impl Ledger {
         limit: usize,
     ) -> Result<SearchPage, LedgerError> {
         if let Some(id) = filter.by_id() {
-            let mut entries = self.indexed(&id)?;
-            let scanned = entries.len() as u64;
-            entries.retain(|entry| {
-                entry.matches(filter) && before.is_none_or(|end| entry.index < end)
-            });
-            return Ok(SearchPage {
-                entries,
-                next: None,
-                scanned,
-            });
+            return self.search_named(&id, filter, before);
         }
         self.scan(filter, before, limit.min(MAX_ENTRIES))
+    }
+
+    fn search_named(
+        &self,
+        id: &ById<'_>,
+        filter: &Filter,
+        before: Option<u64>,
+    ) -> Result<SearchPage, LedgerError> {
+        let named = self.indexed(id)?;
+        let mut grounds = self.grounds();
+        let mut page = SearchPage {
+            scanned: named.len() as u64,
+            ..SearchPage::default()
+        };
+        for entry in named {
+            if before.is_none_or(|end| entry.index < end) && grounds.matches(filter, &entry)? {
+                page.entries.push(entry);
+            }
+        }
+        Ok(page)
     }
 
     fn scan(
@@ -120,6 +131,7 @@ impl Ledger {
         let mut end = before.map_or(size, |before| before.min(size));
         // An event is recorded after it happened, so all leaves older than `since` hold older events.
         let oldest = filter.since().map(|since| since - AHEAD);
+        let mut grounds = self.grounds();
         let mut page = SearchPage::default();
         while end > 0 {
             if page.entries.len() >= limit || page.scanned >= SCANNED {
@@ -142,7 +154,7 @@ impl Ledger {
                 }
                 (page.scanned, end) = (page.scanned + 1, index);
                 let entry = Entry::read(index, stored)?;
-                if entry.matches(filter) {
+                if grounds.matches(filter, &entry)? {
                     page.entries.push(entry);
                 }
             }
@@ -190,11 +202,5 @@ impl Entry {
                 decision.is_some_and(|decision| decision.id == **id)
             }
         })
-    }
-
-    fn matches(&self, filter: &Filter) -> bool {
-        self.leaf
-            .event()
-            .is_some_and(|event| filter.matches(event, &self.text))
     }
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use testudo_model::{
     DecisionId, EventId, LimitKey, RateLimit, ServiceName, SpiffeId, TenantName, TransactionId,
-    event::{Actor, DecisionRecord, Detail, Event, EventClass, Outcome},
+    event::{Actor, DecisionRecord, Detail, Event, EventClass, GivenGrounds, Grounds, Outcome},
 };
 use testudo_policy::Decision;
 
@@ -61,8 +61,10 @@ pub(crate) fn decision(
         method: about.method.to_owned(),
         path: about.path.to_owned(),
         reason: decision.reason.as_str().to_owned(),
-        legs: Arc::clone(&decision.legs),
-        context: decision.context.clone(),
+        grounds: Grounds::Given(GivenGrounds {
+            legs: Arc::clone(&decision.legs),
+            context: decision.context.clone(),
+        }),
         status: if decision.allowed {
             0
         } else {

@@ -138,13 +138,41 @@ pub struct DecisionRecord {
     pub path: String,
     /// Machine-readable reason: `allowed`, or a code such as `policy.service_leg_denied`.
     pub reason: String,
+    /// What it rests on.
+    pub grounds: Grounds,
+    /// HTTP status sent to the caller, 0 when it is the upstream's.
+    pub status: u16,
+}
+
+/// What a decision rests on. Calls that are alike rest on the same, and most of a decision's record would be that: a
+/// block says it once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Grounds {
+    /// In full.
+    Given(GivenGrounds),
+    /// The same as those given by an earlier event of the block.
+    As(EventId),
+}
+
+/// What is needed to explain a decision and to replay it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct GivenGrounds {
     /// The legs in the order they were decided. Shared with the decision that a proxy remembers.
     pub legs: Arc<[LegRecord]>,
     /// Context the policies of every leg saw, as JSON text, so that the decision can be replayed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context: Option<Arc<str>>,
-    /// HTTP status sent to the caller, 0 when it is the upstream's.
-    pub status: u16,
+}
+
+impl Grounds {
+    /// The grounds, unless an earlier event gives them.
+    pub const fn given(&self) -> Option<&GivenGrounds> {
+        match self {
+            Self::Given(given) => Some(given),
+            Self::As(_) => None,
+        }
+    }
 }
 
 /// One leg of a decision.

@@ -7,7 +7,10 @@ use tempfile::TempDir;
 use testudo_audit::{Ledger, LedgerOptions};
 use testudo_model::{
     Clock, DecisionId, EventId, InstanceId, SpiffeId, TrustDomain,
-    event::{Actor, Block, BlockHead, DecisionRecord, Event, EventClass, Outcome},
+    event::{
+        Actor, Block, BlockHead, DecisionRecord, DeterminingPolicy, Event, EventClass,
+        GivenGrounds, Grounds, LegRecord, Outcome,
+    },
 };
 use testudo_store::{Store, StoreOptions};
 use testudo_testkit::{FakeClock, SeededEntropy};
@@ -137,11 +140,41 @@ impl World {
             method: "GET".to_owned(),
             path: path.to_owned(),
             reason: "allowed".to_owned(),
-            legs: Vec::new().into(),
-            context: None,
+            grounds: Grounds::Given(GivenGrounds::default()),
             status: 0,
         });
         event
+    }
+
+    /// Two decisions that rest on the same: `policy` allowed. The second says so by naming the first.
+    pub fn alike(&self, reporter: &SpiffeId, policy: &str) -> [Event; 2] {
+        let policies = vec![DeterminingPolicy {
+            id: policy.to_owned(),
+            reason: None,
+            file: "shop.cedar".to_owned(),
+            line: 1,
+        }];
+        let leg = LegRecord {
+            leg: "service".to_owned(),
+            principal: String::new(),
+            action: "invoke".to_owned(),
+            resource: String::new(),
+            allowed: true,
+            policies,
+            errors: Vec::new(),
+        };
+        let given = GivenGrounds {
+            legs: Arc::from([leg]),
+            context: Some("{}".into()),
+        };
+        let rests_on = |path: &str, grounds: Grounds| {
+            let mut event = self.decision(reporter, path, Outcome::Success);
+            event.decision.as_mut().unwrap().grounds = grounds;
+            event
+        };
+        let first = rests_on("/first", Grounds::Given(given));
+        let second = rests_on("/second", Grounds::As(first.id.clone()));
+        [first, second]
     }
 
     pub fn event(&self, reporter: &SpiffeId, activity: &str) -> Event {

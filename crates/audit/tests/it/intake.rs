@@ -325,6 +325,29 @@ fn signed_nonsense_is_still_nonsense() {
 }
 
 #[test]
+fn a_decision_rests_on_what_its_own_block_says_before_it() {
+    let world = World::new();
+    let mut proxy = world.proxy("orders");
+    let [first, second] = world.alike(proxy.id(), "reads");
+    for (events, wrong) in [
+        (vec![second.clone()], 0),
+        (vec![second.clone(), first.clone()], 0),
+        (vec![world.event(proxy.id(), "a.b"), second.clone()], 1),
+    ] {
+        let block = proxy.clone().seal_events(&world, &events, 0);
+        let refused = refusal(&world, &block);
+        assert!(matches!(refused, IntakeError::Event { index, .. } if index == wrong));
+    }
+    let block = proxy.seal_events(&world, &[first, second.clone()], 0);
+    world.ledger.intake(block, &world.roots).unwrap();
+    let later = proxy.seal_events(&world, &[second], 0);
+    assert!(matches!(
+        refusal(&world, &later),
+        IntakeError::Event { index: 0, .. }
+    ));
+}
+
+#[test]
 fn a_block_from_the_future_waits() {
     let world = World::new();
     let block = world.proxy("orders").seal(&world, 1);

@@ -33,6 +33,35 @@ fn paths(world: &World, text: &str) -> Vec<String> {
 }
 
 #[test]
+fn decisions_are_found_and_explained_by_what_they_rest_on_wherever_that_is_said() {
+    let world = World::new();
+    for (service, policy) in [("orders", "reads-orders"), ("cart", "fills-cart")] {
+        let mut proxy = world.proxy(service);
+        let events = world.alike(proxy.id(), policy);
+        let block = proxy.seal_events(&world, &events, 0);
+        world.ledger.intake(block, &world.roots).unwrap();
+    }
+    for (service, policy) in [("orders", "reads-orders"), ("cart", "fills-cart")] {
+        assert_eq!(
+            paths(&world, &format!("\"{policy}\"")),
+            ["/second", "/first"]
+        );
+        let reporter = format!("reporter={}", domain().service(&service.parse().unwrap()));
+        let page = world
+            .ledger
+            .search(&filter(&world, &reporter), None, 100)
+            .unwrap();
+        let mut grounds = world.ledger.grounds();
+        let mut rests_on = |entry| grounds.of(entry).unwrap().unwrap();
+        let [second, first] = page.entries.as_slice() else {
+            panic!("two events: {page:?}");
+        };
+        assert_eq!(rests_on(second), rests_on(first));
+        assert_eq!(rests_on(second).legs[0].policies[0].id, policy);
+    }
+}
+
+#[test]
 fn search_finds_the_newest_first() {
     let world = World::new();
     let mut proxy = world.proxy("orders");

@@ -9,7 +9,10 @@ use axum::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 use testudo_audit::{Entry, ExportError, Filter, Leaf, LedgerError};
-use testudo_model::{DecisionId, EventId, event::DecisionRecord};
+use testudo_model::{
+    DecisionId, EventId,
+    event::{DecisionRecord, GivenGrounds, Grounds},
+};
 use testudo_runtime::with_causes;
 
 use super::{Administrator, Answer};
@@ -86,31 +89,39 @@ pub async fn tail(State(plane): State<Arc<Plane>>, Query(tail): Query<Tail>) -> 
     let mut next = tail.from;
     for _ in 0..=waits {
         let from = next;
-        let leaves = plane
-            .blocking(move |plane| plane.ledger.tail(from, TAIL_PAGE))
-            .await?;
-        let leaves = leaves.map_err(|error| refusal(&error))?;
-        next = leaves.last().map_or(next, |last| last.index + 1);
-        let matching = leaves.iter().filter(|leaf| {
-            leaf.leaf
-                .event()
-                .is_some_and(|event| filter.matches(event, &leaf.text))
-        });
-        let items: Vec<Value> = matching.map(entry).collect();
+        let wanted = filter.clone();
+        let (seen, items) = plane
+            .blocking(move |plane| matching(plane, from, &wanted))
+            .await?
+            .map_err(|error| refusal(&error))?;
+        next = from + seen;
         if !items.is_empty() {
             return Ok(Json(json!({ "items": items, "next": next })));
         }
-        if leaves.is_empty() {
+        if seen == 0 {
             tokio::time::sleep(LOOK).await;
         }
     }
     Ok(Json(json!({ "items": [], "next": next })))
 }
 
+/// How many of the leaves from `from` on were looked at, and the events among them that match.
+fn matching(plane: &Plane, from: u64, filter: &Filter) -> Result<(u64, Vec<Value>), LedgerError> {
+    let leaves = plane.ledger.tail(from, TAIL_PAGE)?;
+    let mut grounds = plane.ledger.grounds();
+    let mut items = Vec::new();
+    for leaf in &leaves {
+        if grounds.matches(filter, leaf)? {
+            items.push(entry(leaf));
+        }
+    }
+    Ok((leaves.len() as u64, items))
+}
+
 /// `GET /api/v1/audit/events/{event}`: by event id, decision id or index.
 pub async fn show(State(plane): State<Arc<Plane>>, Path(event): Path<String>) -> Answer {
     plane
-        .blocking(move |plane| Ok(Json(entry(&find(plane, &event)?))))
+        .blocking(move |plane| Ok(Json(whole_entry(plane, &find(plane, &event)?)?)))
         .await?
 }
 
@@ -138,13 +149,19 @@ pub async fn decision(State(plane): State<Arc<Plane>>, Path(decision): Path<Deci
                     .detail("it is not in the ledger: proxies ship their events every half second, try again")
             })?;
             let record = found.leaf.event().and_then(|event| event.decision.as_ref());
-            let text = record.map(|record| explain(plane, record)).transpose()?;
-            Ok(Json(json!({ "text": text, "entry": entry(&found) })))
+            let grounds = plane.ledger.grounds().of(&found).map_err(|error| refusal(&error))?;
+            let grounds = grounds.unwrap_or_default();
+            let text = record.map(|record| explain(plane, record, &grounds)).transpose()?;
+            Ok(Json(json!({ "text": text, "entry": whole_entry(plane, &found)? })))
         })
         .await?
 }
 
-fn explain(plane: &Plane, record: &DecisionRecord) -> Result<String, Refusal> {
+fn explain(
+    plane: &Plane,
+    record: &DecisionRecord,
+    grounds: &GivenGrounds,
+) -> Result<String, Refusal> {
     let snapshot = plane
         .activation
         .current()
@@ -168,8 +185,8 @@ fn explain(plane: &Plane, record: &DecisionRecord) -> Result<String, Refusal> {
             "note: the policies have changed since; what is missing is said by today's".to_owned(),
         );
     }
-    let context = record.context.as_deref();
-    for leg in &*record.legs {
+    let context = grounds.context.as_deref();
+    for leg in &*grounds.legs {
         lines.push(
             engine
                 .as_ref()
@@ -317,6 +334,20 @@ fn entry(entry: &Entry) -> Value {
         .event()
         .map_or(entry.recorded_at, |event| event.time);
     json!({ "index": entry.index, "time": time.to_string(), "event": content })
+}
+
+/// The same with what its decision rests on, if another event says that.
+fn whole_entry(plane: &Plane, found: &Entry) -> Result<Value, Refusal> {
+    let mut whole = entry(found);
+    let grounds = plane
+        .ledger
+        .grounds()
+        .of(found)
+        .map_err(|error| refusal(&error))?;
+    if let (Some(decision), Some(given)) = (whole.pointer_mut("/event/decision"), grounds) {
+        decision["grounds"] = json!(Grounds::Given(given));
+    }
+    Ok(whole)
 }
 
 fn refusal(error: &LedgerError) -> Refusal {

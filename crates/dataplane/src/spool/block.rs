@@ -69,7 +69,7 @@ pub(super) enum BrokenChain {
 
 impl Draft {
     /// Takes an event in; `false`, with nothing changed, if it is too long.
-    pub(super) fn push(&mut self, event: &Event) -> bool {
+    pub(super) fn push(&mut self, event: &mut Event) -> bool {
         let leaf = self.lines.push(event).map(leaf_hash);
         leaf.map(|leaf| self.tree.append(leaf)).is_some()
     }

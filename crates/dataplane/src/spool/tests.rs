@@ -10,7 +10,10 @@ use std::{
 use base64::Engine as _;
 use testudo_model::{
     DecisionId, TrustDomain,
-    event::{Actor, Block, BlockHead, DecisionRecord, Detail, EventClass, LegRecord, Outcome},
+    event::{
+        Actor, Block, BlockHead, DecisionRecord, Detail, EventClass, GivenGrounds, Grounds,
+        LegRecord, Outcome,
+    },
     limits::MAX_EVENT_BYTES,
     random_below,
 };
@@ -480,8 +483,10 @@ fn an_event_that_is_too_long_loses_the_context_of_its_decision_and_only_then_its
             method: "GET".to_owned(),
             path: "p".repeat(path),
             reason: "allowed".to_owned(),
-            legs: Arc::default(),
-            context: Some("c".repeat(context).into()),
+            grounds: Grounds::Given(GivenGrounds {
+                legs: Arc::default(),
+                context: Some("c".repeat(context).into()),
+            }),
             status: 0,
         }),
         ..event(0)
@@ -495,7 +500,8 @@ fn an_event_that_is_too_long_loses_the_context_of_its_decision_and_only_then_its
     let contexts: Vec<_> = events_of(&blocks)
         .into_iter()
         .map(|event| {
-            let context = event.decision.unwrap().context.map(|context| context.len());
+            let given = event.decision.unwrap().grounds.given().cloned().unwrap();
+            let context = given.context.map(|context| context.len());
             let left_out = event.details.into_keys().filter(|key| key != "number");
             (context, left_out.collect::<Vec<_>>())
         })
@@ -548,8 +554,10 @@ fn a_decision_is_recorded_however_much_everybody_has_to_say() {
         method: long(),
         path: long(),
         reason: long(),
-        legs: vec![leg; 9].into(),
-        context: Some(long().into()),
+        grounds: Grounds::Given(GivenGrounds {
+            legs: vec![leg; 9].into(),
+            context: Some(long().into()),
+        }),
         status: 0,
     });
     let id = verbose.id.clone();
@@ -564,6 +572,9 @@ fn a_decision_is_recorded_however_much_everybody_has_to_say() {
         recorded
             .decision
             .as_ref()
+            .unwrap()
+            .grounds
+            .given()
             .unwrap()
             .legs
             .iter()

@@ -12,7 +12,7 @@ use std::{
 
 use testudo_model::{
     Clock, Entropy, EventId, TenantName,
-    event::{Actor, Detail, Event, EventClass, LegRecord, Outcome},
+    event::{Actor, Detail, Event, EventClass, GivenGrounds, Grounds, LegRecord, Outcome},
     limits::BLOCK_INTERVAL,
 };
 use testudo_trust::IdentitySource;
@@ -121,11 +121,11 @@ impl Writer {
         Ok(end)
     }
 
-    fn take(&mut self, event: Event) {
+    fn take(&mut self, mut event: Event) {
         let draft = &mut self.pending.draft;
-        let is_taken = draft.push(&event)
-            || draft.push(&without_context(&event))
-            || draft.push(&cut(without_context(&event)));
+        let is_taken = draft.push(&mut event)
+            || without_context(&event).is_some_and(|mut smaller| draft.push(&mut smaller))
+            || draft.push(&mut cut(event.clone()));
         if is_taken {
             let clock = &self.clock;
             self.pending
@@ -259,15 +259,18 @@ impl Pending {
 }
 
 /// The event without the context of its decision, the one part without which a decision can still be explained.
-fn without_context(event: &Event) -> Event {
+fn without_context(event: &Event) -> Option<Event> {
+    let given = event.decision.as_ref()?.grounds.given()?;
+    let grounds = Grounds::Given(GivenGrounds {
+        legs: Arc::clone(&given.legs),
+        context: None,
+    });
     let mut smaller = event.clone();
-    if let Some(decision) = &mut smaller.decision {
-        decision.context = None;
-    }
+    smaller.decision.as_mut()?.grounds = grounds;
     smaller
         .details
         .insert("context_omitted".to_owned(), Detail::from(true));
-    smaller
+    Some(smaller)
 }
 
 /// The event with what was decided, about whom and what, and every text cut, so that it fits whatever it said.
@@ -284,8 +287,10 @@ fn cut(mut event: Event) -> Event {
         decision.method = beginning(&decision.method);
         decision.path = beginning(&decision.path);
         decision.reason = beginning(&decision.reason);
-        decision.context = None;
-        decision.legs = decision.legs.iter().take(MAX_LEGS).map(outcome).collect();
+        if let Grounds::Given(given) = &mut decision.grounds {
+            given.context = None;
+            given.legs = given.legs.iter().take(MAX_LEGS).map(outcome).collect();
+        }
     }
     event
 }

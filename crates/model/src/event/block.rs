@@ -15,11 +15,13 @@
 //! they are written and nothing needs decoding before they are verified. JSON as `serde_json` writes it holds
 //! no raw newline: strings escape it (RFC 8259 section 7), and between tokens there is no white space.
 
+use std::{collections::HashMap, sync::Arc};
+
 use serde::{Deserialize, Serialize};
 
-use super::Event;
+use super::{Event, GivenGrounds, Grounds};
 use crate::{
-    InstanceId, SpiffeId, Timestamp,
+    EventId, InstanceId, SpiffeId, Timestamp,
     limits::{
         MAX_BLOCK_BYTES, MAX_BLOCK_CHAIN, MAX_BLOCK_CHAIN_BYTES, MAX_BLOCK_EVENTS,
         MAX_BLOCK_EVENTS_BYTES, MAX_BLOCK_HEAD_BYTES, MAX_EVENT_BYTES,
@@ -171,18 +173,24 @@ impl Block {
 pub struct EventLines {
     text: Vec<u8>,
     count: usize,
+    given: Given,
 }
 
 impl EventLines {
-    /// Appends an event. Gives its encoded bytes, which are the leaf it will be; `None`, with nothing appended,
-    /// if it is longer than [`MAX_EVENT_BYTES`].
-    pub fn push(&mut self, event: &Event) -> Option<&[u8]> {
+    /// Appends an event; what its decision rests on only if no event before has said the same. Gives the encoded
+    /// bytes, which are the leaf it will be; `None`, with nothing appended, if they are more than
+    /// [`MAX_EVENT_BYTES`].
+    pub fn push(&mut self, event: &mut Event) -> Option<&[u8]> {
+        let given = self.given.refer(event);
         let start = self.text.len();
         let written = serde_json::to_writer(&mut self.text, event);
         let end = self.text.len();
         if written.is_err() || end - start > MAX_EVENT_BYTES {
             self.text.truncate(start);
             return None;
+        }
+        if let Some(given) = given {
+            self.given.remember(given, &event.id);
         }
         self.text.push(b'\n');
         self.count += 1;
@@ -204,11 +212,45 @@ impl EventLines {
     pub fn clear(&mut self) {
         self.text.clear();
         self.count = 0;
+        self.given.0.clear();
     }
 
     /// The block of these events, as [`Block::encode`] would write it.
     pub fn encode(&self, head: &str, signature: &str, chain: &[String]) -> Vec<u8> {
         encode(head, signature, chain, &self.text)
+    }
+}
+
+/// The grounds that events of the block have given, by where they are in memory: a proxy that remembers a decision
+/// shares its grounds between the events about it. They are held here, so that nothing else takes their place.
+#[derive(Debug, Default)]
+struct Given(HashMap<[usize; 2], (GivenGrounds, EventId)>);
+
+impl Given {
+    /// Lets `event` refer to grounds that were given before. Otherwise they are the answer, to be remembered once
+    /// the event has its place.
+    fn refer(&self, event: &mut Event) -> Option<GivenGrounds> {
+        let grounds = &mut event.decision.as_mut()?.grounds;
+        let given = grounds.given().filter(|given| !given.legs.is_empty())?;
+        match self.0.get(&Self::place(given)) {
+            Some((_, event)) => {
+                *grounds = Grounds::As(event.clone());
+                None
+            }
+            None => Some(given.clone()),
+        }
+    }
+
+    fn remember(&mut self, given: GivenGrounds, event: &EventId) {
+        self.0.insert(Self::place(&given), (given, event.clone()));
+    }
+
+    fn place(given: &GivenGrounds) -> [usize; 2] {
+        let context = given.context.as_ref();
+        [
+            Arc::as_ptr(&given.legs).addr(),
+            context.map_or(0, |context| Arc::as_ptr(context).addr()),
+        ]
     }
 }
 
@@ -256,7 +298,9 @@ mod tests {
     use proptest::{collection::vec, prelude::*};
 
     use super::*;
-    use crate::event::{Actor, DecisionRecord, Detail, EventClass, LegRecord, Outcome};
+    use crate::event::{
+        Actor, DecisionRecord, Detail, EventClass, GivenGrounds, Grounds, LegRecord, Outcome,
+    };
 
     fn block(events: Vec<String>) -> Block {
         Block {
@@ -292,16 +336,18 @@ mod tests {
                 method: text.to_owned(),
                 path: text.to_owned(),
                 reason: text.to_owned(),
-                legs: Arc::from([LegRecord {
-                    leg: text.to_owned(),
-                    principal: text.to_owned(),
-                    action: text.to_owned(),
-                    resource: text.to_owned(),
-                    allowed: true,
-                    policies: Vec::new(),
-                    errors: vec![text.to_owned()],
-                }]),
-                context: Some(text.into()),
+                grounds: Grounds::Given(GivenGrounds {
+                    legs: Arc::from([LegRecord {
+                        leg: text.to_owned(),
+                        principal: text.to_owned(),
+                        action: text.to_owned(),
+                        resource: text.to_owned(),
+                        allowed: true,
+                        policies: Vec::new(),
+                        errors: vec![text.to_owned()],
+                    }]),
+                    context: Some(text.into()),
+                }),
                 status: 0,
             }),
             details: BTreeMap::from([(text.to_owned(), Detail::from(text))]),
@@ -392,8 +438,12 @@ mod tests {
     #[test]
     fn an_event_that_is_too_long_leaves_no_trace() {
         let mut lines = EventLines::default();
-        let leaf = lines.push(&event("a")).unwrap().to_vec();
-        assert!(lines.push(&event(&"x".repeat(MAX_EVENT_BYTES))).is_none());
+        let leaf = lines.push(&mut event("a")).unwrap().to_vec();
+        assert!(
+            lines
+                .push(&mut event(&"x".repeat(MAX_EVENT_BYTES)))
+                .is_none()
+        );
         let decoded = Block::decode(&lines.encode("head", "", &[])).unwrap();
         assert_eq!(decoded.events, [String::from_utf8(leaf).unwrap()]);
         lines.clear();
@@ -401,12 +451,48 @@ mod tests {
     }
 
     #[test]
+    fn what_decisions_have_in_common_is_said_once_a_block() {
+        let mut lines = EventLines::default();
+        let first = event("a");
+        let record = |event: &Event| event.decision.clone().unwrap();
+        let alike = |id: &str| {
+            let mut alike = first.clone();
+            alike.id = id.parse().unwrap();
+            alike
+        };
+        let mut written = |mut event: Event| -> Event {
+            serde_json::from_slice(lines.push(&mut event).unwrap()).unwrap()
+        };
+        assert_eq!(written(first.clone()), first);
+        let second = written(alike("evt_01M81RGDQM7AD69PCSBH7H9W44"));
+        assert_eq!(record(&second).grounds, Grounds::As(first.id.clone()));
+        // Equal, but not known to be.
+        assert_eq!(written(event("a")), event("a"));
+        lines.clear();
+        let mut third = alike("evt_01M81RGDQM7AD69PCSBH7H9W45");
+        lines.push(&mut third).unwrap();
+        assert_eq!(record(&third).grounds, record(&first).grounds);
+    }
+
+    #[test]
+    fn nothing_refers_to_an_event_that_was_too_long() {
+        let mut lines = EventLines::default();
+        let long = event(&"x".repeat(MAX_EVENT_BYTES));
+        assert!(lines.push(&mut long.clone()).is_none());
+        let mut shorter = event("a");
+        let grounds = long.decision.unwrap().grounds;
+        shorter.decision.as_mut().unwrap().grounds = grounds.clone();
+        assert!(lines.push(&mut shorter).is_none());
+        assert_eq!(shorter.decision.unwrap().grounds, grounds);
+    }
+
+    #[test]
     fn a_full_block_is_within_the_limits() {
         let mut lines = EventLines::default();
         // Sixteen texts, which together come close to the longest event.
-        let large = event(&"x".repeat(MAX_EVENT_BYTES / 16 - 80));
         while !lines.is_full() {
-            lines.push(&large).unwrap();
+            let mut large = event(&"x".repeat(MAX_EVENT_BYTES / 16 - 80));
+            lines.push(&mut large).unwrap();
         }
         assert!(lines.text.len() > MAX_BLOCK_EVENTS_BYTES - 2 * MAX_EVENT_BYTES);
         let head = "x".repeat(MAX_BLOCK_HEAD_BYTES);
@@ -415,7 +501,7 @@ mod tests {
         assert!(Block::decode(&lines.encode(&head, &signature, &chain)).is_ok());
         let mut lines = EventLines::default();
         while !lines.is_full() {
-            lines.push(&event("")).unwrap();
+            lines.push(&mut event("")).unwrap();
         }
         assert!(Block::decode(&lines.encode(&head, &signature, &chain)).is_ok());
     }
@@ -427,7 +513,7 @@ mod tests {
             let mut lines = EventLines::default();
             let mut leaves = Vec::new();
             for text in &texts {
-                leaves.push(String::from_utf8(lines.push(&event(text)).unwrap().to_vec()).unwrap());
+                leaves.push(String::from_utf8(lines.push(&mut event(text)).unwrap().to_vec()).unwrap());
             }
             let expected = block(leaves);
             let encoded = lines.encode(&expected.head, &expected.signature, &expected.chain);
