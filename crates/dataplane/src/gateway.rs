@@ -2,7 +2,7 @@
 //!
 //! [`GatewayWorker::handle`] is the life of a request, in order.
 
-use std::{convert::Infallible, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{Request, Response, header};
 use hyper::{body::Incoming, service::service_fn};
@@ -50,7 +50,7 @@ const UNKNOWN_TOKENS: RateLimit = RateLimit {
 
 /// What a gateway is made of.
 pub struct GatewayOptions {
-    /// Where it listens.
+    /// Where it listens; each socket has a worker thread.
     pub listen: Listeners,
     /// Its public certificate.
     pub certificate: WebCertificate,
@@ -64,8 +64,6 @@ pub struct GatewayOptions {
     pub drain: Drain,
     /// How long requests under way may take to finish when stopping.
     pub drain_deadline: Duration,
-    /// Worker threads; `listen` must be bound for as many.
-    pub workers: NonZeroUsize,
 }
 
 /// The edge role.
@@ -89,7 +87,6 @@ impl Gateway {
             .listen
             .into_seats()
             .into_iter()
-            .take(options.workers.get())
             .map(|seat| {
                 let worker = GatewayWorker::new(Arc::clone(&proxy), Arc::clone(&tls));
                 let (slots, drain) = (slots.clone(), options.drain.watch());

@@ -5,12 +5,16 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use testudo_model::{Clock, Timestamp, TransactionId, limits};
 
-use crate::transaction::Transaction;
+use crate::{
+    sibling::{Behind, Knows, Siblings},
+    transaction::Transaction,
+};
 
 /// Traces open at once in one sidecar.
 const MAX_OPEN_TRACES: usize = 100_000;
@@ -18,9 +22,10 @@ const MAX_OPEN_TRACES: usize = 100_000;
 const MAX_DELIVERED: usize = 50_000;
 
 /// The transactions handed to the local service, shared by the workers of a sidecar.
-pub(crate) struct Delivered {
+pub struct Delivered {
     clock: Arc<dyn Clock>,
     table: Mutex<Table>,
+    siblings: Arc<Siblings>,
 }
 
 struct Table {
@@ -45,7 +50,8 @@ pub(crate) struct Delivery {
 }
 
 impl Delivered {
-    pub(crate) fn new(clock: Arc<dyn Clock>) -> Arc<Self> {
+    /// Nothing yet.
+    pub fn new(clock: Arc<dyn Clock>) -> Arc<Self> {
         let table = Table {
             open: HashMap::new(),
             seen: Seen::new(clock.now()),
@@ -53,7 +59,20 @@ impl Delivered {
         Arc::new(Self {
             clock,
             table: Mutex::new(table),
+            siblings: Arc::default(),
         })
+    }
+
+    /// Shares what it knows with another sidecar of the same service on this host, at the other end of `stream`, as
+    /// long as that one is there: while one takes over from the other. Resolves when both know of each other.
+    ///
+    /// # Errors
+    /// The stream cannot be used.
+    pub async fn share(self: &Arc<Self>, stream: std::os::unix::net::UnixStream) -> io::Result<()> {
+        stream.set_nonblocking(true)?;
+        let stream = tokio::net::UnixStream::from_std(stream)?;
+        self.siblings.meet(stream, Arc::downgrade(self)).await;
+        Ok(())
     }
 
     /// Notes that a request goes to the service under `trace`, on behalf of `transaction` or of nobody. `None` when
@@ -84,28 +103,85 @@ impl Delivered {
         })
     }
 
-    /// The transaction of the requests that are open under `trace`. A trace under which requests differ in whom they
-    /// are for, or with which rights, belongs to none of them: somebody has put another's trace id on a call, and
-    /// which of them the service is working for cannot be told.
-    pub(crate) fn by_trace(&self, trace: &str) -> Option<Arc<Transaction>> {
+    /// Whose call it is that the service makes under `trace`, as this sidecar and others of the service know.
+    /// `verify` reads the token of a transaction that another one delivered.
+    pub(crate) async fn behind(
+        &self,
+        trace: &str,
+        verify: impl Fn(&str) -> Option<Arc<Transaction>>,
+    ) -> Option<Arc<Transaction>> {
+        let mut found = match self.open_under(trace) {
+            Open::Nothing => None,
+            Open::Nobody => return None,
+            Open::One(transaction) => Some(transaction),
+        };
+        for elsewhere in self.siblings.behind(trace).await {
+            let other = match elsewhere {
+                Behind::Nothing => continue,
+                Behind::Nobody => return None,
+                Behind::One(token) => verify(&token)?,
+            };
+            match &found {
+                Some(one) if !have_same_authority(one, &other) => return None,
+                Some(_) => {}
+                None => found = Some(other),
+            }
+        }
+        found
+    }
+
+    /// Whether the token of `transaction` was delivered by this sidecar, or by another of the service.
+    pub(crate) async fn was_delivered(&self, transaction: &TransactionId) -> bool {
+        self.has_seen(transaction) || self.siblings.have_seen(transaction).await
+    }
+
+    /// The requests that are open under `trace`. A trace under which they differ in whom they are for, or with which
+    /// rights, belongs to none of them: somebody has put another's trace id on a call, and which of them the service
+    /// is working for cannot be told.
+    fn open_under(&self, trace: &str) -> Open {
         let table = self.lock();
-        let (first, others) = table.open.get(trace)?.split_first()?;
-        let first = first.as_ref()?;
+        let Some((first, others)) = table.open.get(trace).and_then(|open| open.split_first())
+        else {
+            return Open::Nothing;
+        };
+        let Some(first) = first else {
+            return Open::Nobody;
+        };
         let is_one = others.iter().all(|other| {
             other
                 .as_ref()
                 .is_some_and(|other| have_same_authority(first, other))
         });
-        (is_one && self.clock.now() < first.expires()).then(|| Arc::clone(first))
-    }
-
-    /// Whether the token of `transaction` was delivered here.
-    pub(crate) fn has_seen(&self, transaction: &TransactionId) -> bool {
-        self.lock().seen.contains(transaction)
+        if is_one && self.clock.now() < first.expires() {
+            Open::One(Arc::clone(first))
+        } else {
+            Open::Nobody
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What is open under a trace.
+enum Open {
+    Nothing,
+    Nobody,
+    One(Arc<Transaction>),
+}
+
+impl Knows for Delivered {
+    fn behind(&self, trace: &str) -> Behind {
+        match self.open_under(trace) {
+            Open::Nothing => Behind::Nothing,
+            Open::Nobody => Behind::Nobody,
+            Open::One(transaction) => Behind::One(Arc::clone(&transaction.token)),
+        }
+    }
+
+    fn has_seen(&self, transaction: &TransactionId) -> bool {
+        self.lock().seen.contains(transaction)
     }
 }
 
@@ -209,6 +285,15 @@ mod tests {
         })
     }
 
+    impl Delivered {
+        fn by_trace(&self, trace: &str) -> Option<Arc<Transaction>> {
+            match self.open_under(trace) {
+                Open::One(transaction) => Some(transaction),
+                Open::Nothing | Open::Nobody => None,
+            }
+        }
+    }
+
     #[test]
     fn a_call_made_while_a_request_is_open_belongs_to_its_user() {
         let clock = FakeClock::today();
@@ -275,6 +360,39 @@ mod tests {
         assert!(delivered.by_trace("trace").is_none());
         drop(nobody);
         assert!(delivered.by_trace("trace").is_some());
+    }
+
+    #[tokio::test]
+    async fn two_sidecars_of_a_service_know_what_either_delivered() {
+        let clock = FakeClock::today();
+        let (old, new) = (Delivered::new(clock.clone()), Delivered::new(clock.clone()));
+        let (one, other) = std::os::unix::net::UnixStream::pair().unwrap();
+        let (shared, too) = tokio::join!(old.share(one), new.share(other));
+        assert!(shared.is_ok() && too.is_ok());
+        let alice = transaction(claims(&clock, 1, "usr_alice"));
+        let bob = transaction(claims(&clock, 2, "usr_bob"));
+        let verify = |token: &str| {
+            let known = [&alice, &bob];
+            let mut known = known.into_iter().filter(|known| *known.token == *token);
+            known.next().cloned()
+        };
+
+        let delivery = old.deliver("trace", Some(&alice));
+        let found = new.behind("trace", verify).await.unwrap();
+        assert_eq!(found.token, alice.token);
+        assert!(new.was_delivered(&alice.claims.txn).await);
+        assert!(!new.was_delivered(&bob.claims.txn).await);
+        assert!(
+            new.behind("trace", |_: &str| None).await.is_none(),
+            "not verified"
+        );
+
+        let _bob = new.deliver("trace", Some(&bob));
+        for sidecar in [&old, &new] {
+            assert!(sidecar.behind("trace", verify).await.is_none(), "two users");
+        }
+        drop(delivery);
+        assert_eq!(new.behind("trace", verify).await.unwrap().token, bob.token);
     }
 
     #[test]

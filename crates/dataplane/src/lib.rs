@@ -42,6 +42,7 @@ mod rejection;
 mod relay;
 mod respond;
 mod serve;
+mod sibling;
 mod sidecar;
 mod source;
 mod span;
@@ -58,6 +59,7 @@ mod wire;
 mod fixtures;
 
 pub use gateway::{Gateway, GatewayOptions};
+pub use inflight::Delivered;
 pub use listener::{Listeners, Running, StartError};
 pub use member::{Member, MemberError, MemberOptions};
 pub use metrics::ProxyMetrics;

@@ -14,16 +14,17 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use socket2::{Domain, Protocol, Socket, Type};
 use testudo_model::limits;
-use testudo_runtime::DrainWatch;
+use testudo_runtime::{DrainWatch, Sockets};
 use tokio::{
     net::TcpStream,
     sync::{AcquireError, OwnedSemaphorePermit, Semaphore},
     task::{JoinError, JoinSet},
 };
 
-use crate::spread::{Accepted, Seat, Team, seats};
+use crate::spread::{Accepted, Place, Seat, Team, seats};
 
 /// Connections the kernel completes before we accept them.
 const BACKLOG: i32 = 4096;
@@ -69,29 +70,36 @@ impl Listeners {
     /// # Errors
     /// [`StartError::Bind`].
     pub fn bind(address: SocketAddr, workers: NonZeroUsize) -> Result<Self, StartError> {
-        let failed = |source| StartError::Bind { address, source };
-        if workers == NonZeroUsize::MIN {
-            let only = bind_one(address, Sharing::Alone).map_err(failed)?;
-            let bound = only.local_addr().map_err(failed)?;
-            return Ok(Self {
-                address: bound,
-                sockets: vec![only],
-            });
-        }
-        // A shared port would let a second proxy be started beside the first and take half of its
-        // connections: see first that nobody is there.
-        drop(bind_one(address, Sharing::Alone).map_err(failed)?);
-        let first = bind_one(address, Sharing::WithWorkers).map_err(failed)?;
-        let bound = first.local_addr().map_err(failed)?;
-        let others = (1..workers.get()).map(|_| bind_one(bound, Sharing::WithWorkers));
-        let sockets = std::iter::once(Ok(first))
-            .chain(others)
-            .collect::<io::Result<_>>()
-            .map_err(failed)?;
-        Ok(Self {
-            address: bound,
-            sockets,
-        })
+        bind_all(address, workers)
+            .and_then(|sockets| Self::of(sockets, workers))
+            .map_err(|source| StartError::Bind { address, source })
+    }
+
+    /// The same with sockets that the process before handed over under `name`, and kept in `table` for the next.
+    /// There are at least `workers` then; each of the sockets needs a worker.
+    ///
+    /// # Errors
+    /// [`StartError::Bind`].
+    pub fn open(
+        table: &Sockets,
+        name: &str,
+        address: SocketAddr,
+        workers: NonZeroUsize,
+    ) -> Result<Self, StartError> {
+        table
+            .open(name, address, || bind_all(address, workers))
+            .and_then(|sockets| Self::of(sockets, workers))
+            .map_err(|source| StartError::Bind { address, source })
+    }
+
+    /// `sockets`, of which several workers share the last if they are too few.
+    fn of(mut sockets: Vec<TcpListener>, workers: NonZeroUsize) -> io::Result<Self> {
+        let last = sockets.last().ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let address = last.local_addr()?;
+        let clones = (sockets.len()..workers.get()).map(|_| last.try_clone());
+        let clones = clones.collect::<io::Result<Vec<_>>>()?;
+        sockets.extend(clones);
+        Ok(Self { address, sockets })
     }
 
     /// Takes over a socket that somebody else bound; the workers share it.
@@ -99,16 +107,13 @@ impl Listeners {
     /// # Errors
     /// [`StartError::Bind`].
     pub fn adopt(socket: TcpListener, workers: NonZeroUsize) -> Result<Self, StartError> {
-        let address = socket.local_addr().map_err(|source| StartError::Bind {
-            address: SocketAddr::from(([0, 0, 0, 0], 0)),
-            source,
-        })?;
-        let failed = |source| StartError::Bind { address, source };
-        socket.set_nonblocking(true).map_err(failed)?;
-        let clones = (1..workers.get()).map(|_| socket.try_clone());
-        let mut sockets = clones.collect::<io::Result<Vec<_>>>().map_err(failed)?;
-        sockets.push(socket);
-        Ok(Self { address, sockets })
+        socket
+            .set_nonblocking(true)
+            .and_then(|()| Self::of(vec![socket], workers))
+            .map_err(|source| StartError::Bind {
+                address: SocketAddr::from(([0, 0, 0, 0], 0)),
+                source,
+            })
     }
 
     /// Where they listen.
@@ -120,6 +125,20 @@ impl Listeners {
     pub(crate) fn into_seats(self) -> Vec<Seat> {
         seats(self.sockets)
     }
+}
+
+/// One socket on `address` for each of `workers`.
+fn bind_all(address: SocketAddr, workers: NonZeroUsize) -> io::Result<Vec<TcpListener>> {
+    if workers == NonZeroUsize::MIN {
+        return Ok(vec![bind_one(address, Sharing::Alone)?]);
+    }
+    // A shared port would let a second proxy be started beside the first and take half of its connections: see
+    // first that nobody is there.
+    drop(bind_one(address, Sharing::Alone)?);
+    let first = bind_one(address, Sharing::WithWorkers)?;
+    let bound = first.local_addr()?;
+    let others = (1..workers.get()).map(|_| bind_one(bound, Sharing::WithWorkers));
+    std::iter::once(Ok(first)).chain(others).collect()
 }
 
 /// Who else may listen on the address.
@@ -205,8 +224,8 @@ impl ConnectionSlots {
     }
 }
 
-/// Accepts connections until the drain starts, serves each in a task of its own, then waits for those that are
-/// open, at most until `deadline`.
+/// Accepts connections until the drain starts, and those that the kernel has completed by then; serves each in a task
+/// of its own, then waits for those that are open, at most until `deadline`.
 pub(crate) async fn accept<F>(
     seat: Seat,
     slots: ConnectionSlots,
@@ -237,13 +256,7 @@ pub(crate) async fn accept<F>(
             (slot, accepted) = next => place(&team, slot, accepted),
         };
         match accepted.and_then(|accepted| accepted.map(Accepted::open).transpose()) {
-            Ok(Some((stream, peer, place))) => {
-                let serving = serve(stream, peer, drain.clone());
-                connections.spawn(async move {
-                    serving.await;
-                    drop(place);
-                });
-            }
+            Ok(Some(opened)) => serve_one(&mut connections, &serve, opened, &drain),
             Ok(None) => {}
             Err(error) => {
                 tracing::warn!(%error, "accepting a connection failed");
@@ -251,8 +264,39 @@ pub(crate) async fn accept<F>(
             }
         }
     }
+    // Closed with connections in its queue, a socket would reset them; and a worker that drained first has handed
+    // over nothing since.
+    while let Some(Ok((stream, peer))) = listener.accept().now_or_never() {
+        let Ok(slot) = Arc::clone(&slots.0).try_acquire_owned() else {
+            break;
+        };
+        if let Ok(opened) = keep(&team, slot, stream, peer) {
+            serve_one(&mut connections, &serve, opened, &drain);
+        }
+    }
     drop(listener);
+    for accepted in team.close() {
+        if let Ok(opened) = accepted.open() {
+            serve_one(&mut connections, &serve, opened, &drain);
+        }
+    }
     finish(connections, deadline).await;
+}
+
+/// Serves a connection in a task of its own.
+fn serve_one<F>(
+    connections: &mut JoinSet<()>,
+    serve: &impl Fn(TcpStream, SocketAddr, DrainWatch) -> F,
+    (stream, peer, place): (TcpStream, SocketAddr, Place),
+    drain: &DrainWatch,
+) where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let serving = serve(stream, peer, drain.clone());
+    connections.spawn(async move {
+        serving.await;
+        drop(place);
+    });
 }
 
 /// A new connection, if this worker shall serve it.
@@ -265,6 +309,19 @@ fn place(
     let slot = slot.map_err(io::Error::other)?;
     stream.set_nodelay(true)?;
     Ok(team.assign(stream.into_std()?, peer, slot))
+}
+
+/// A new connection that this worker serves, whoever has fewer.
+fn keep(
+    team: &Team,
+    slot: OwnedSemaphorePermit,
+    stream: TcpStream,
+    peer: SocketAddr,
+) -> io::Result<(TcpStream, SocketAddr, Place)> {
+    stream.set_nodelay(true)?;
+    team.keep(stream.into_std()?, peer, slot)
+        .ok_or(io::ErrorKind::NotConnected)?
+        .open()
 }
 
 async fn finish(mut connections: JoinSet<()>, deadline: Duration) {

@@ -19,9 +19,11 @@ use testudo_trust::{
 
 use crate::{
     ProxyMetrics, ProxyParts,
-    link::{self, Link, LinkError, LinkOptions, ServerAddress, StateFolder, StateFolderError},
+    link::{
+        self, Leftovers, Link, LinkError, LinkOptions, ServerAddress, StateFolder, StateFolderError,
+    },
     metrics::Standing,
-    spool::{DEFAULT_MAX_BYTES, Spool, SpoolError, SpoolOptions},
+    spool::{DEFAULT_MAX_BYTES, Spool, SpoolError, SpoolOptions, SpoolSink},
     state::ProxyState,
 };
 
@@ -49,6 +51,8 @@ pub struct MemberOptions {
     pub expected: Option<SpiffeId>,
     /// Where other proxies reach it; `None` for a gateway.
     pub inbound: Option<SocketAddr>,
+    /// Whether it takes over from a process that still writes its last events.
+    pub takes_over: bool,
     /// Version of the binary.
     pub version: &'static str,
     /// Gates of this process.
@@ -105,6 +109,7 @@ pub struct Member {
     pub parts: ProxyParts,
     link: Arc<Link>,
     spool: Arc<Spool>,
+    leftovers: Leftovers,
 }
 
 impl Member {
@@ -148,8 +153,8 @@ impl Member {
             .keep_server(server.as_str())
             .map_err(LinkError::from)?;
         let state = ProxyState::new(Arc::clone(&clock));
-        let (spool, sink) = Spool::open(SpoolOptions {
-            folder: folder.spool(),
+        let spools = SpoolOptions {
+            folder: PathBuf::new(),
             keyring: folder.keyring(),
             identity: membership.identity.clone(),
             tenant: TenantName::default_tenant(),
@@ -157,7 +162,9 @@ impl Member {
             ring: limits::EVENT_RING,
             clock: Arc::clone(&clock),
             entropy: Arc::clone(&entropy),
-        })?;
+        };
+        let (spool, sink) = open_spool(&folder, &spools, options.takes_over)?;
+        let leftovers = Leftovers::new(&folder, spools, spool.folder());
         let link = Link::new(LinkOptions {
             server,
             identity: membership.identity.clone(),
@@ -179,12 +186,22 @@ impl Member {
             metrics: options.metrics,
             spans: options.spans,
         };
-        Ok(Self { parts, link, spool })
+        Ok(Self {
+            parts,
+            link,
+            spool,
+            leftovers,
+        })
     }
 
     /// Its identity.
     pub fn id(&self) -> SpiffeId {
         self.parts.identity.current().id().clone()
+    }
+
+    /// Whether the control plane has answered since the start.
+    pub fn was_heard(&self) -> bool {
+        self.link.since_contact().is_some()
     }
 
     /// Whether it knows that the sidecar of `service` is reached at `address`.
@@ -200,6 +217,11 @@ impl Member {
     pub fn keep_up(&self, tasks: &Tasks, drain: &Drain) {
         let name = format!("link of {}", self.id());
         tasks.spawn(name, Arc::clone(&self.link).run(drain.watch()));
+        let shipped = self
+            .leftovers
+            .clone()
+            .ship(Arc::clone(&self.link), drain.watch());
+        tasks.spawn(format!("earlier events of {}", self.id()), shipped);
         let observed = observe(
             self.parts.identity.clone(),
             self.parts.metrics.clone(),
@@ -270,6 +292,28 @@ async fn observe(
         tokio::select! {
             () = watch.drained() => return,
             () = tokio::time::sleep(OBSERVE) => {}
+        }
+    }
+}
+
+/// The first spool of the folder that nobody writes. Only for who takes over there may be somebody.
+fn open_spool(
+    folder: &StateFolder,
+    options: &SpoolOptions,
+    takes_over: bool,
+) -> Result<(Arc<Spool>, Arc<SpoolSink>), SpoolError> {
+    let mut places = folder.spools();
+    loop {
+        let place = places.next().ok_or_else(|| SpoolError::Locked {
+            path: folder.spools().next().unwrap_or_default(),
+        })?;
+        let options = SpoolOptions {
+            folder: place,
+            ..options.clone()
+        };
+        match Spool::open(options) {
+            Err(SpoolError::Locked { .. }) if takes_over => {}
+            opened => return opened,
         }
     }
 }

@@ -9,14 +9,14 @@ use std::{
     pin::{Pin, pin},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Poll, ready},
     time::Duration,
 };
 
 use bytes::BytesMut;
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
@@ -47,6 +47,9 @@ const MAX_PENDING_MESH_RESETS: usize = 4 * limits::MAX_HTTP2_STREAMS as usize;
 const MAX_MESH_STREAM_ERRORS: usize = 10_000;
 /// A client that answers no ping for this long is gone.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// Time for a client with an idle HTTP/1.1 connection to send the request it may be about to send when the process
+/// drains: such a connection has no goodbye but the answer to its next request (RFC 9112 section 9.6).
+const LAST_REQUEST: Duration = Duration::from_secs(2);
 /// Flow control.
 const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
@@ -94,6 +97,8 @@ pub(crate) struct Activity {
     /// When the last request ended; `None` before the first began.
     last: Mutex<Option<Instant>>,
     streams: Mutex<JoinSet<()>>,
+    /// The process drains: what is answered from now on is the last.
+    is_draining: AtomicBool,
 }
 
 /// A request under way; ends when dropped.
@@ -105,6 +110,7 @@ impl Activity {
             open: AtomicUsize::new(0),
             last: Mutex::default(),
             streams: Mutex::default(),
+            is_draining: AtomicBool::new(false),
         })
     }
 
@@ -221,13 +227,26 @@ pub(crate) async fn connection<I, S>(
         };
         let io = TokioIo::new(Gate::open(stream, read, open));
         let served = settings.serve_connection(io, service);
-        drive(served, http2::Connection::graceful_shutdown, end).await;
+        drive(
+            served,
+            http2::Connection::graceful_shutdown,
+            Duration::ZERO,
+            end,
+        )
+        .await;
     } else {
         let io = TokioIo::new(Gate::new(stream, read, Arc::clone(&verdict), open));
+        let service = with_verdict(service, verdict, Arc::clone(&end.activity));
         let served = http1_settings()
-            .serve_connection(io, with_verdict(service, verdict))
+            .serve_connection(io, service)
             .with_upgrades();
-        drive(served, http1::UpgradeableConnection::graceful_shutdown, end).await;
+        drive(
+            served,
+            http1::UpgradeableConnection::graceful_shutdown,
+            LAST_REQUEST,
+            end,
+        )
+        .await;
     }
 }
 
@@ -248,16 +267,18 @@ async fn detect(
     };
     tokio::select! {
         came = tokio::time::timeout(limits::HEADER_READ_TIMEOUT, beginning) => came.ok()?.ok()?,
-        () = drain.drained() => return None,
+        () = async { drain.drained().await; sleep(LAST_REQUEST).await } => return None,
     }
     Some((read == HTTP2_PREFACE, read))
 }
 
 /// `service`, which is told what the gate refused and tells the gate what it answered. HTTP/1.1 brings requests one
-/// at a time and in order, so their numbers are the gate's.
+/// at a time and in order, so their numbers are the gate's. While the process drains each answer is the connection's
+/// last, and says so.
 fn with_verdict<S>(
     service: S,
     verdict: Arc<Verdict>,
+    activity: Arc<Activity>,
 ) -> impl Service<
     Request<Incoming>,
     Response = Response<AnswerBody>,
@@ -275,14 +296,19 @@ where
             request.extensions_mut().insert(error);
         }
         let is_connect = request.method() == Method::CONNECT;
-        let (answer, verdict) = (service.call(request), Arc::clone(&verdict));
+        let answer = service.call(request);
+        let (verdict, activity) = (Arc::clone(&verdict), Arc::clone(&activity));
         async move {
-            let answer = answer.await?;
+            let mut answer = answer.await?;
             let status = answer.status();
             if status == StatusCode::SWITCHING_PROTOCOLS || (is_connect && status.is_success()) {
                 verdict.switch(number);
             } else {
                 verdict.answer(number);
+                if activity.is_draining.load(Ordering::Relaxed) {
+                    let close = HeaderValue::from_static("close");
+                    answer.headers_mut().insert(header::CONNECTION, close);
+                }
             }
             Ok(answer)
         }
@@ -299,6 +325,7 @@ struct End<F> {
 async fn drive<C, E: Debug>(
     connection: C,
     say_goodbye: impl Fn(Pin<&mut C>),
+    last_request: Duration,
     end: End<impl Future<Output = ()>>,
 ) where
     C: Future<Output = Result<(), E>>,
@@ -314,7 +341,10 @@ async fn drive<C, E: Debug>(
     let opened = Instant::now();
     let enough = async {
         tokio::select! {
-            () = drain.drained() => {}
+            () = drain.drained() => {
+                activity.is_draining.store(true, Ordering::Relaxed);
+                sleep(last_request).await;
+            }
             () = activity.idle(opened) => {}
         }
     };

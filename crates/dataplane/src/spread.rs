@@ -61,6 +61,21 @@ pub(crate) struct Place {
     _slot: OwnedSemaphorePermit,
 }
 
+impl Desk {
+    fn seat(&self, stream: TcpStream, peer: SocketAddr, slot: OwnedSemaphorePermit) -> Accepted {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        let place = Place {
+            open: Arc::clone(&self.open),
+            _slot: slot,
+        };
+        Accepted {
+            stream,
+            peer,
+            place,
+        }
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         self.open.fetch_sub(1, Ordering::Relaxed);
@@ -122,25 +137,29 @@ impl Team {
     ) -> Option<Accepted> {
         let own = self.desks.get(self.own)?;
         let least = self.least_busy().unwrap_or(own);
-        let place = |desk: &Desk, slot| {
-            desk.open.fetch_add(1, Ordering::Relaxed);
-            Place {
-                open: Arc::clone(&desk.open),
-                _slot: slot,
-            }
-        };
-        let accepted = |desk| Accepted {
-            stream,
-            peer,
-            place: place(desk, slot),
-        };
         match least.inbox.try_reserve() {
             Ok(room) if !std::ptr::eq(least, own) => {
-                room.send(accepted(least));
+                room.send(least.seat(stream, peer, slot));
                 None
             }
-            _ => Some(accepted(own)),
+            _ => Some(own.seat(stream, peer, slot)),
         }
+    }
+
+    /// A new connection for this worker, whatever the others have.
+    pub(crate) fn keep(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        slot: OwnedSemaphorePermit,
+    ) -> Option<Accepted> {
+        Some(self.desks.get(self.own)?.seat(stream, peer, slot))
+    }
+
+    /// Takes no more from the others; answers what they have handed over already.
+    pub(crate) fn close(mut self) -> impl Iterator<Item = Accepted> {
+        self.inbox.close();
+        std::iter::from_fn(move || self.inbox.try_recv().ok())
     }
 
     /// The worker that should have the next connection; `None` when it is this one's.
@@ -218,5 +237,22 @@ mod tests {
         drop(seats.pop());
         let kept: Vec<_> = (0..10).filter_map(|_| assign(&seats[0])).collect();
         assert_eq!(kept.len(), 10);
+    }
+
+    #[tokio::test]
+    async fn what_was_handed_over_to_a_worker_that_drains_is_not_lost() {
+        let mut seats = seats(listeners(2));
+        let slots = Arc::new(Semaphore::new(100));
+        let address = seats[0].socket.local_addr().unwrap();
+        let assign = |seat: &Seat| {
+            let _client = TcpStream::connect(address).unwrap();
+            let (stream, peer) = seats[0].socket.accept().unwrap();
+            let slot = Arc::clone(&slots).try_acquire_owned().unwrap();
+            seat.team.assign(stream, peer, slot)
+        };
+        let kept: Vec<_> = (0..10).filter_map(|_| assign(&seats[0])).collect();
+        let draining = seats.pop().unwrap();
+        let handed = draining.team.close().count();
+        assert_eq!((kept.len(), handed), (5, 5));
     }
 }

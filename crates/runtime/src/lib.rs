@@ -4,6 +4,7 @@
 //! * [`fleet`] reads the fleet file: text to validated model types, with every mistake named and located.
 //! * [`Metrics`], [`init_tracing`], [`TraceContext`] and [`SpanSink`] are what the outside sees of a process.
 //! * [`with_causes`] is how an error is shown to people.
+//! * [`Sockets`] and [`handover`] are how the next process of a role takes over without closing a port.
 //! * [`Readiness`], [`Drain`] and [`Tasks`] are its life: when it may get traffic, how it stops, who does what.
 //!
 //! Nothing here knows a server, a policy engine or a database.
@@ -17,12 +18,14 @@ mod otlp;
 mod process;
 mod readiness;
 mod signal;
+mod sockets;
 mod spans;
 mod tasks;
 mod telemetry;
 mod trace;
 
 pub mod fleet;
+pub mod handover;
 
 pub use causes::{causes, with_causes};
 pub use clock::SystemClock;
@@ -31,7 +34,8 @@ pub use environment::Environment;
 pub use metrics::Metrics;
 pub use prometheus_client;
 pub use readiness::{Gate, Readiness};
-pub use signal::{Shutdown, ShutdownSignal};
+pub use signal::{Asked, ShutdownSignal, Signals};
+pub use sockets::Sockets;
 pub use spans::{
     Attribute, AttributeValue, Emitter, Span, SpanBatch, SpanKind, SpanQueue, SpanSink, span_queue,
 };

@@ -1,4 +1,4 @@
-//! How people and supervisors ask a process to stop.
+//! How people and supervisors ask something of a process.
 
 use std::{fmt, io};
 
@@ -11,6 +11,15 @@ pub enum ShutdownSignal {
     Terminate,
 }
 
+/// What a process is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// To stop.
+    Stop(ShutdownSignal),
+    /// To let a new process of the same role take over (`SIGUSR2`, as nginx and haproxy have it).
+    Upgrade,
+}
+
 impl fmt::Display for ShutdownSignal {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
@@ -20,17 +29,19 @@ impl fmt::Display for ShutdownSignal {
     }
 }
 
-/// Requests to stop, from the moment it is made: what comes before [`Shutdown::requested`] is waiting there.
+/// Signals, from the moment it is made: what comes before [`Signals::next`] is waiting there.
 #[derive(Debug)]
-pub struct Shutdown {
+pub struct Signals {
     #[cfg(unix)]
     interrupt: tokio::signal::unix::Signal,
     #[cfg(unix)]
     terminate: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    upgrade: tokio::signal::unix::Signal,
 }
 
 #[cfg(unix)]
-impl Shutdown {
+impl Signals {
     /// Catches the signals from now on; until then they end the process at once.
     ///
     /// # Errors
@@ -41,21 +52,22 @@ impl Shutdown {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
+            upgrade: signal(SignalKind::user_defined2())?,
         })
     }
 
-    /// Waits until the process is asked to stop. Call it once more after it returned to learn of a second
-    /// Ctrl-C, which by custom means: stop now.
-    pub async fn requested(&mut self) -> ShutdownSignal {
+    /// Waits until the process is asked for something. Cancel-safe.
+    pub async fn next(&mut self) -> Asked {
         tokio::select! {
-            _ = self.interrupt.recv() => ShutdownSignal::Interrupt,
-            _ = self.terminate.recv() => ShutdownSignal::Terminate,
+            _ = self.interrupt.recv() => Asked::Stop(ShutdownSignal::Interrupt),
+            _ = self.terminate.recv() => Asked::Stop(ShutdownSignal::Terminate),
+            _ = self.upgrade.recv() => Asked::Upgrade,
         }
     }
 }
 
 #[cfg(not(unix))]
-impl Shutdown {
+impl Signals {
     /// Nothing to prepare here.
     ///
     /// # Errors
@@ -65,10 +77,10 @@ impl Shutdown {
     }
 
     /// Waits until the process is asked to stop with Ctrl-C.
-    pub async fn requested(&mut self) -> ShutdownSignal {
+    pub async fn next(&mut self) -> Asked {
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;
         }
-        ShutdownSignal::Interrupt
+        Asked::Stop(ShutdownSignal::Interrupt)
     }
 }

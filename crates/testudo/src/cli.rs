@@ -240,9 +240,19 @@ pub struct JoinArguments {
     /// Address for health, readiness and metrics
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15020")]
     pub ops: SocketAddr,
-    /// Worker threads [default: one for each core]
+    /// Worker threads [default: one for each core; at least as many as the process that is taken over from]
     #[arg(long, value_name = "N")]
     pub workers: Option<usize>,
+    /// Take over from the process that runs with the same data folder: it hands over its listening sockets, finishes
+    /// its requests and ends. SIGUSR2 makes a running process start its successor so
+    #[arg(long)]
+    pub upgrade: bool,
+    /// When stopping: time between the readiness check saying no and the listeners closing, for load balancers to notice
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = parse_duration)]
+    pub stop_delay: Duration,
+    /// When stopping or handing over: time for requests and streams that are under way
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
+    pub drain_timeout: Duration,
     /// Where trace spans go
     #[command(flatten)]
     pub tracing: TracingArguments,

@@ -8,7 +8,7 @@ use http_body_util::Full;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
-use testudo_runtime::{DrainWatch, Metrics, Readiness};
+use testudo_runtime::{DrainWatch, Metrics, Readiness, Sockets};
 use tokio::{net::TcpListener, sync::Semaphore};
 use tracing::debug;
 
@@ -26,17 +26,28 @@ pub struct Ops {
 }
 
 impl Ops {
-    /// Binds `address`.
-    pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-        TcpListener::bind(address).await.map_err(|error| {
-            io::Error::new(
-                error.kind(),
-                format!("cannot listen on {address} for health and metrics: {error}"),
-            )
-        })
+    /// Listens on `address`.
+    pub fn bind(sockets: &Sockets, address: SocketAddr) -> io::Result<TcpListener> {
+        let bind = || {
+            let socket = std::net::TcpListener::bind(address)?;
+            socket.set_nonblocking(true)?;
+            Ok(vec![socket])
+        };
+        sockets
+            .open("ops", address, bind)
+            .and_then(|bound| {
+                let only = bound.into_iter().next();
+                TcpListener::from_std(only.ok_or(io::ErrorKind::AddrNotAvailable)?)
+            })
+            .map_err(|error| {
+                io::Error::new(
+                    error.kind(),
+                    format!("cannot listen on {address} for health and metrics: {error}"),
+                )
+            })
     }
 
-    /// Answers until the process drains.
+    /// Answers until `drain` starts.
     pub async fn serve(self, listener: TcpListener, mut drain: DrainWatch) {
         let permits = std::sync::Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let mut stopping = std::pin::pin!(drain.drained());

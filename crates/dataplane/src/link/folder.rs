@@ -21,6 +21,9 @@ use testudo_trust::{IdentitySource, Keyring, RootKey, Svid, SvidKey, TrustBundle
 use crate::spool::write_durably;
 
 const KEYRING_FILE: &str = "keyring";
+const SPOOL_FOLDER: &str = "spool";
+/// Processes of one folder that may be writing their last events at the same time, and the one that serves.
+const MAX_SPOOLS: usize = 8;
 /// Sealing adds an envelope; nothing we write is larger than a snapshot.
 const MAX_FILE_BYTES: u64 = MAX_SNAPSHOT_BYTES as u64 + 64 * 1024;
 
@@ -130,9 +133,12 @@ impl StateFolder {
         Arc::clone(&self.keyring)
     }
 
-    /// Where the event spool goes.
-    pub fn spool(&self) -> PathBuf {
-        self.folder.join("spool")
+    /// Where event spools go, in order: the first is the usual one. One spool has one writer, so a process that takes
+    /// over from another takes the next while that one still writes its last events.
+    pub fn spools(&self) -> impl Iterator<Item = PathBuf> {
+        let further = (2..=MAX_SPOOLS).map(|number| format!("{SPOOL_FOLDER}-{number}"));
+        let names = std::iter::once(SPOOL_FOLDER.to_owned()).chain(further);
+        names.map(|name| self.folder.join(name))
     }
 
     /// Keeps the current certificate, its key and the trust bundle.

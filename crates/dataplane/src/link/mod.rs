@@ -14,6 +14,7 @@ mod backoff;
 mod channel;
 mod enrol;
 mod folder;
+mod leftovers;
 mod renewal;
 mod shipping;
 mod watch;
@@ -45,6 +46,7 @@ use backoff::Backoff;
 pub use channel::ServerAddress;
 pub use enrol::{Membership, join};
 pub use folder::{StateFolder, StateFolderError};
+pub use leftovers::Leftovers;
 
 /// Largest message of the watch stream: a snapshot and its frame.
 const MAX_SNAPSHOT_MESSAGE_BYTES: usize = MAX_SNAPSHOT_BYTES + 1024;

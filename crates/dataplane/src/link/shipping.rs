@@ -8,7 +8,7 @@ use tonic::Code;
 
 use super::{Link, LinkError, backoff::Backoff};
 use crate::{
-    spool::SpoolError,
+    spool::{Spool, SpoolError},
     wire::{ShipRequest, proxy_client::ProxyClient},
 };
 
@@ -22,7 +22,7 @@ impl Link {
     pub(super) async fn keep_shipping(&self) {
         let mut backoff = Backoff::new(Arc::clone(&self.entropy), FIRST_PAUSE, LONGEST_PAUSE);
         loop {
-            match self.ship_oldest().await {
+            match self.ship_oldest(&self.spool).await {
                 Ok(true) => backoff.reset(),
                 Ok(false) => self.spool.sealed().await,
                 Err(error) => {
@@ -39,24 +39,29 @@ impl Link {
     /// Ships everything that is on disk; `false` if that was not possible within `deadline`. For the end of
     /// the process, after [`crate::spool::Spool::close`].
     pub async fn ship_rest(&self, deadline: Duration) -> bool {
-        let all = async {
-            loop {
-                match self.ship_oldest().await {
-                    Ok(true) => {}
-                    Ok(false) => return,
-                    Err(_) => tokio::time::sleep(FIRST_PAUSE).await,
-                }
-            }
-        };
-        tokio::time::timeout(deadline, all).await.is_ok()
+        tokio::time::timeout(deadline, self.ship_all(&self.spool))
+            .await
+            .is_ok()
     }
 
-    /// Ships one block; `false` if there is none.
-    async fn ship_oldest(&self) -> Result<bool, LinkError> {
+    /// Ships what is on disk in `spool`, which may be that of a process before. Tries until it is done.
+    pub(super) async fn ship_all(&self, spool: &Arc<Spool>) {
+        let mut backoff = Backoff::new(Arc::clone(&self.entropy), FIRST_PAUSE, LONGEST_PAUSE);
+        loop {
+            match self.ship_oldest(spool).await {
+                Ok(true) => backoff.reset(),
+                Ok(false) => return,
+                Err(_) => tokio::time::sleep(backoff.pause()).await,
+            }
+        }
+    }
+
+    /// Ships one block of `spool`; `false` if there is none.
+    async fn ship_oldest(&self, spool: &Arc<Spool>) -> Result<bool, LinkError> {
         // One shipper at a time: receipts come in the order of the blocks.
         let _turn = self.shipping.lock().await;
-        let spool = Arc::clone(&self.spool);
-        let Some(block) = blocking(move || spool.oldest()).await? else {
+        let oldest = Arc::clone(spool);
+        let Some(block) = blocking(move || oldest.oldest()).await? else {
             return Ok(false);
         };
         let mut request = tonic::Request::new(ShipRequest {
@@ -73,7 +78,7 @@ impl Link {
                     why = status.message(),
                     "the ledger refused events"
                 );
-                let spool = Arc::clone(&self.spool);
+                let spool = Arc::clone(spool);
                 blocking(move || spool.set_aside()).await?;
                 return Ok(true);
             }
@@ -81,7 +86,7 @@ impl Link {
         };
         let receipt: Receipt = serde_json::from_slice(&reply.receipt)
             .map_err(|_| LinkError::Malformed { what: "receipt" })?;
-        self.spool
+        spool
             .acknowledge(&receipt)
             .map_err(|_| LinkError::Malformed { what: "receipt" })?;
         self.note_contact();

@@ -6,7 +6,7 @@ mod tunnel;
 
 pub(crate) use tunnel::TunnelError;
 
-use std::{num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use rustls::ServerConfig;
 use testudo_model::ServiceName;
@@ -27,18 +27,19 @@ use crate::{
 pub struct SidecarOptions {
     /// The service it stands for.
     pub service: ServiceName,
-    /// Where other proxies reach it (mTLS).
+    /// Where other proxies reach it (mTLS). A worker thread has one socket here and one of `outbound`: both must have
+    /// been bound for as many.
     pub inbound: Listeners,
     /// Where the service makes its calls (plain HTTP). Only loopback peers are served.
     pub outbound: Listeners,
+    /// What it hands to the service; shared with a sidecar that takes over.
+    pub delivered: Arc<Delivered>,
     /// Identity, state, evidence.
     pub parts: ProxyParts,
     /// When to stop.
     pub drain: Drain,
     /// How long requests under way may take to finish when stopping.
     pub drain_deadline: Duration,
-    /// Worker threads; both listeners must be bound for as many.
-    pub workers: NonZeroUsize,
 }
 
 /// The sidecar role.
@@ -55,10 +56,10 @@ impl Sidecar {
         let tls = mesh_server_config(
             &proxy.identity,
             PeerAuth::Required,
-            Arc::clone(&clock),
+            clock,
             &["h2", "http/1.1"],
         );
-        let delivered = Delivered::new(clock);
+        let delivered = options.delivered;
         let slots = ConnectionSlots::new();
         let name = format!("sidecar-{}", options.service);
         let workers = options
@@ -66,7 +67,6 @@ impl Sidecar {
             .into_seats()
             .into_iter()
             .zip(options.outbound.into_seats())
-            .take(options.workers.get())
             .map(|(inbound, outbound)| {
                 let worker = Arc::new(SidecarWorker {
                     service: options.service.clone(),

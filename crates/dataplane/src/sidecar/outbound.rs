@@ -168,7 +168,9 @@ impl SidecarWorker {
         let forwarded = forwarded_token(&head.headers);
         headers::sanitise_request(&mut head.headers);
         let trace = exchange.join_trace(&self.worker, &mut head.headers, &target);
-        let transaction = self.transaction_behind(&enforced, forwarded.as_deref(), &trace);
+        let transaction = self
+            .transaction_behind(&enforced, forwarded.as_deref(), &trace)
+            .await;
         if let Some(transaction) = &transaction {
             exchange.client = transaction.claims.rctx.req_ip.to_canonical();
         }
@@ -221,22 +223,24 @@ impl SidecarWorker {
         })
     }
 
-    /// On whose behalf the service calls: the token it forwards, if this sidecar delivered it, else the request
+    /// On whose behalf the service calls: the token it forwards, if a sidecar of it delivered that, else the request
     /// that is open under the same trace. Anything else is a call of the service for itself.
-    fn transaction_behind(
+    async fn transaction_behind(
         &self,
         enforced: &Enforced,
         forwarded: Option<&str>,
         trace: &str,
     ) -> Option<Arc<Transaction>> {
-        let verify = |token| {
+        let verify = |token: &str| {
             let state = &self.worker.proxy.state;
             self.transactions.verify(token, enforced, state).ok()
         };
-        forwarded
-            .and_then(verify)
-            .filter(|transaction| self.delivered.has_seen(&transaction.claims.txn))
-            .or_else(|| self.delivered.by_trace(trace))
+        if let Some(transaction) = forwarded.and_then(verify)
+            && self.delivered.was_delivered(&transaction.claims.txn).await
+        {
+            return Some(transaction);
+        }
+        self.delivered.behind(trace, verify).await
     }
 }
 

@@ -51,6 +51,7 @@ const MAX_REFUSED: usize = 64;
 const LOCK_FILE: &str = "lock";
 
 /// What a spool needs.
+#[derive(Clone)]
 pub struct SpoolOptions {
     /// Its folder; created if it is missing. A new folder is a new [`InstanceId`].
     pub folder: PathBuf,

@@ -16,7 +16,8 @@ use std::{
 use rustls::ClientConfig;
 use serde_json::json;
 use testudo_dataplane::{
-    Gateway, GatewayOptions, Listeners, ProxyMetrics, ProxyParts, Running, Sidecar, SidecarOptions,
+    Delivered, Gateway, GatewayOptions, Listeners, ProxyMetrics, ProxyParts, Running, Sidecar,
+    SidecarOptions,
     state::{EventSink, ProxyState, SinkFull},
 };
 use testudo_model::{
@@ -224,7 +225,6 @@ impl Fleet {
                 parts,
                 drain,
                 drain_deadline,
-                workers,
             };
             (Gateway::start(options).unwrap(), None)
         } else {
@@ -235,10 +235,10 @@ impl Fleet {
                 service,
                 inbound,
                 outbound,
+                delivered: Delivered::new(Arc::clone(&self.clock)),
                 parts,
                 drain,
                 drain_deadline,
-                workers,
             };
             (Sidecar::start(options).unwrap(), Some(outbound_address))
         };

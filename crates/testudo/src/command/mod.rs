@@ -12,7 +12,9 @@ mod operate;
 mod policy;
 mod process;
 mod proxy;
+mod supervisor;
 mod up;
+mod upgrade;
 
 use crate::{
     cli::{Cli, Command, LogFormatArgument},

@@ -3,22 +3,32 @@
 use std::{
     io::IsTerminal,
     net::SocketAddr,
+    os::unix::net::UnixStream,
+    pin::pin,
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use serde_json::Value;
 use testudo_controlplane::{Clock, Entropy, SystemEntropy};
-use testudo_dataplane::{Member, Running};
+use testudo_dataplane::{Delivered, Member, Running};
 use testudo_runtime::{
-    Drain, DrainSignal, LogFormat, Metrics, Readiness, Shutdown, SpanSink, SystemClock, Tasks,
+    Asked, Drain, DrainSignal, LogFormat, Metrics, Readiness, Signals, Sockets, SpanSink,
+    SystemClock, Tasks,
+    handover::{FolderLock, Offer, Successor},
     init_tracing, span_queue,
 };
+use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
-use super::{Invocation, proxy::DRAIN_DEADLINE};
+use super::{
+    Invocation,
+    proxy::DRAIN_TIMEOUT,
+    supervisor::{News, notify},
+    upgrade::{Place, start_next},
+};
 use crate::{
-    cli::{LogFormatArgument, TracingArguments},
+    cli::{JoinArguments, LogFormatArgument, TracingArguments},
     collector::Collector,
     failure::{Exit, Failure, Outcome},
     ops::Ops,
@@ -76,26 +86,71 @@ pub struct Process {
     pub ops: SocketAddr,
     /// Takes trace spans, if they are exported.
     pub spans: Option<SpanSink>,
+    /// What it listens on.
+    pub sockets: Sockets,
+    /// What a sidecar has handed to its service.
+    pub delivered: Option<Arc<Delivered>>,
+    /// Who answers for health, to the very end.
+    ops_stage: Stage,
     /// Signals, caught since the role said that it is ready.
-    shutdown: OnceLock<Shutdown>,
+    signals: OnceLock<Signals>,
+    /// The data folder of a proxy, and where the process asks that is to take it over.
+    place: Option<(FolderLock, Option<Offer>)>,
 }
 
 /// A proxy of this process.
 pub type RunningProxy = (Running, Member);
 
+/// How a process stops.
+#[derive(Debug, Clone, Copy)]
+pub struct Stopping {
+    /// Time between the readiness check saying no and the listeners closing.
+    delay: Duration,
+    /// Time for requests under way.
+    drain: Duration,
+}
+
+impl Default for Stopping {
+    fn default() -> Self {
+        Self {
+            delay: Duration::ZERO,
+            drain: DRAIN_TIMEOUT,
+        }
+    }
+}
+
+impl Stopping {
+    /// As a proxy was told.
+    pub const fn of(arguments: &JoinArguments) -> Self {
+        Self {
+            delay: arguments.stop_delay,
+            drain: arguments.drain_timeout,
+        }
+    }
+}
+
+/// Why a process ends.
+enum End {
+    Asked,
+    HandedOver(Successor),
+    Failed,
+}
+
 impl Process {
-    /// Starts logging and the ops listener. `configured` is what the fleet file says about logs.
-    pub async fn start(
+    /// Starts logging and the ops listener. `configured` is what the fleet file says about logs; `sockets` are those
+    /// that the process before handed over.
+    pub fn start(
         invocation: &Invocation,
         ops: SocketAddr,
         configured: Option<(LogFormat, &str)>,
+        sockets: Sockets,
     ) -> Result<Self, Failure> {
         start_logging(invocation, configured)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let metrics = Metrics::new(&*clock);
         let readiness = Readiness::new();
-        let stage = Stage::new(&readiness);
-        let listener = Ops::bind(ops).await.map_err(|error| {
+        let ops_stage = Stage::new(&readiness);
+        let listener = Ops::bind(&sockets, ops).map_err(|error| {
             Failure::new(Exit::Failed, error).help(
                 "another Testudo may run on this machine; choose another address with `listen.ops` in the fleet file, \
                  or --ops for a proxy",
@@ -106,18 +161,22 @@ impl Process {
             metrics: metrics.clone(),
             readiness: readiness.clone(),
         };
-        stage
+        ops_stage
             .tasks
-            .spawn("ops", serving.serve(listener, stage.drain.watch()));
+            .spawn("ops", serving.serve(listener, ops_stage.drain.watch()));
         Ok(Self {
-            stage,
+            stage: Stage::new(&readiness),
             metrics,
             readiness,
             clock,
             entropy: Arc::new(SystemEntropy),
             ops,
             spans: None,
-            shutdown: OnceLock::new(),
+            sockets,
+            delivered: None,
+            ops_stage,
+            signals: OnceLock::new(),
+            place: None,
         })
     }
 
@@ -138,6 +197,11 @@ impl Process {
         Ok(())
     }
 
+    /// Serves in the place of the process before, if there is one, and offers it to the next.
+    pub fn offer(&mut self, place: Place) {
+        self.place = Some(place.settle());
+    }
+
     /// Says that the role is ready: a JSON document for programs, `name  address` lines for people. Whoever reads
     /// it may stop the role at once and has it stop in order.
     pub fn ready(
@@ -146,7 +210,8 @@ impl Process {
         ready: &Value,
         lines: &[(&str, String)],
     ) -> Outcome {
-        let _ = self.shutdown.set(Shutdown::listen()?);
+        let _ = self.signals.set(Signals::listen()?);
+        notify(News::Ready);
         Ok(invocation.output.item(ready, |_| {
             let ops = [("health, metrics", format!("http://{}", self.ops))];
             let rows = lines.iter().chain(&ops);
@@ -155,47 +220,121 @@ impl Process {
         })?)
     }
 
-    /// Runs until a signal, or until a worker dies; then stops the proxies, and the rest after them.
-    /// `proxies` is the stage of the proxies' own tasks if it is another than the process's.
-    pub async fn run(mut self, proxies: Vec<RunningProxy>, proxy_stage: Option<Stage>) -> Outcome {
-        let mut shutdown = match self.shutdown.take() {
-            Some(shutdown) => shutdown,
-            None => Shutdown::listen()?,
-        };
-        let failed = tokio::select! {
-            signal = shutdown.requested() => {
-                info!(%signal, "stopping");
-                false
+    /// Runs until a signal, until the next process has taken over, or until a worker dies; then stops the proxies, and
+    /// the rest after them. `proxies` is the stage of the proxies' own tasks if it is another than the process's.
+    pub async fn run(
+        mut self,
+        proxies: Vec<RunningProxy>,
+        proxy_stage: Option<Stage>,
+        stopping: Stopping,
+    ) -> Outcome {
+        let end = self.until_end(&proxies).await?;
+        let mut ops_stage = Some(self.ops_stage);
+        match end {
+            End::HandedOver(successor) => {
+                info!(pid = successor.pid, "another process has taken over");
+                if let Some(pid) = successor.pid {
+                    notify(News::SucceededBy(pid));
+                }
+                // What is asked at the shared socket is about the other one now.
+                if let Some(stage) = ops_stage.take() {
+                    stage.end().await;
+                }
             }
-            () = worker_died(&proxies) => true,
-        };
+            End::Asked | End::Failed => {
+                notify(News::Stopping);
+                self.readiness
+                    .gate("stop")
+                    .not_ready("the process is stopping");
+                if matches!(end, End::Asked) {
+                    tokio::time::sleep(stopping.delay).await;
+                }
+            }
+        }
+        self.sockets.close();
         // The export ends when no proxy is left that could emit a span.
         self.spans = None;
         match proxy_stage {
             Some(stage) => {
-                stop_proxies(stage, proxies).await;
+                stop_proxies(stage, proxies, stopping.drain).await;
                 self.stage.end().await;
             }
-            None => stop_proxies(self.stage, proxies).await,
+            None => stop_proxies(self.stage, proxies, stopping.drain).await,
         }
-        if failed {
-            return Err(Failure::new(
+        if let Some(stage) = ops_stage {
+            stage.end().await;
+        }
+        match end {
+            End::Asked | End::HandedOver(_) => Ok(()),
+            End::Failed => Err(Failure::new(
                 Exit::Failed,
                 "a proxy worker ended by itself; the log says why",
-            ));
+            )),
         }
-        Ok(())
+    }
+
+    /// Lets the deliveries of a sidecar be known to the process that takes over.
+    fn meet(&self, stream: UnixStream) {
+        if let Some(delivered) = self.delivered.clone() {
+            tokio::spawn(async move {
+                if let Err(error) = delivered.share(stream).await {
+                    warn!(%error, "the process that takes over cannot be told what was delivered");
+                }
+            });
+        }
+    }
+
+    async fn until_end(&mut self, proxies: &[RunningProxy]) -> Result<End, Failure> {
+        let mut signals = match self.signals.take() {
+            Some(signals) => signals,
+            None => Signals::listen()?,
+        };
+        let offer = self.place.as_ref().and_then(|(_, offer)| offer.as_ref());
+        let taken = async {
+            match offer {
+                Some(offer) => offer.taken(&self.sockets, |stream| self.meet(stream)).await,
+                None => std::future::pending().await,
+            }
+        };
+        let died = worker_died(proxies);
+        let (mut taken, mut died) = (pin!(taken), pin!(died));
+        let mut next: Option<JoinHandle<()>> = None;
+        loop {
+            let asked = tokio::select! {
+                asked = signals.next() => asked,
+                successor = &mut taken => return Ok(End::HandedOver(successor)),
+                () = &mut died => return Ok(End::Failed),
+            };
+            match asked {
+                Asked::Stop(signal) => {
+                    info!(%signal, "stopping");
+                    return Ok(End::Asked);
+                }
+                Asked::Upgrade if offer.is_none() => {
+                    warn!(
+                        "this process cannot be upgraded without a stop: only a gateway or sidecar of its own can"
+                    );
+                }
+                Asked::Upgrade if next.as_ref().is_some_and(|next| !next.is_finished()) => {
+                    warn!("another process is about to take over already");
+                }
+                Asked::Upgrade => match start_next() {
+                    Ok(started) => next = Some(started),
+                    Err(error) => warn!(%error, "the process that is to take over does not start"),
+                },
+            }
+        }
     }
 }
 
 /// Requests under way are finished, then the last events are written and shipped.
-async fn stop_proxies(stage: Stage, proxies: Vec<RunningProxy>) {
+async fn stop_proxies(stage: Stage, proxies: Vec<RunningProxy>, deadline: Duration) {
     let Stage {
         tasks,
         drain,
         signal,
     } = stage;
-    let draining = tokio::spawn(signal.start(DRAIN_DEADLINE));
+    let draining = tokio::spawn(signal.start(deadline));
     let mut members = Vec::new();
     for (running, member) in proxies {
         if let Ok(Err(panicked)) = tokio::task::spawn_blocking(move || running.join()).await {

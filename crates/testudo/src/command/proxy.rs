@@ -11,28 +11,31 @@ use std::{
 
 use serde_json::json;
 use testudo_dataplane::{
-    Gateway, GatewayOptions, Listeners, Member, MemberError, MemberOptions, ProxyMetrics, Redirect,
-    Running, Sidecar, SidecarOptions, WebCertificate,
+    Delivered, Gateway, GatewayOptions, Listeners, Member, MemberError, MemberOptions,
+    ProxyMetrics, Redirect, Running, Sidecar, SidecarOptions, WebCertificate,
 };
-use testudo_runtime::{Drain, Gate};
+use testudo_runtime::{Drain, Gate, Sockets};
 use tracing::warn;
 
-use super::{Invocation, process::Process};
+use super::{
+    Invocation,
+    process::{Process, Stopping},
+    upgrade::Place,
+};
 use crate::{
     cli::{GatewayArguments, JoinArguments, SidecarArguments},
     failure::{Exit, Failure, Outcome},
 };
 
-/// How long requests under way may take when the process stops.
-pub const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
+/// How long requests under way may take when the process stops, unless told otherwise.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause between two tries to reach a control plane that is away.
 const AWAY_PAUSE: Duration = Duration::from_secs(2);
 
 /// `testudo gateway`.
 pub async fn gateway(invocation: &Invocation, arguments: GatewayArguments) -> Outcome {
-    let mut process = Process::start(invocation, arguments.join.ops, None).await?;
-    process.export_spans(&arguments.join.tracing, None)?;
-    let member = join(&process, &arguments.join, None).await?;
+    let (mut process, place) = start(invocation, &arguments.join)?;
+    let member = join(&process, &place, &arguments.join, None).await?;
     let id = member.id();
     if id != id.trust_domain().gateway() {
         return Err(Failure::new(
@@ -56,30 +59,37 @@ pub async fn gateway(invocation: &Invocation, arguments: GatewayArguments) -> Ou
         names: arguments.public_names.clone(),
         allow_tls12: arguments.tls_min == "1.2",
     };
+    let listen = listen.bind(
+        &process.sockets,
+        place.workers(workers(arguments.join.workers)),
+    )?;
+    place.until_fit(&process.readiness, &member).await?;
     let (running, addresses) = start_gateway(
         &member,
         certificate,
         listen,
-        workers(arguments.join.workers),
         &process.stage.drain,
+        arguments.join.drain_timeout,
     )?;
+    process.offer(place);
     let ready = json!({ "role": "gateway", "id": member.id(), "gateway": format!("https://{}", addresses.https),
-        "ops": format!("http://{}", process.ops) });
+        "ops": format!("http://{}", process.ops), "pid": std::process::id() });
     process.ready(
         invocation,
         &ready,
         &[("gateway", format!("https://{}", addresses.https))],
     )?;
-    process.run(vec![(running, member)], None).await
+    let stopping = Stopping::of(&arguments.join);
+    process.run(vec![(running, member)], None, stopping).await
 }
 
 /// `testudo sidecar`.
 pub async fn sidecar(invocation: &Invocation, arguments: SidecarArguments) -> Outcome {
-    let mut process = Process::start(invocation, arguments.join.ops, None).await?;
-    process.export_spans(&arguments.join.tracing, None)?;
-    let workers = workers(arguments.join.workers);
-    let inbound = Listeners::bind(arguments.inbound, workers)?;
-    let outbound = Listeners::bind(arguments.outbound, workers)?;
+    let (mut process, mut place) = start(invocation, &arguments.join)?;
+    let workers = place.workers(workers(arguments.join.workers));
+    let listen = |name, address| Listeners::open(&process.sockets, name, address, workers);
+    let inbound = listen("inbound", arguments.inbound)?;
+    let outbound = listen("outbound", arguments.outbound)?;
     let advertised = arguments.advertise.unwrap_or_else(|| inbound.address());
     if advertised.ip().is_unspecified() {
         return Err(Failure::new(
@@ -88,21 +98,37 @@ pub async fn sidecar(invocation: &Invocation, arguments: SidecarArguments) -> Ou
         )
         .help("say with --advertise under which address this host is reached"));
     }
-    let member = join(&process, &arguments.join, Some(advertised)).await?;
+    let member = join(&process, &place, &arguments.join, Some(advertised)).await?;
     let ready = json!({ "role": "sidecar", "id": member.id(), "inbound": inbound.address(),
-        "outbound": outbound.address(), "ops": format!("http://{}", process.ops) });
+        "outbound": outbound.address(), "ops": format!("http://{}", process.ops), "pid": std::process::id() });
     let lines = [
         ("inbound", inbound.address().to_string()),
         ("outbound", format!("http://{}", outbound.address())),
     ];
     member.keep_up(&process.stage.tasks, &process.stage.drain);
-    let running = start_sidecar(&member, inbound, outbound, workers, &process.stage.drain)?;
+    place.until_fit(&process.readiness, &member).await?;
+    let delivered = Delivered::new(Arc::clone(&process.clock));
+    place.share(&delivered).await;
+    process.delivered = Some(Arc::clone(&delivered));
+    let (drain, deadline) = (&process.stage.drain, arguments.join.drain_timeout);
+    let running = start_sidecar(&member, inbound, outbound, delivered, drain, deadline)?;
+    process.offer(place);
     process.ready(invocation, &ready, &lines)?;
-    process.run(vec![(running, member)], None).await
+    let stopping = Stopping::of(&arguments.join);
+    process.run(vec![(running, member)], None, stopping).await
+}
+
+/// The process of a proxy, in a data folder that is its own.
+fn start(invocation: &Invocation, arguments: &JoinArguments) -> Result<(Process, Place), Failure> {
+    let (place, sockets) = Place::take(&arguments.data, arguments.upgrade)?;
+    let mut process = Process::start(invocation, arguments.ops, None, sockets)?;
+    process.export_spans(&arguments.tracing, None)?;
+    Ok((process, place))
 }
 
 async fn join(
     process: &Process,
+    place: &Place,
     arguments: &JoinArguments,
     inbound: Option<SocketAddr>,
 ) -> Result<Member, Failure> {
@@ -129,6 +155,7 @@ async fn join(
         control_plane: arguments.control_plane.clone(),
         expected: None,
         inbound,
+        takes_over: place.has_predecessor(),
         version: env!("CARGO_PKG_VERSION"),
         readiness: process.readiness.clone(),
         metrics: ProxyMetrics::register(&process.metrics),
@@ -173,6 +200,14 @@ pub struct GatewayListen {
     pub allow_tls12: bool,
 }
 
+/// A gateway's listeners, bound.
+pub struct GatewayListeners {
+    https: Listeners,
+    redirect: Option<Listeners>,
+    names: Vec<String>,
+    allow_tls12: bool,
+}
+
 /// Where a gateway listens, once bound.
 pub struct GatewayAddresses {
     /// HTTPS.
@@ -181,25 +216,44 @@ pub struct GatewayAddresses {
     pub redirect: Option<SocketAddr>,
 }
 
-/// Binds and starts a gateway.
+impl GatewayListen {
+    /// Binds the addresses, or takes what the process before had there.
+    pub fn bind(
+        self,
+        sockets: &Sockets,
+        workers: NonZeroUsize,
+    ) -> Result<GatewayListeners, Failure> {
+        let bind = |name, address, workers| Listeners::open(sockets, name, address, workers);
+        let one = NonZeroUsize::MIN;
+        let redirect = self.redirect.map(|address| bind("redirect", address, one));
+        Ok(GatewayListeners {
+            https: bind("gateway", self.https, workers)?,
+            redirect: redirect.transpose()?,
+            names: self.names,
+            allow_tls12: self.allow_tls12,
+        })
+    }
+}
+
+/// Starts a gateway.
 pub fn start_gateway(
     member: &Member,
     certificate: WebCertificate,
-    listen: GatewayListen,
-    workers: NonZeroUsize,
+    listen: GatewayListeners,
     drain: &Drain,
+    drain_deadline: Duration,
 ) -> Result<(Running, GatewayAddresses), Failure> {
-    let https = Listeners::bind(listen.https, workers)?;
-    let one = NonZeroUsize::MIN;
-    let redirect = listen
-        .redirect
-        .map(|address| Listeners::bind(address, one))
-        .transpose()?;
+    let GatewayListeners {
+        https,
+        redirect,
+        names,
+        allow_tls12,
+    } = listen;
     let addresses = GatewayAddresses {
         https: https.address(),
         redirect: redirect.as_ref().map(Listeners::address),
     };
-    let (https_port, names) = (https.address().port(), listen.names);
+    let https_port = https.address().port();
     let running = Gateway::start(GatewayOptions {
         redirect: redirect.map(|listen| Redirect {
             listen,
@@ -208,11 +262,10 @@ pub fn start_gateway(
         }),
         listen: https,
         certificate,
-        allow_tls12: listen.allow_tls12,
+        allow_tls12,
         parts: member.parts.clone(),
         drain: drain.clone(),
-        drain_deadline: DRAIN_DEADLINE,
-        workers,
+        drain_deadline,
     })?;
     Ok((running, addresses))
 }
@@ -222,8 +275,9 @@ pub fn start_sidecar(
     member: &Member,
     inbound: Listeners,
     outbound: Listeners,
-    workers: NonZeroUsize,
+    delivered: Arc<Delivered>,
     drain: &Drain,
+    drain_deadline: Duration,
 ) -> Result<Running, Failure> {
     let id = member.id();
     let service = id.service().ok_or_else(|| {
@@ -237,10 +291,10 @@ pub fn start_sidecar(
         service,
         inbound,
         outbound,
+        delivered,
         parts: member.parts.clone(),
         drain: drain.clone(),
-        drain_deadline: DRAIN_DEADLINE,
-        workers,
+        drain_deadline,
     })?)
 }
 

@@ -13,9 +13,9 @@ use testudo_controlplane::{
     ServiceName,
     server::{Server, ServerOptions, start},
 };
-use testudo_dataplane::{Listeners, Member, MemberOptions, ProxyMetrics};
+use testudo_dataplane::{Delivered, Listeners, Member, MemberOptions, ProxyMetrics};
 use testudo_runtime::{
-    Readiness,
+    Readiness, Sockets,
     fleet::{Fleet, TlsMinimum},
 };
 
@@ -23,9 +23,10 @@ use super::{
     Invocation,
     children::Children,
     fleet::load,
-    process::{DEFAULT_FILTER, Process, RunningProxy, Stage},
+    process::{DEFAULT_FILTER, Process, RunningProxy, Stage, Stopping},
     proxy::{
-        GatewayAddresses, GatewayListen, key_file_beside, start_gateway, start_sidecar, workers,
+        DRAIN_TIMEOUT, GatewayAddresses, GatewayListen, key_file_beside, start_gateway,
+        start_sidecar, workers,
     },
 };
 use crate::{
@@ -58,7 +59,7 @@ pub async fn server(invocation: &Invocation, arguments: ServerArguments) -> Outc
         &server_json(&process, &server),
         &server_lines(&server),
     )?;
-    process.run(Vec::new(), None).await
+    process.run(Vec::new(), None, Stopping::default()).await
 }
 
 /// `testudo up`.
@@ -104,7 +105,9 @@ pub async fn up(invocation: &Invocation, arguments: UpArguments) -> Outcome {
         invocation.output.line(how_to_try(&fleet, &server, port))?;
     }
     let stage = starter.stage;
-    process.run(proxies.into_running(), Some(stage)).await
+    process
+        .run(proxies.into_running(), Some(stage), Stopping::default())
+        .await
 }
 
 /// Starts the programs of the services' `run` tables, each behind its sidecar.
@@ -243,7 +246,7 @@ async fn start_server(
     root_key_file: Option<PathBuf>,
 ) -> Result<(Process, Server), Failure> {
     let logs = (fleet.observability.log_format, filter);
-    let process = Process::start(invocation, fleet.listen.ops, Some(logs)).await?;
+    let process = Process::start(invocation, fleet.listen.ops, Some(logs), Sockets::default())?;
     let data = data.unwrap_or_else(|| fleet.data.clone());
     let options = ServerOptions {
         root_key_file: root_key_file.unwrap_or_else(|| key_file_beside(&data)),
@@ -307,8 +310,9 @@ impl<'a> Starter<'a> {
             &member,
             inbound,
             outbound,
-            workers(Some(1)),
+            Delivered::new(Arc::clone(&self.process.clock)),
             &self.stage.drain,
+            DRAIN_TIMEOUT,
         )?;
         Ok(StartedSidecar {
             service: service.clone(),
@@ -334,9 +338,9 @@ impl<'a> Starter<'a> {
         let (running, addresses) = start_gateway(
             &member,
             certificate,
-            listen,
-            workers(None),
+            listen.bind(&self.process.sockets, workers(None))?,
             &self.stage.drain,
+            DRAIN_TIMEOUT,
         )?;
         Ok(StartedGateway {
             addresses,
@@ -358,6 +362,7 @@ impl<'a> Starter<'a> {
             control_plane: Some(self.server.grpc.to_string()),
             expected: Some(id),
             inbound,
+            takes_over: false,
             version: env!("CARGO_PKG_VERSION"),
             readiness: self.process.readiness.clone(),
             metrics: self.metrics.clone(),

@@ -66,6 +66,11 @@ impl Process {
     /// Asks it to stop and waits; the exit code.
     pub fn stop(&mut self) -> Option<i32> {
         self.signal("-TERM");
+        self.wait()
+    }
+
+    /// Waits until it ends by itself; the exit code.
+    pub fn wait(&mut self) -> Option<i32> {
         let until = Instant::now() + Duration::from_secs(30);
         while Instant::now() < until {
             if let Some(status) = self.0.try_wait().unwrap() {

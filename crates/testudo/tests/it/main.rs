@@ -45,4 +45,5 @@ mod tokens;
 mod tour;
 mod traces;
 mod transactions;
+mod upgrades;
 mod wire;

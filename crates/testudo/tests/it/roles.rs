@@ -83,6 +83,51 @@ impl Role {
         (self.process, self.ready) = start(folder, &self.name, &self.arguments);
     }
 
+    /// Lets another process take over; the one before, which is about to end.
+    pub fn take_over(&mut self, folder: &Folder) -> Process {
+        let mut arguments = self.arguments.clone();
+        arguments.push("--upgrade".to_owned());
+        let (process, ready) = start(folder, &self.name, &arguments);
+        self.ready = ready;
+        std::mem::replace(&mut self.process, process)
+    }
+
+    /// The same, and it has ended well.
+    pub fn upgrade(&mut self, folder: &Folder) {
+        assert_eq!(self.take_over(folder).wait(), Some(0));
+    }
+
+    /// What another process says that is started beside this one.
+    pub fn start_beside(&self, folder: &Folder) -> String {
+        let arguments: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
+        let output = folder.testudo(&arguments);
+        assert!(!output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
+    /// Stops it and starts it with further arguments.
+    pub fn restart_with(&mut self, folder: &Folder, further: &[&str]) {
+        let further = further.iter().map(|&argument| argument.to_owned());
+        self.arguments.extend(further);
+        self.start_again(folder);
+    }
+
+    /// Where it answers for its health.
+    pub fn ops(&self) -> SocketAddr {
+        self.ops
+    }
+
+    /// The process that answers for its health now, by its start.
+    pub fn started(&self) -> String {
+        let mut stream = wire::connect(self.ops).unwrap();
+        let request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        let page = wire::exchange(&mut stream, request).unwrap().unwrap().body;
+        let started = page
+            .lines()
+            .find(|line| line.starts_with("process_start_time_seconds"));
+        started.unwrap().to_owned()
+    }
+
     /// What it says about its readiness: the status and the gates.
     pub fn readiness(&self) -> (u16, Value) {
         readiness(self.ops)
