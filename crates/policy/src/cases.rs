@@ -116,6 +116,9 @@ pub fn run_tests(engine: &PolicyEngine, files: &[PolicyFile]) -> Result<TestRepo
         run_file(engine, file, &mut cases, &mut problems);
     }
     if !problems.is_empty() {
+        for problem in &mut problems {
+            problem.show_line(files);
+        }
         return Err(PolicyErrors::new(problems));
     }
     let determining: HashSet<&str> = cases

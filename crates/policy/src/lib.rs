@@ -112,5 +112,5 @@ pub use bundle::{GUARDRAILS, GUARDRAILS_FILE};
 pub use cases::{CaseReport, TestReport, run_tests};
 pub use decision::{Call, Decision, DecisionKey, GATEWAY, Peer, ReasonCode, TokenFacts};
 pub use engine::{PolicyEngine, check};
-pub use problem::{Place, PolicyErrors, PolicyProblem, Severity};
+pub use problem::{Excerpt, Place, PolicyErrors, PolicyProblem, Severity};
 pub use vocabulary::SCHEMA;

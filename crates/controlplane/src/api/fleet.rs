@@ -36,7 +36,7 @@ pub async fn apply(
         .blocking(move |plane| {
             let fleet = bundle
                 .load()
-                .map_err(|errors| invalid(errors.to_string()))?
+                .map_err(|errors| invalid(format!("{errors:#}")))?
                 .fleet;
             if mode.dry_run {
                 return Ok(Json(
@@ -61,7 +61,7 @@ pub async fn apply(
 fn refusal(error: &ApplyError) -> Refusal {
     match error {
         ApplyError::OtherDomain { .. } => invalid(error.to_string()),
-        ApplyError::Activation(ActivationError::Policy(errors)) => invalid(errors.to_string()),
+        ApplyError::Activation(ActivationError::Policy(errors)) => invalid(format!("{errors:#}")),
         error => Refusal::internal(error),
     }
 }

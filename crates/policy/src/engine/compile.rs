@@ -56,6 +56,9 @@ fn prepare(files: &[PolicyFile], snapshot: &Snapshot) -> (Option<Prepared>, Vec<
     });
     problems.sort_by(|a, b| (&a.place, a.severity).cmp(&(&b.place, b.severity)));
     problems.dedup();
+    for problem in &mut problems {
+        problem.show_line(files);
+    }
     (prepared, problems)
 }
 

@@ -222,3 +222,31 @@ fn a_mistake_at_the_bottom_of_the_deepest_policy_is_found_even_from_a_small_stac
         .join()
         .unwrap();
 }
+
+#[test]
+fn a_problem_shows_the_line_it_is_about() {
+    let rules = "@id(\"typo\")\npermit (principal is Fleet::User, action, resource)\nwhen {\tprincipal.usernam == \"carla\" };\n";
+    let found = check(&files(&[("shop.cedar", rules)]), &snapshot(&[]));
+    insta::assert_snapshot!(format!("{:#}", found[0]), @r#"
+    error[policy.unknown_attribute]: attribute `usernam` on entity type `Fleet::User` not found
+     --> shop.cedar:3:8
+      |
+    3 | when { principal.usernam == "carla" };
+      |        ^
+      = help: did you mean `username`?
+    "#);
+
+    // Of a long line the part that matters, and the caret below it.
+    let rules = format!(
+        "permit (principal, action, resource) when {{ {} }};",
+        vec!["principal.usernam == \"carla\""; 20].join(" || ")
+    );
+    let found = check(&files(&[("shop.cedar", &rules)]), &snapshot(&[]));
+    for problem in &found {
+        let excerpt = problem.excerpt.as_ref().unwrap();
+        assert!(excerpt.text.chars().count() <= 160, "{excerpt:?}");
+        let pointed: String = excerpt.text.chars().skip(excerpt.indent).collect();
+        assert!(pointed.starts_with("principal"), "{problem:#}");
+    }
+    assert!(found.len() > 1, "{found:?}");
+}

@@ -253,7 +253,7 @@ fn observability(
     }
 }
 
-/// Policies and policy tests of the policy folder.
+/// Policies and policy tests of the policy folder and the folders in it.
 fn policies(
     file: &FleetFile,
     at: Cursor<'_>,
@@ -261,8 +261,8 @@ fn policies(
 ) -> (Vec<PolicyFile>, Vec<PolicyFile>) {
     let folder = file.policy.directory.trim_end_matches('/');
     let (mut policies, mut tests) = (Vec::new(), Vec::new());
-    let names = match context.files.names(folder) {
-        Ok(names) => names,
+    let paths = match context.files.paths(folder) {
+        Ok(paths) => paths,
         Err(error) => {
             let message = format!("the policy folder `{folder}` cannot be used: {error}");
             let is_absent = matches!(error, FileError::Missing);
@@ -276,7 +276,7 @@ fn policies(
             return (policies, tests);
         }
     };
-    for name in names {
+    for name in paths {
         let target = match name.as_str() {
             name if name.ends_with(".cedar") => &mut policies,
             name if name.ends_with(".test.toml") => &mut tests,

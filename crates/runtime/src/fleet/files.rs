@@ -9,6 +9,8 @@ use std::{
 
 /// Most files in a policy folder.
 const MAX_FILES: usize = 10_000;
+/// Most folders in each other below a policy folder.
+const MAX_FOLDER_DEPTH: usize = 8;
 /// All files of a fleet together; a snapshot must hold the policies.
 const MAX_TOTAL_BYTES: usize = 64 * 1024 * 1024;
 
@@ -25,6 +27,10 @@ pub(super) enum FileError {
     NotUtf8,
     #[error("the folder has more than {MAX_FILES} entries")]
     TooMany,
+    #[error(
+        "its folders are nested more than {MAX_FOLDER_DEPTH} deep; does a link lead back into it?"
+    )]
+    TooDeep,
     #[error("all files together have more than {MAX_TOTAL_BYTES} bytes")]
     TotalTooLarge,
 }
@@ -84,36 +90,61 @@ impl Files {
         Ok(text)
     }
 
-    /// Names of the files in `folder`, in name order.
-    pub(super) fn names(&self, folder: &str) -> Result<BTreeSet<String>, FileError> {
-        let mut names = BTreeSet::new();
-        if self.base.is_none() {
-            let prefix = format!("{folder}/");
-            names.extend(
-                self.texts
-                    .keys()
-                    .filter_map(|path| path.strip_prefix(&prefix))
-                    .map(str::to_owned),
-            );
-            return if names.is_empty() {
-                Err(FileError::Missing)
-            } else {
-                Ok(names)
-            };
+    /// The files in `folder` and the folders below it, relative to it, in the order of their paths. Hidden folders, such as
+    /// `.git`, are left out.
+    pub(super) fn paths(&self, folder: &str) -> Result<BTreeSet<String>, FileError> {
+        if self.base.is_some() {
+            return paths_below(&self.resolve(folder));
         }
-        for entry in fs::read_dir(self.resolve(folder)).map_err(FileError::from)? {
-            let name = entry.map_err(FileError::from)?.file_name();
-            names.insert(name.into_string().map_err(|_| FileError::NotUtf8)?);
-            if names.len() > MAX_FILES {
-                return Err(FileError::TooMany);
-            }
+        let prefix = format!("{folder}/");
+        let below = |path: &String| path.strip_prefix(&prefix).map(str::to_owned);
+        let paths: BTreeSet<String> = self.texts.keys().filter_map(below).collect();
+        if paths.is_empty() {
+            Err(FileError::Missing)
+        } else {
+            Ok(paths)
         }
-        Ok(names)
     }
 
     pub(super) fn into_texts(self) -> BTreeMap<String, String> {
         self.texts
     }
+}
+
+fn paths_below(folder: &Path) -> Result<BTreeSet<String>, FileError> {
+    let mut paths = BTreeSet::new();
+    let mut folders = vec![(String::new(), 0)];
+    let mut entries = 0;
+    while let Some((parent, depth)) = folders.pop() {
+        if depth > MAX_FOLDER_DEPTH {
+            return Err(FileError::TooDeep);
+        }
+        for entry in fs::read_dir(folder.join(&parent)).map_err(FileError::from)? {
+            let entry = entry.map_err(FileError::from)?;
+            let name = entry
+                .file_name()
+                .into_string()
+                .map_err(|_| FileError::NotUtf8)?;
+            entries += 1;
+            if entries > MAX_FILES {
+                return Err(FileError::TooMany);
+            }
+            // Links are followed, as those of mounted configuration have to be; the depth ends a circle of them.
+            let is_folder = fs::metadata(entry.path()).is_ok_and(|metadata| metadata.is_dir());
+            let is_hidden = name.starts_with('.');
+            let path = if parent.is_empty() {
+                name
+            } else {
+                format!("{parent}/{name}")
+            };
+            match (is_folder, is_hidden) {
+                (true, true) => {}
+                (true, false) => folders.push((path, depth + 1)),
+                (false, _) => drop(paths.insert(path)),
+            }
+        }
+    }
+    Ok(paths)
 }
 
 /// Reads a text file of at most `limit` bytes; never more, even if the file grows or is a device.

@@ -198,3 +198,38 @@ fn a_file_on_disk_is_read_with_what_it_names() {
     assert_eq!(password.expose(), "a secret with spaces ");
     assert!(!loaded.bundle.files.contains_key("policies/notes.md"));
 }
+
+#[test]
+fn policies_in_folders_of_the_policy_folder_count_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let policies = folder.path().join("policies");
+    for name in [
+        "all.cedar",
+        "shop/orders/create.cedar",
+        "shop/orders.cedar",
+        "shop/shop.test.toml",
+        ".git/old.cedar",
+    ] {
+        let path = policies.join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, "").unwrap();
+    }
+    let file = folder.path().join("fleet.toml");
+    std::fs::write(&file, "trust_domain = \"b.example\"\n").unwrap();
+    let load = || fleet::load(&file, &Environment::empty(), &[]);
+    let names = |files: &[testudo_model::snapshot::PolicyFile]| -> Vec<String> {
+        files.iter().map(|file| file.name.clone()).collect()
+    };
+    let loaded = load().unwrap();
+    let found = ["all.cedar", "shop/orders.cedar", "shop/orders/create.cedar"];
+    assert_eq!(names(&loaded.fleet.policies), found);
+    assert_eq!(names(&loaded.fleet.policy_tests), ["shop/shop.test.toml"]);
+    // What is sent is what was read.
+    let sent = loaded.bundle.load().unwrap();
+    assert_eq!(names(&sent.fleet.policies), found);
+
+    // A link that leads back ends in an error, not in silence.
+    std::os::unix::fs::symlink(&policies, policies.join("shop/again")).unwrap();
+    let errors = load().unwrap_err().to_string();
+    assert!(errors.contains("nested more than"), "{errors}");
+}
