@@ -60,6 +60,7 @@ mod fixtures;
 
 pub use gateway::{Gateway, GatewayOptions};
 pub use inflight::Delivered;
+pub use link::Expected;
 pub use listener::{Listeners, Running, StartError};
 pub use member::{Member, MemberError, MemberOptions};
 pub use metrics::ProxyMetrics;

@@ -20,7 +20,8 @@ use testudo_trust::{
 use crate::{
     ProxyMetrics, ProxyParts,
     link::{
-        self, Leftovers, Link, LinkError, LinkOptions, ServerAddress, StateFolder, StateFolderError,
+        self, Expected, Leftovers, Link, LinkError, LinkOptions, ServerAddress, StateFolder,
+        StateFolderError,
     },
     metrics::Standing,
     spool::{DEFAULT_MAX_BYTES, Spool, SpoolError, SpoolOptions, SpoolSink},
@@ -48,7 +49,7 @@ pub struct MemberOptions {
     /// `host:port` of the control plane; the join token may carry it.
     pub control_plane: Option<String>,
     /// Who the proxy is meant to be, if it was told.
-    pub expected: Option<SpiffeId>,
+    pub expected: Option<Expected>,
     /// Where other proxies reach it; `None` for a gateway.
     pub inbound: Option<SocketAddr>,
     /// Whether it takes over from a process that still writes its last events.

@@ -2,12 +2,14 @@
 
 use std::fmt::{self, Write as _};
 
-use crate::{JoinTokenId, Redacted, TrustDomain};
+use crate::{JoinTokenId, Redacted, SpiffeId};
 
 /// Longest printed token. A longer text is not looked at.
 const MAX_TOKEN_BYTES: usize = 1024;
 /// What every printed token starts with; the digit is the version of the form.
 const SCHEME: &str = "testudo-join1";
+/// What every identity begins with, and what is therefore not printed.
+const SPIFFE: &str = "spiffe://";
 /// Secrets outside these lengths are not ours. 22 base64url characters carry 128 bits.
 const SECRET_LENGTHS: std::ops::RangeInclusive<usize> = 22..=128;
 const MAX_SERVER_BYTES: usize = 300;
@@ -17,9 +19,10 @@ const MAX_SERVER_BYTES: usize = 300;
 #[error("not a join token: {0}; copy the whole line that `testudo join-token create` printed")]
 pub struct InvalidJoinToken(&'static str);
 
-/// What a proxy needs for first contact: who to trust (the pin and the trust domain), whom to call, and a
-/// one-use secret. Printed as
-/// `testudo-join1.<token id>.<secret>.<SHA-256 of the CA certificate, hex>.<trust domain>[@<server>]`.
+/// What a proxy needs for first contact: who it becomes, whom to trust (the pin and the trust domain), whom to call,
+/// and a one-use secret. Printed as
+/// `testudo-join1.<token id>.<secret>.<SHA-256 of the CA certificate, hex>.<identity>[@<server>]`, the identity
+/// without its `spiffe://`.
 #[derive(Clone)]
 pub struct JoinToken {
     /// Public half: names the token in lists and in the ledger.
@@ -28,8 +31,9 @@ pub struct JoinToken {
     pub secret: Redacted<String>,
     /// SHA-256 of the fleet CA's DER certificate. The control plane must show a chain that ends in it.
     pub ca_sha256: [u8; 32],
-    /// The fleet's trust domain; the control plane must be `spiffe://<trust domain>/testudo/server`.
-    pub trust_domain: TrustDomain,
+    /// Whom the fleet takes its one user for. The proxy looks at it before it uses the token up; the control plane goes by
+    /// what it wrote down. It must be `spiffe://<trust domain>/testudo/server` of the same trust domain.
+    pub identity: SpiffeId,
     /// `host:port` of the control plane's proxy port, if the token was made for one.
     pub server: Option<String>,
 }
@@ -50,9 +54,9 @@ impl JoinToken {
         }
         let mut part = || parts.next().ok_or(InvalidJoinToken("a part is missing"));
         let (id, secret, pin, rest) = (part()?, part()?, part()?, part()?);
-        let (domain, server) = rest
+        let (identity, server) = rest
             .split_once('@')
-            .map_or((rest, None), |(domain, server)| (domain, Some(server)));
+            .map_or((rest, None), |(identity, server)| (identity, Some(server)));
         if !server.is_none_or(is_server) {
             return Err(InvalidJoinToken("the server is not `host:port`"));
         }
@@ -64,9 +68,9 @@ impl JoinToken {
             ca_sha256: parse_pin(pin).ok_or(InvalidJoinToken(
                 "the CA pin is not 64 lower-case hex digits",
             ))?,
-            trust_domain: domain
+            identity: format!("{SPIFFE}{identity}")
                 .parse()
-                .map_err(|_| InvalidJoinToken("the trust domain is malformed"))?,
+                .map_err(|_| InvalidJoinToken("the identity is malformed"))?,
             server: server.map(str::to_owned),
         })
     }
@@ -77,7 +81,12 @@ impl JoinToken {
         for byte in self.ca_sha256 {
             let _ = write!(text, "{byte:02x}");
         }
-        let _ = write!(text, ".{}", self.trust_domain);
+        let identity = self.identity.as_str();
+        let _ = write!(
+            text,
+            ".{}",
+            identity.strip_prefix(SPIFFE).unwrap_or(identity)
+        );
         if let Some(server) = &self.server {
             let _ = write!(text, "@{server}");
         }
@@ -155,7 +164,7 @@ mod tests {
             id: "join_01JDA0000000000000000000AA".parse().unwrap(),
             secret: Redacted::new("abcdefghijklmnopqrstuvwxyz-_0123456789AAAAA".to_owned()),
             ca_sha256: [0xa5; 32],
-            trust_domain: "bookshop.example".parse().unwrap(),
+            identity: "spiffe://bookshop.example/svc/orders".parse().unwrap(),
             server: server.map(str::to_owned),
         }
     }
@@ -172,7 +181,7 @@ mod tests {
             let read = JoinToken::parse(&format!(" {}\n", printed.expose())).unwrap();
             assert_eq!(read.print().expose(), printed.expose());
             assert_eq!(read.server.as_deref(), server);
-            assert_eq!(read.trust_domain.as_str(), "bookshop.example");
+            assert_eq!(read.identity, token(None).identity);
             let (id, secret) = JoinToken::parse_credential(read.credential().expose()).unwrap();
             assert_eq!(
                 (id, secret.expose()),
@@ -194,6 +203,8 @@ mod tests {
             good.replace("@a:1", "@a:0"),
             good.replace("@a:1", "@evil host:1"),
             good.replace("bookshop", "Bookshop"),
+            good.replace("/svc/orders", "/svc/"),
+            good.replace("bookshop.example", "spiffe://bookshop.example"),
             good.chars().take(60).collect(),
             format!("{good}{}", "1".repeat(2000)),
         ];

@@ -108,7 +108,7 @@ impl Workloads {
             id: stored.token,
             secret: Redacted::new(secret),
             ca_sha256,
-            trust_domain: self.trust_domain.clone(),
+            identity: stored.id,
             server: request.server.clone(),
         })
     }

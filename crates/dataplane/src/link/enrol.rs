@@ -1,6 +1,6 @@
 //! First contact: a join token for a certificate.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use testudo_model::{Clock, JoinToken, SpiffeId, TrustDomain, limits::LATE_RENEWAL};
 use testudo_runtime::with_causes;
@@ -24,10 +24,48 @@ pub struct Membership {
     pub identity: IdentitySource,
 }
 
+/// Who a proxy is meant to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Expected {
+    /// A gateway.
+    Gateway,
+    /// The sidecar of any service.
+    Sidecar,
+    /// This one and no other.
+    Exactly(SpiffeId),
+}
+
+impl Expected {
+    fn check(&self, id: &SpiffeId) -> Result<(), LinkError> {
+        let is_expected = match self {
+            Self::Gateway => *id == id.trust_domain().gateway(),
+            Self::Sidecar => id.service().is_some(),
+            Self::Exactly(expected) => id == expected,
+        };
+        if is_expected {
+            return Ok(());
+        }
+        Err(LinkError::WrongIdentity {
+            got: id.clone(),
+            expected: self.clone(),
+        })
+    }
+}
+
+impl fmt::Display for Expected {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gateway => formatter.write_str("a gateway"),
+            Self::Sidecar => formatter.write_str("a sidecar"),
+            Self::Exactly(id) => id.fmt(formatter),
+        }
+    }
+}
+
 /// Becomes a member: with what `folder` kept if its certificate still lives or can be renewed late, otherwise with
 /// the token.
-/// `expected` is who the proxy is meant to be, if it was told: a token for somebody else is refused before it
-/// does harm.
+/// `expected` is who the proxy is meant to be, if it was told: a token for somebody else is refused before it is used
+/// up.
 ///
 /// # Errors
 /// There is neither a living certificate nor a token, or the control plane could not be reached, is not the
@@ -36,12 +74,13 @@ pub async fn join(
     folder: Option<&StateFolder>,
     token: Option<&JoinToken>,
     server: Option<&ServerAddress>,
-    expected: Option<&SpiffeId>,
+    expected: Option<&Expected>,
     clock: Arc<dyn Clock>,
 ) -> Result<Membership, LinkError> {
+    let check = |id: &SpiffeId| expected.map_or(Ok(()), |expected| expected.check(id));
     if let Some(identity) = kept_identity(folder)? {
         let kept = identity.current();
-        check_expected(kept.id(), expected)?;
+        check(kept.id())?;
         if identity
             .bundle()
             .verify_svid(kept.chain(), clock.now())
@@ -68,13 +107,15 @@ pub async fn join(
         }
     }
     let token = token.ok_or(LinkError::TokenNeeded)?;
+    check(&token.identity)?;
     let server = match (server, &token.server) {
         (Some(server), _) => server.clone(),
         (None, Some(server)) => ServerAddress::parse(server)?,
         (None, None) => return Err(LinkError::ServerNeeded),
     };
     let (svid, bundle) = enrol(token, &server, clock).await?;
-    check_expected(svid.id(), expected)?;
+    // What the token says is not proven; what the certificate says is.
+    check(svid.id())?;
     tracing::info!(id = %svid.id(), until = %svid.not_after(), "joined the fleet");
     let identity = IdentitySource::new(svid, bundle);
     if let Some(folder) = folder {
@@ -101,22 +142,13 @@ async fn renew_late(
     Ok(())
 }
 
-fn check_expected(id: &SpiffeId, expected: Option<&SpiffeId>) -> Result<(), LinkError> {
-    match expected {
-        Some(expected) if expected != id => Err(LinkError::WrongIdentity {
-            got: id.clone(),
-            expected: expected.clone(),
-        }),
-        _ => Ok(()),
-    }
-}
-
 async fn enrol(
     token: &JoinToken,
     server: &ServerAddress,
     clock: Arc<dyn Clock>,
 ) -> Result<(Svid, TrustBundle), LinkError> {
-    let control_plane = token.trust_domain.server();
+    let trust_domain = token.identity.trust_domain();
+    let control_plane = trust_domain.server();
     let tls = pinned_client_config(token.ca_sha256, &control_plane, Arc::clone(&clock), &["h2"]);
     let key = SvidKey::generate();
     // The request's name is not looked at; the token says who we are.
@@ -128,7 +160,7 @@ async fn enrol(
         certificate_request: certificate_request.into(),
     };
     let reply = answer("enrol", client.enrol(request)).await?;
-    let bundle = parse_bundle(token.trust_domain.clone(), &reply.trust_bundle)?;
+    let bundle = parse_bundle(trust_domain, &reply.trust_bundle)?;
     if !bundle
         .roots()
         .iter()

@@ -44,7 +44,7 @@ use crate::{
 use backoff::Backoff;
 
 pub use channel::ServerAddress;
-pub use enrol::{Membership, join};
+pub use enrol::{Expected, Membership, join};
 pub use folder::{StateFolder, StateFolderError};
 pub use leftovers::Leftovers;
 
@@ -94,13 +94,13 @@ pub enum LinkError {
         "the trust bundle does not hold the CA that the join token pins: the token is for another fleet"
     )]
     Unpinned,
-    /// A certificate for somebody else.
-    #[error("the certificate is for {got}, this proxy is {expected}: use a join token made for it")]
+    /// A join token or certificate for somebody else.
+    #[error("{got} is not {expected}: use a token made for it with `testudo join-token create`")]
     WrongIdentity {
         /// Whom it names.
         got: SpiffeId,
         /// Whom it should name.
-        expected: SpiffeId,
+        expected: Expected,
     },
     /// A key, request or certificate is not usable.
     #[error("the certificate cannot be used")]

@@ -11,7 +11,7 @@ use super::{
     Link, LinkError,
     backoff::{Backoff, jitter},
     channel::answer,
-    enrol::{accept, parse_bundle},
+    enrol::{Expected, accept, parse_bundle},
 };
 use crate::wire::{RenewRequest, proxy_client::ProxyClient};
 
@@ -101,7 +101,7 @@ pub(super) async fn renewed(
     if svid.id() != current.id() {
         return Err(LinkError::WrongIdentity {
             got: svid.id().clone(),
-            expected: current.id().clone(),
+            expected: Expected::Exactly(current.id().clone()),
         });
     }
     Ok((svid, bundle))

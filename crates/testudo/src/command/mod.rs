@@ -6,6 +6,7 @@ mod bound;
 mod children;
 mod fleet;
 mod generate;
+mod invitation;
 mod login;
 mod loopback;
 mod operate;
@@ -66,6 +67,7 @@ pub async fn run(cli: Cli) -> Outcome {
         Command::Policy(command) => policy::run(&invocation, command).await,
         Command::Audit(command) => audit::run(&invocation, command).await,
         Command::User(command) => account::user(&invocation, command).await,
+        Command::Client(command) => account::client(&invocation, command).await,
         Command::Session(command) => account::session(&invocation, command).await,
         Command::Proxy(command) => operate::proxy(&invocation, command).await,
         Command::JoinToken(command) => operate::join_token(&invocation, command).await,

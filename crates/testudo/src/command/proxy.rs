@@ -11,7 +11,7 @@ use std::{
 
 use serde_json::json;
 use testudo_dataplane::{
-    Delivered, Gateway, GatewayOptions, Listeners, Member, MemberError, MemberOptions,
+    Delivered, Expected, Gateway, GatewayOptions, Listeners, Member, MemberError, MemberOptions,
     ProxyMetrics, Redirect, Running, Sidecar, SidecarOptions, WebCertificate,
 };
 use testudo_runtime::{Drain, Gate, Sockets};
@@ -35,15 +35,7 @@ const AWAY_PAUSE: Duration = Duration::from_secs(2);
 /// `testudo gateway`.
 pub async fn gateway(invocation: &Invocation, arguments: GatewayArguments) -> Outcome {
     let (mut process, place) = start(invocation, &arguments.join)?;
-    let member = join(&process, &place, &arguments.join, None).await?;
-    let id = member.id();
-    if id != id.trust_domain().gateway() {
-        return Err(Failure::new(
-            Exit::Failed,
-            format!("{id} is not the identity of a gateway"),
-        )
-        .help("make the join token with `testudo join-token create --gateway`"));
-    }
+    let member = join(&process, &place, &arguments.join, Expected::Gateway, None).await?;
     member.keep_up(&process.stage.tasks, &process.stage.drain);
     let certificate = match (&arguments.tls_certificate, &arguments.tls_key) {
         (Some(chain), Some(key)) => WebCertificate::from_pem(&read(chain)?, &read(key)?)?,
@@ -98,7 +90,14 @@ pub async fn sidecar(invocation: &Invocation, arguments: SidecarArguments) -> Ou
         )
         .help("say with --advertise under which address this host is reached"));
     }
-    let member = join(&process, &place, &arguments.join, Some(advertised)).await?;
+    let member = join(
+        &process,
+        &place,
+        &arguments.join,
+        Expected::Sidecar,
+        Some(advertised),
+    )
+    .await?;
     let ready = json!({ "role": "sidecar", "id": member.id(), "inbound": inbound.address(),
         "outbound": outbound.address(), "ops": format!("http://{}", process.ops), "pid": std::process::id() });
     let lines = [
@@ -130,6 +129,7 @@ async fn join(
     process: &Process,
     place: &Place,
     arguments: &JoinArguments,
+    expected: Expected,
     inbound: Option<SocketAddr>,
 ) -> Result<Member, Failure> {
     let join_token = match &arguments.join_token_file {
@@ -153,7 +153,7 @@ async fn join(
         state_key_file,
         join_token,
         control_plane: arguments.control_plane.clone(),
-        expected: None,
+        expected: Some(expected),
         inbound,
         takes_over: place.has_predecessor(),
         version: env!("CARGO_PKG_VERSION"),

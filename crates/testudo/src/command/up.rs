@@ -13,7 +13,7 @@ use testudo_controlplane::{
     ServiceName,
     server::{Server, ServerOptions, start},
 };
-use testudo_dataplane::{Delivered, Listeners, Member, MemberOptions, ProxyMetrics};
+use testudo_dataplane::{Delivered, Expected, Listeners, Member, MemberOptions, ProxyMetrics};
 use testudo_runtime::{
     Readiness, Sockets,
     fleet::{Fleet, TlsMinimum},
@@ -23,6 +23,7 @@ use super::{
     Invocation,
     children::Children,
     fleet::load,
+    invitation::invitation,
     process::{DEFAULT_FILTER, Process, RunningProxy, Stage, Stopping},
     proxy::{
         DRAIN_TIMEOUT, GatewayAddresses, GatewayListen, key_file_beside, start_gateway,
@@ -102,7 +103,8 @@ pub async fn up(invocation: &Invocation, arguments: UpArguments) -> Outcome {
     )?;
     if !invocation.output.is_json() {
         let port = proxies.gateway.addresses.https.port();
-        invocation.output.line(how_to_try(&fleet, &server, port))?;
+        let invitation = invitation(&fleet, &server.ca_file, port);
+        invocation.output.line(invitation)?;
     }
     let stage = starter.stage;
     process
@@ -360,7 +362,7 @@ impl<'a> Starter<'a> {
             state_key_file: self.state_key_file.clone(),
             join_token: Some(token),
             control_plane: Some(self.server.grpc.to_string()),
-            expected: Some(id),
+            expected: Some(Expected::Exactly(id)),
             inbound,
             takes_over: false,
             version: env!("CARGO_PKG_VERSION"),
@@ -420,36 +422,4 @@ fn say_generated(server: &Server) {
             made.secret.expose()
         ));
     }
-}
-
-/// How to log in, and three lines to try.
-fn how_to_try(fleet: &Fleet, server: &Server, port: u16) -> String {
-    let ca = server.ca_file.display();
-    let base = format!("https://localhost:{port}");
-    let user = fleet
-        .users
-        .first()
-        .map_or("NAME", |user| user.username.as_str());
-    let path = |needs_user: bool| {
-        let routes = fleet
-            .services
-            .iter()
-            .filter(|service| service.exposure == testudo_controlplane::Exposure::External);
-        let mut routes = routes.flat_map(|service| &service.routes);
-        let found = routes.find(|route| {
-            let is_open = route.user == testudo_controlplane::UserRequirement::None;
-            is_open != needs_user
-                && route.methods.iter().any(|method| method == "GET")
-                && !route.path.as_str().contains('{')
-        });
-        found.map_or("/".to_owned(), |route| route.path.to_string())
-    };
-    let (open, closed) = (path(false), path(true));
-    format!(
-        "\nLog in:\n  testudo login --username {user}\n\nTry:\n  \
-         curl --cacert {ca} {base}{open}\n  \
-         curl --cacert {ca} {base}{closed}\n  \
-         curl --cacert {ca} {base}{closed} -H \"Authorization: Bearer $(testudo token)\"\n\n\
-         Ctrl-C stops the fleet."
-    )
 }

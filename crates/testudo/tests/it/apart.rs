@@ -29,7 +29,7 @@ fn the_bookshop_answers_the_same_with_every_role_in_its_own_process() {
         .folder
         .run(&["proxy", "list", "--output", "json"]);
     let listed: Value = serde_json::from_str(&listed).unwrap();
-    let live = listed["items"]
+    let live = listed
         .as_array()
         .unwrap()
         .iter()
@@ -120,7 +120,7 @@ fn join_tokens_are_listed_without_their_secrets_and_taken_back() {
             assert!(secret.len() >= 43 && !page.contains(secret), "{page}");
         }
         let page: Value = serde_json::from_str(&page).unwrap();
-        page["items"].as_array().unwrap().clone()
+        page.as_array().unwrap().clone()
     };
     let states: Vec<_> = list().iter().map(|token| token["state"].clone()).collect();
     assert_eq!(states, ["used", "waiting"], "the newest first");
@@ -189,23 +189,26 @@ fn a_join_token_works_once_in_its_fleet_and_in_its_time() {
     assert!(refused.contains("expired"), "{refused}");
 
     // A sidecar's token makes no gateway and a gateway's no sidecar; what is not declared gets none.
-    let token = join_token(&folder, &["--service", "orders"]);
+    let for_orders = join_token(&folder, &["--service", "orders"]);
     let refused = refusal(
         &folder,
         "impostor",
-        &token,
+        &for_orders,
         &["gateway", "--listen", "127.0.0.1:0"],
     );
     assert!(
-        refused.contains("is not the identity of a gateway"),
+        refused.contains("/svc/orders is not a gateway"),
         "{refused}"
     );
     let token = join_token(&folder, &["--gateway"]);
     let refused = refused_sidecar(&folder, "other-impostor", &token);
     assert!(
-        refused.contains("is not the identity of a service"),
+        refused.contains("/testudo/gateway is not a sidecar"),
         "{refused}"
     );
+    // A mistake uses no token up.
+    let [outbound] = free_ports();
+    drop(Role::sidecar(&folder, "meant", outbound, Some(&for_orders)));
     let unknown = folder.testudo(&["join-token", "create", "--service", "accounting"]);
     assert_eq!(
         unknown.status.code(),

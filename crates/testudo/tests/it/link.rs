@@ -21,7 +21,7 @@ use testudo_controlplane::proxies::{
     Distribution, ProxyPort, RevocationLog, Rollout, keep_up, keep_up_once, own_identity,
 };
 use testudo_dataplane::{
-    link::{Link, LinkError, LinkOptions, ServerAddress, StateFolder, join},
+    link::{Expected, Link, LinkError, LinkOptions, ServerAddress, StateFolder, join},
     spool::{Spool, SpoolOptions, SpoolSink},
     state::{EventSink as _, ProxyState},
 };

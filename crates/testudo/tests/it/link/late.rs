@@ -13,8 +13,8 @@ async fn an_ended_certificate_is_good_for_a_renewal_and_for_no_other_call() {
     let folders = Folders::new();
     let clock = ShiftedClock::new();
     let control_plane = ControlPlane::start(&folders.at("server"), 0, &clock).await;
-    let gateway = domain().gateway();
-    let token = control_plane.token(&gateway);
+    let token = control_plane.token(&domain().gateway());
+    let gateway = Expected::Gateway;
     let membership = join(None, Some(&token), None, Some(&gateway), clock.clone()).await;
     let identity = membership.unwrap().identity;
     let try_all = async || {

@@ -79,8 +79,8 @@ async fn a_join_token_admits_once_and_only_at_the_control_plane_it_pins() {
     let folders = Folders::new();
     let clock = ShiftedClock::new();
     let control_plane = ControlPlane::start(&folders.at("server"), 0, &clock).await;
-    let enrol = async |token: &JoinToken, expected: Option<&SpiffeId>| {
-        join(None, Some(token), None, expected, clock.clone())
+    let enrol = async |token: &JoinToken, expected: Option<Expected>| {
+        join(None, Some(token), None, expected.as_ref(), clock.clone())
             .await
             .map(|membership| membership.identity)
     };
@@ -93,7 +93,7 @@ async fn a_join_token_admits_once_and_only_at_the_control_plane_it_pins() {
     let error = enrol(&wrong_pin, None).await.unwrap_err();
     assert!(matches!(error, LinkError::Untrusted { .. }), "{error}");
     let other_fleet = JoinToken {
-        trust_domain: "other.example".parse().unwrap(),
+        identity: "spiffe://other.example/svc/orders".parse().unwrap(),
         ..token.clone()
     };
     assert!(enrol(&other_fleet, None).await.is_err());
@@ -105,15 +105,25 @@ async fn a_join_token_admits_once_and_only_at_the_control_plane_it_pins() {
     assert!(error.contains("not known"), "{error}");
 
     // None of that used it up.
-    let identity = enrol(&token, Some(&service("orders"))).await.unwrap();
+    let orders = || Some(Expected::Exactly(service("orders")));
+    let identity = enrol(&token, orders()).await.unwrap();
     assert_eq!(identity.current().id(), &service("orders"));
     let error = with_causes(&enrol(&token, None).await.unwrap_err());
     assert!(error.contains("was used"), "{error}");
 
+    // Nor does a proxy that is somebody else use a token up, as long as it says whom it is for.
     let for_stock = control_plane.token(&service("stock"));
-    let error = enrol(&for_stock, Some(&service("orders")))
-        .await
-        .unwrap_err();
+    for other in [orders().unwrap(), Expected::Gateway] {
+        let error = enrol(&for_stock, Some(other)).await.unwrap_err();
+        assert!(matches!(error, LinkError::WrongIdentity { .. }), "{error}");
+    }
+    enrol(&for_stock, Some(Expected::Sidecar)).await.unwrap();
+    // A token that lies about it gets a certificate that the proxy does not take.
+    let disguised = JoinToken {
+        identity: service("orders"),
+        ..control_plane.token(&service("stock"))
+    };
+    let error = enrol(&disguised, orders()).await.unwrap_err();
     assert!(matches!(error, LinkError::WrongIdentity { .. }), "{error}");
     let error = join(None, None, None, None, clock.clone())
         .await
