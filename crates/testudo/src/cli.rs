@@ -39,7 +39,8 @@ pub struct Global {
     )]
     pub home: Option<PathBuf>,
 
-    /// Control plane to talk to, e.g. https://localhost:9443 [default: the last fleet started here]
+    /// Control plane to talk to, e.g. https://localhost:9443 [default: the last fleet started here, else
+    /// that of the login]
     #[arg(
         long,
         global = true,
@@ -49,7 +50,7 @@ pub struct Global {
     )]
     pub server: Option<String>,
 
-    /// PEM file with the CA of the control plane's certificate
+    /// PEM file with the CA of the control plane's certificate; a login remembers it
     #[arg(
         long,
         global = true,
@@ -146,6 +147,9 @@ pub enum Command {
     /// Users
     #[command(subcommand)]
     User(UserCommand),
+    /// Applications and service accounts
+    #[command(subcommand)]
+    Client(ClientCommand),
     /// Login sessions
     #[command(subcommand)]
     Session(SessionCommand),
@@ -460,6 +464,20 @@ pub enum UserCommand {
     Password {
         /// Login name
         username: String,
+    },
+}
+
+/// `testudo client`.
+#[derive(Debug, Subcommand)]
+pub enum ClientCommand {
+    /// Make a new secret and print it, this once
+    RotateSecret {
+        /// Its id: the name in `[clients]` or `[service_accounts]` of the fleet file
+        #[arg(value_name = "ID")]
+        client: String,
+        /// How long the secret before stays good, e.g. `24h`; `0s` if it has leaked
+        #[arg(long, default_value = "1h", value_parser = parse_duration)]
+        overlap: Duration,
     },
 }
 

@@ -37,6 +37,8 @@ pub struct KnownFleet {
 #[derive(Debug, Serialize, Deserialize)]
 struct KeptLogin {
     server: String,
+    /// The CA it was got with, PEM: the file it came from may go.
+    ca: String,
     tokens: TokenSet,
     /// When the tokens were got, seconds since the epoch.
     obtained_at: i64,
@@ -77,11 +79,11 @@ impl Context {
     /// The way for administration: the admin socket of a fleet on this machine unless `--server` says otherwise,
     /// else HTTPS with the login.
     pub async fn admin(&self) -> Result<Connection, Failure> {
-        if self.global.server.is_none() {
-            let fleet = self.known_fleet()?;
-            if fleet.socket.exists() {
-                return Ok(Connection::new(Target::Socket(fleet.socket)));
-            }
+        if self.global.server.is_none()
+            && let Some(fleet) = self.known_fleet()?
+            && fleet.socket.exists()
+        {
+            return Ok(Connection::new(Target::Socket(fleet.socket)));
         }
         let token = self.access_token().await?;
         Ok(self.https()?.with_token(Redacted::new(token)))
@@ -89,40 +91,57 @@ impl Context {
 
     /// The way over HTTPS without a login.
     pub fn https(&self) -> Result<Connection, Failure> {
-        let (server, ca) = match (&self.global.server, &self.global.ca) {
-            (Some(server), Some(ca)) => (server.clone(), ca.clone()),
-            (server, ca) => {
-                let fleet = self.known_fleet()?;
-                (
-                    server.clone().unwrap_or(fleet.server),
-                    ca.clone().unwrap_or(fleet.ca),
-                )
-            }
-        };
+        let server = self.server_url()?;
+        let roots_pem = self.roots_of(&server)?.into_bytes();
         let base = server
             .parse()
             .map_err(|error| Failure::new(Exit::Failed, error_of(&server, &error)))?;
-        let roots_pem = fs::read(&ca).map_err(|error| {
-            Failure::new(
-                Exit::Failed,
-                format!("cannot read the CA file {}: {error}", ca.display()),
-            )
-        })?;
         Ok(Connection::new(Target::Https { base, roots_pem }))
     }
 
-    /// Base address of the control plane, for people.
-    pub fn server_url(&self) -> Result<String, Failure> {
-        match &self.global.server {
-            Some(server) => Ok(server.clone()),
-            None => Ok(self.known_fleet()?.server),
+    /// The CA of `server`: what `--ca` says, else that of the login there or of the fleet that was started here.
+    fn roots_of(&self, server: &str) -> Result<String, Failure> {
+        if let Some(file) = &self.global.ca {
+            return read_ca(file);
         }
+        let fleet = self.known_fleet()?;
+        let started_here = fleet.as_ref().is_some_and(|fleet| fleet.server == server);
+        let login = self.login()?.filter(|login| login.server == server);
+        match (login, fleet) {
+            (Some(login), _) if !started_here => Ok(login.ca),
+            (_, Some(fleet)) => read_ca(&fleet.ca),
+            (_, None) => Err(Failure::new(
+                Exit::Unreachable,
+                format!("the CA of {server} is not known"),
+            )
+            .help("name its PEM file with --ca; a login remembers it")),
+        }
+    }
+
+    /// Base address of the control plane: what `--server` says, else the fleet last started here, else that of the login.
+    pub fn server_url(&self) -> Result<String, Failure> {
+        if let Some(server) = &self.global.server {
+            return Ok(server.clone());
+        }
+        if let Some(fleet) = self.known_fleet()? {
+            return Ok(fleet.server);
+        }
+        let login = self.login()?.ok_or_else(|| {
+            Failure::new(
+                Exit::Unreachable,
+                "no fleet was started on this machine yet",
+            )
+            .help("start one with `testudo up FLEET.toml`, or name one with --server and --ca")
+        })?;
+        Ok(login.server)
     }
 
     /// Keeps a login.
     pub fn remember_login(&self, tokens: TokenSet) -> Result<(), Failure> {
+        let server = self.server_url()?;
         let login = KeptLogin {
-            server: self.server_url()?,
+            ca: self.roots_of(&server)?,
+            server,
             tokens,
             obtained_at: SystemClock::new().now().unix_seconds(),
         };
@@ -132,25 +151,21 @@ impl Context {
     /// Forgets the login; returns its refresh token so that it can be revoked. A login at another server stays, and
     /// its token is not this server's to see.
     pub fn forget_login(&self) -> Result<Option<String>, Failure> {
-        let path = self.home.join(LOGIN_FILE);
         let server = self.server_url()?;
-        let login: Option<KeptLogin> = read(&path)?;
-        let Some(login) = login.filter(|login| login.server == server) else {
+        let Some(login) = self.login()?.filter(|login| login.server == server) else {
             return Ok(None);
         };
-        fs::remove_file(path)?;
+        fs::remove_file(self.home.join(LOGIN_FILE))?;
         Ok(login.tokens.refresh_token)
     }
 
     /// An access token that is good for a while, renewed if needed.
     pub async fn access_token(&self) -> Result<String, Failure> {
-        let path = self.home.join(LOGIN_FILE);
         let not_logged_in =
             || Failure::new(Exit::Denied, "you are not logged in").help("run `testudo login`");
-        let login: KeptLogin = read(&path)?.ok_or_else(not_logged_in)?;
-        if login.server != self.server_url()? {
-            return Err(not_logged_in());
-        }
+        let server = self.server_url()?;
+        let login = self.login()?.filter(|login| login.server == server);
+        let login = login.ok_or_else(not_logged_in)?;
         let expires = login.obtained_at.saturating_add(login.tokens.expires_in);
         if SystemClock::new().now().unix_seconds() < expires.saturating_sub(RENEW_BEFORE_SECONDS) {
             return Ok(login.tokens.access_token);
@@ -162,15 +177,22 @@ impl Context {
         Ok(access_token)
     }
 
-    fn known_fleet(&self) -> Result<KnownFleet, Failure> {
-        read(&self.home.join(FLEET_FILE))?.ok_or_else(|| {
-            Failure::new(
-                Exit::Unreachable,
-                "no fleet was started on this machine yet",
-            )
-            .help("start one with `testudo up FLEET.toml`, or name one with --server and --ca")
-        })
+    fn known_fleet(&self) -> Result<Option<KnownFleet>, Failure> {
+        read(&self.home.join(FLEET_FILE))
     }
+
+    fn login(&self) -> Result<Option<KeptLogin>, Failure> {
+        read(&self.home.join(LOGIN_FILE))
+    }
+}
+
+fn read_ca(file: &Path) -> Result<String, Failure> {
+    fs::read_to_string(file).map_err(|error| {
+        Failure::new(
+            Exit::Failed,
+            format!("cannot read the CA file {}: {error}", file.display()),
+        )
+    })
 }
 
 fn error_of(server: &str, error: &dyn std::error::Error) -> String {

@@ -1,4 +1,6 @@
 //! Standard output is data: text for people, JSON for programs. Talk goes to standard error.
+//!
+//! As JSON, a list is an array of objects, a change is what was changed, and a stream is one object a line.
 
 use std::io::{self, Write};
 
@@ -31,6 +33,29 @@ impl Output {
             text(value)
         };
         self.line(printed.trim_end())
+    }
+
+    /// Prints the `items` of a page of a list: a JSON array, or what `text` makes of the page. How to go on is talk.
+    pub fn list(self, page: &Value, text: impl FnOnce(&Value) -> String) -> io::Result<()> {
+        let items = page
+            .get("items")
+            .cloned()
+            .unwrap_or_else(|| Value::Array(Vec::new()));
+        self.value(&items, |_| text(page))?;
+        let next = field(page, "/next");
+        if !next.is_empty() {
+            say(format!("there are more: --after {next}"));
+        }
+        Ok(())
+    }
+
+    /// Prints what a change answered as JSON, or says that it is done.
+    pub fn done(self, answer: &Value, text: impl AsRef<str>) -> io::Result<()> {
+        if self.is_json() {
+            return self.value(answer, |_| String::new());
+        }
+        say(text);
+        Ok(())
     }
 
     /// Prints one item of a stream: a line of JSON, or what `text` makes of it.

@@ -5,6 +5,7 @@
 
 mod audit;
 mod authorize;
+mod clients;
 mod fleet;
 mod join_tokens;
 mod keys;
@@ -139,6 +140,12 @@ pub fn operations() -> Vec<Operation> {
             "/api/v1/sessions/{session}",
             Change,
             sessions::revoke,
+        ),
+        operation(
+            post.clone(),
+            "/api/v1/clients/{client}/rotate-secret",
+            Change,
+            clients::rotate_secret,
         ),
         operation(
             get.clone(),

@@ -1,10 +1,10 @@
-//! `testudo user` and `testudo session`.
+//! `testudo user`, `testudo client` and `testudo session`.
 
 use serde_json::{Value, json};
 
 use super::{Invocation, login::read_password};
 use crate::{
-    cli::{PageArguments, SessionCommand, UserCommand},
+    cli::{ClientCommand, PageArguments, SessionCommand, UserCommand},
     failure::Outcome,
     output::{field, say, table},
 };
@@ -25,13 +25,10 @@ pub async fn user(invocation: &Invocation, command: UserCommand) -> Outcome {
         UserCommand::Password { username } => {
             let password = read_password(&format!("New password for {username}: "))?;
             let path = format!("/api/v1/users/{}/password", segment(&username));
-            connection
-                .call::<Value>("PUT", &path, &json!({ "password": password.expose() }))
-                .await?;
-            say(format!(
-                "the password of {username} is set; its sessions are revoked"
-            ));
-            Ok(())
+            let body = json!({ "password": password.expose() });
+            let user: Value = connection.call("PUT", &path, &body).await?;
+            let done = format!("the password of {username} is set; its sessions are revoked");
+            Ok(invocation.output.done(&user, done)?)
         }
     }
 }
@@ -45,18 +42,12 @@ async fn list(invocation: &Invocation, page: PageArguments) -> Outcome {
     let users: Value = connection
         .get(&format!("/api/v1/users?limit={}{after}", page.limit))
         .await?;
-    invocation.output.value(&users, |users| {
-        let rows = rows(
-            users,
-            &["/username", "/groups", "/roles", "/disabled", "/id"],
-        );
-        let next = field(users, "/next");
-        let more = if next.is_empty() {
-            next
-        } else {
-            format!("\nmore: --after {next}")
-        };
-        table(&["USERNAME", "GROUPS", "ROLES", "DISABLED", "ID"], &rows) + &more
+    invocation.output.list(&users, |users| {
+        let fields = ["/username", "/groups", "/roles", "/disabled", "/id"];
+        table(
+            &["USERNAME", "GROUPS", "ROLES", "DISABLED", "ID"],
+            &rows(users, &fields),
+        )
     })?;
     Ok(())
 }
@@ -64,8 +55,26 @@ async fn list(invocation: &Invocation, page: PageArguments) -> Outcome {
 async fn set(invocation: &Invocation, username: &str, verb: &str) -> Outcome {
     let connection = invocation.context.admin().await?;
     let path = format!("/api/v1/users/{}/{verb}", segment(username));
-    connection.call::<Value>("POST", &path, &json!({})).await?;
-    say(format!("{username} is {verb}d"));
+    let user: Value = connection.call("POST", &path, &json!({})).await?;
+    Ok(invocation
+        .output
+        .done(&user, format!("{username} is {verb}d"))?)
+}
+
+/// `testudo client …`.
+pub async fn client(invocation: &Invocation, command: ClientCommand) -> Outcome {
+    let connection = invocation.context.admin().await?;
+    let ClientCommand::RotateSecret { client, overlap } = command;
+    let path = format!("/api/v1/clients/{}/rotate-secret", segment(&client));
+    let body = json!({ "overlap_seconds": overlap.as_secs() });
+    let made: Value = connection.call("POST", &path, &body).await?;
+    invocation
+        .output
+        .value(&made, |made| field(made, "/secret"))?;
+    let ends = field(&made, "/previous_secret_ends");
+    say(format!(
+        "this is the new secret of {client}, shown once; the one before is good until {ends}"
+    ));
     Ok(())
 }
 
@@ -76,7 +85,7 @@ pub async fn session(invocation: &Invocation, command: SessionCommand) -> Outcom
         SessionCommand::List { username } => {
             let path = format!("/api/v1/users/{}/sessions", segment(&username));
             let sessions: Value = connection.get(&path).await?;
-            invocation.output.value(&sessions, |sessions| {
+            invocation.output.list(&sessions, |sessions| {
                 let rows = rows(
                     sessions,
                     &["/id", "/client", "/created", "/expires", "/source_ip"],
@@ -87,11 +96,10 @@ pub async fn session(invocation: &Invocation, command: SessionCommand) -> Outcom
         }
         SessionCommand::Revoke { session } => {
             let path = format!("/api/v1/sessions/{}", segment(&session));
-            connection
-                .call::<Value>("DELETE", &path, &json!({}))
-                .await?;
-            say(format!("{session} is revoked"));
-            Ok(())
+            let revoked: Value = connection.call("DELETE", &path, &json!({})).await?;
+            Ok(invocation
+                .output
+                .done(&revoked, format!("{session} is revoked"))?)
         }
     }
 }

@@ -159,12 +159,12 @@ async fn export(invocation: &Invocation, directory: &Path) -> Outcome {
     let exported: Value = connection
         .call("POST", "/api/v1/audit/export", &body)
         .await?;
-    say(format!(
+    let done = format!(
         "{} entries written to {}",
         field(&exported, "/size"),
         directory.display()
-    ));
-    Ok(())
+    );
+    Ok(invocation.output.done(&exported, done)?)
 }
 
 /// The key given, or the running fleet's.

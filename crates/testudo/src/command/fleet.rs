@@ -44,12 +44,12 @@ pub fn check(invocation: &Invocation, arguments: &FleetArgument) -> Outcome {
     let fleet = look_at(&arguments.fleet)?.fleet;
     let problems = offline::check_policies(&fleet);
     for warning in problems.iter().filter(|problem| !problem.is_error()) {
-        say(warning.to_string());
+        say(format!("{warning:#}"));
     }
     let errors: Vec<String> = problems
         .iter()
         .filter(|problem| problem.is_error())
-        .map(ToString::to_string)
+        .map(|problem| format!("{problem:#}"))
         .collect();
     if !errors.is_empty() {
         return Err(Failure::new(Exit::CheckFailed, errors.join("\n")));
@@ -204,7 +204,7 @@ fn show(invocation: &Invocation, arguments: &FleetArgument, origin: bool) -> Out
     });
     invocation
         .output
-        .value(&json!({ "settings": list.collect::<Vec<_>>() }), |_| {
+        .value(&Value::Array(list.collect()), |_| {
             let rows: Vec<Vec<String>> = settings
                 .iter()
                 .map(|setting| {

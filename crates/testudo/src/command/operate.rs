@@ -9,7 +9,7 @@ use super::{
 use crate::{
     cli::{JoinTokenCommand, KeyCommand, ProxyCommand},
     failure::Outcome,
-    output::{field, say, table},
+    output::{field, table},
 };
 
 const PROXY_COLUMNS: [&str; 6] = [
@@ -73,23 +73,25 @@ pub async fn proxy(invocation: &Invocation, command: ProxyCommand) -> Outcome {
             let proxies: Value = connection.get("/api/v1/proxies").await?;
             invocation
                 .output
-                .value(&proxies, |page| table(&PROXY_COLUMNS, &proxy_rows(page)))?;
+                .list(&proxies, |page| table(&PROXY_COLUMNS, &proxy_rows(page)))?;
         }
         ProxyCommand::Revoke { spiffe_id } => {
             let body = json!({ "spiffe_id": spiffe_id });
-            connection
-                .call::<Value>("POST", "/api/v1/identities/revoke", &body)
+            let revoked: Value = connection
+                .call("POST", "/api/v1/identities/revoke", &body)
                 .await?;
-            say(format!("{spiffe_id} is revoked"));
+            invocation
+                .output
+                .done(&revoked, format!("{spiffe_id} is revoked"))?;
         }
         ProxyCommand::Reinstate { spiffe_id } => {
             let body = json!({ "spiffe_id": spiffe_id });
-            connection
-                .call::<Value>("POST", "/api/v1/identities/reinstate", &body)
+            let reinstated: Value = connection
+                .call("POST", "/api/v1/identities/reinstate", &body)
                 .await?;
-            say(format!(
-                "{spiffe_id} is reinstated; proxies let it in again within 15 minutes"
-            ));
+            let done =
+                format!("{spiffe_id} is reinstated; proxies let it in again within 15 minutes");
+            invocation.output.done(&reinstated, done)?;
         }
     }
     Ok(())
@@ -117,21 +119,22 @@ pub async fn join_token(invocation: &Invocation, command: JoinTokenCommand) -> O
         }
         JoinTokenCommand::List => {
             let tokens: Value = connection.get("/api/v1/join-tokens").await?;
-            invocation.output.value(&tokens, |tokens| {
+            invocation.output.list(&tokens, |tokens| {
                 table(&TOKEN_COLUMNS, &rows(tokens, &TOKEN_FIELDS))
             })?;
         }
         JoinTokenCommand::Delete { token } => {
             let path = format!("/api/v1/join-tokens/{}", segment(&token));
             let deleted: Value = connection.call("DELETE", &path, &json!({})).await?;
-            say(match &*field(&deleted, "/used") {
+            let done = match &*field(&deleted, "/used") {
                 "" => format!("{token} is deleted; nobody has used it"),
                 used => format!(
                     "{token} is deleted, but a proxy joined with it at {used}; if that was not yours: \
                      testudo proxy revoke {}",
                     field(&deleted, "/spiffe_id")
                 ),
-            });
+            };
+            invocation.output.done(&deleted, done)?;
         }
     }
     Ok(())

@@ -29,13 +29,15 @@ pub async fn run(invocation: &Invocation, command: PolicyCommand) -> Outcome {
 fn check(invocation: &Invocation, arguments: &FleetArgument) -> Outcome {
     let fleet = look_at(&arguments.fleet)?.fleet;
     let problems = offline::check_policies(&fleet);
-    let list: Vec<String> = problems.iter().map(ToString::to_string).collect();
     let errors = problems.iter().filter(|problem| problem.is_error()).count();
     invocation.output.value(
-        &json!({ "valid": errors == 0, "problems": list }),
-        |_| match list.as_slice() {
+        &json!({ "valid": errors == 0, "problems": problems }),
+        |_| match problems.as_slice() {
             [] => format!("{} policy files are valid", fleet.policies.len()),
-            list => list.join("\n"),
+            problems => {
+                let shown = problems.iter().map(|problem| format!("{problem:#}"));
+                shown.collect::<Vec<_>>().join("\n")
+            }
         },
     )?;
     match errors {
@@ -57,7 +59,7 @@ fn test(invocation: &Invocation, arguments: &FleetArgument) -> Outcome {
         say("no policy tests: add a `*.test.toml` file to the policy folder");
     }
     let report = offline::test_policies(&fleet).map_err(|errors| {
-        Failure::new(Exit::CheckFailed, errors).help("run `testudo policy check`")
+        Failure::new(Exit::CheckFailed, format!("{errors:#}")).help("run `testudo policy check`")
     })?;
     let failed = report.failures().count();
     let cases = report

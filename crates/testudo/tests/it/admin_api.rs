@@ -18,6 +18,7 @@ use crate::{
 fn request(method: &str, path: &str, fields: &str) -> String {
     let path = path
         .replace("{username}", "alice")
+        .replace("{client}", "robot")
         .replace("{session}", "ses_00000000000000000000000000")
         .replace("{token}", "join_00000000000000000000000000")
         .replace("{decision}", "dec_00000000000000000000000000")

@@ -199,6 +199,10 @@ fn a_broken_fleet_changes_nothing_and_says_file_line_and_why() {
     fs::write(policies.join("new.cedar"), unknown).unwrap();
     let errors = refused(folder, &["apply", "fleet.toml"]);
     assert!(errors.contains("new.cedar:4"), "{errors}");
+    assert!(
+        errors.contains("4 |   resource == Fleet::Rout::"),
+        "{errors}"
+    );
     fs::write(policies.join("new.cedar"), "permit (principal, action\n").unwrap();
     let errors = refused(folder, &["apply", "fleet.toml"]);
     assert!(errors.contains("new.cedar:"), "{errors}");
@@ -292,7 +296,7 @@ fn who_is_disabled_is_out_at_the_gateway_within_a_second() {
     // One session ends; another one of the same user goes on, until its `sid` is taken back.
     let other = fleet.token_with_scope("alice", "openid profile");
     let sessions: Value = json(folder, &["session", "list", "alice"]);
-    let first = sessions["items"][0]["id"].as_str().unwrap();
+    let first = sessions[0]["id"].as_str().unwrap();
     folder.run(&["session", "revoke", first]);
     within_a_second("a revoked session is refused", || {
         fleet.call("GET", "/orders", Some(&alice), "").status == 401
@@ -307,7 +311,7 @@ fn who_is_disabled_is_out_at_the_gateway_within_a_second() {
     let alice = fleet.token_with_scope("alice", "openid");
     assert_eq!(fleet.call("GET", "/books/1", None, "").status, 200);
     let proxies = json(folder, &["proxy", "list"]);
-    let ids = proxies["items"]
+    let ids = proxies
         .as_array()
         .unwrap()
         .iter()

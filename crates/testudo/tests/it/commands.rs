@@ -10,8 +10,10 @@ use std::{
 use serde_json::Value;
 
 use crate::{
+    browser::form_request,
     fleet::{Fleet, Folder, Process, repository},
     roles::eventually,
+    wire,
 };
 
 fn errors(output: &Output) -> String {
@@ -78,6 +80,9 @@ fn a_fleet_file_is_checked_shown_and_described_without_a_fleet() {
     folder.run(&["man", "man"]);
     let page = fs::read_to_string(folder.path().join("man/testudo-audit-verify.1")).unwrap();
     assert!(page.contains("exported"), "{page}");
+    assert!(page.contains("TESTUDO_SERVER"), "{page}");
+    let page = fs::read_to_string(folder.path().join("man/testudo-sidecar.1")).unwrap();
+    assert!(page.contains("TESTUDO_JOIN_TOKEN_FILE"), "{page}");
     let hidden = fs::read_dir(folder.path().join("man"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name());
@@ -294,4 +299,141 @@ fn the_ledger_is_followed_searched_shown_and_proved() {
     eventually("the ledger verifies in place", || {
         folder.testudo(&["audit", "verify"]).status.success()
     });
+}
+
+#[test]
+fn a_client_secret_is_rotated_and_the_one_before_ends_when_it_is_said_to() {
+    let fleet = Folder::bookshop().up();
+    let rotate = |overlap: &str| {
+        let arguments = ["client", "rotate-secret", "ci", "--overlap", overlap];
+        fleet.folder.run(&arguments).trim().to_owned()
+    };
+    let status_with = |secret: &str| {
+        let form = [
+            ("grant_type", "client_credentials"),
+            ("client_id", "ci"),
+            ("client_secret", secret),
+        ];
+        let request = form_request("/oauth2/token", &form, "");
+        let mut stream =
+            wire::connect_tls(fleet.folder.address("SERVER"), "localhost", &fleet.tls()).unwrap();
+        let answer = wire::exchange(&mut stream, request.as_bytes())
+            .unwrap()
+            .unwrap();
+        answer.status
+    };
+    let first = rotate("1h");
+    assert_eq!(status_with(&first), 200);
+    let second = rotate("1h");
+    assert_ne!(first, second);
+    assert_eq!((status_with(&first), status_with(&second)), (200, 200));
+    let third = rotate("0s");
+    assert_eq!((status_with(&first), status_with(&second)), (401, 401));
+    assert_eq!(status_with(&third), 200);
+
+    let unknown = fleet.folder.testudo(&["client", "rotate-secret", "nobody"]);
+    assert_eq!(unknown.status.code(), Some(3), "{}", errors(&unknown));
+    let search = ["audit", "search", "activity=client_secret.rotate"];
+    eventually("the ledger holds the rotations", || {
+        fleet.folder.run(&search).lines().count() == 3
+    });
+    let whole = [&search[..], &["--output", "json"]].concat();
+    let whole = fleet.folder.run(&whole);
+    for secret in [first, second, third] {
+        assert!(!whole.contains(&secret), "{whole}");
+    }
+}
+
+#[test]
+fn a_login_elsewhere_remembers_the_server_and_its_ca() {
+    let fleet = Folder::bookshop().up();
+    let server = fleet.ready["server"].as_str().unwrap();
+    let home = fleet.folder.path().join("elsewhere");
+    let ca = fleet.folder.path().join("downloaded.pem");
+    fs::copy(
+        fleet
+            .folder
+            .path()
+            .join(fleet.ready["ca"].as_str().unwrap()),
+        &ca,
+    )
+    .unwrap();
+    let run = |arguments: &[&str]| {
+        let password = fs::File::open(fleet.folder.path().join("passwords/alice")).unwrap();
+        fleet
+            .folder
+            .command(arguments)
+            .env("TESTUDO_HOME", &home)
+            .stdin(password)
+            .output()
+            .unwrap()
+    };
+    let unknown = run(&["login", "--username", "alice", "--server", server]);
+    assert_eq!(unknown.status.code(), Some(7), "{}", errors(&unknown));
+    assert!(errors(&unknown).contains("--ca"), "{}", errors(&unknown));
+
+    let ca_text = ca.to_str().unwrap();
+    let named = ["--username", "alice", "--server", server, "--ca", ca_text];
+    let login = run(&[&["login"], &named[..]].concat());
+    assert!(login.status.success(), "{}", errors(&login));
+    fs::remove_file(&ca).unwrap();
+    let token = run(&["token"]);
+    assert!(token.status.success(), "{}", errors(&token));
+    // It gets there; that Alice is no administrator is another matter.
+    for arguments in [&["user", "list"][..], &["user", "list", "--server", server]] {
+        let denied = run(arguments);
+        assert_eq!(denied.status.code(), Some(4), "{}", errors(&denied));
+    }
+    let logout = run(&["logout"]);
+    assert!(logout.status.success(), "{}", errors(&logout));
+    assert_eq!(run(&["token"]).status.code(), Some(7));
+}
+
+#[test]
+fn every_list_is_an_array_of_objects_for_programs() {
+    let fleet = Folder::bookshop().up();
+    fleet.token("alice");
+    fleet
+        .folder
+        .run(&["join-token", "create", "--service", "orders"]);
+    let json = |arguments: &[&str]| -> Value {
+        let arguments = [arguments, &["--output", "json"]].concat();
+        serde_json::from_str(&fleet.folder.run(&arguments)).unwrap()
+    };
+    for list in [
+        &["user", "list"][..],
+        &["session", "list", "alice"],
+        &["proxy", "list"],
+        &["join-token", "list"],
+        &["config", "show", "fleet.toml"],
+    ] {
+        let listed = json(list);
+        let items = listed
+            .as_array()
+            .unwrap_or_else(|| panic!("{list:?}: {listed}"));
+        assert!(!items.is_empty(), "{list:?}");
+        for name in items
+            .iter()
+            .flat_map(|item| item.as_object().unwrap().keys())
+        {
+            let is_snake = |byte: u8| byte.is_ascii_lowercase() || byte == b'_';
+            assert!(name.bytes().all(is_snake), "{list:?}: {name}");
+        }
+    }
+    // A page that is not the last one says so to people, beside the data.
+    let page = fleet
+        .folder
+        .testudo(&["user", "list", "--limit", "1", "--output", "json"]);
+    let users: Value = serde_json::from_slice(&page.stdout).unwrap();
+    assert_eq!(users.as_array().unwrap().len(), 1);
+    let (_, cursor) = errors(&page)
+        .split_once("--after ")
+        .map(|(a, b)| (a.to_owned(), b.to_owned()))
+        .unwrap();
+    let next = json(&["user", "list", "--limit", "1", "--after", cursor.trim()]);
+    assert_ne!(next[0]["username"], users[0]["username"]);
+    // A change answers what it changed.
+    assert_eq!(json(&["user", "disable", "bob"])["disabled"], true);
+    let problems = json(&["policy", "check", "fleet.toml"]);
+    assert_eq!(problems["problems"], Value::Array(Vec::new()));
 }

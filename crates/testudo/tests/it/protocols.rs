@@ -304,7 +304,7 @@ fn an_open_websocket_ends_with_the_user_or_the_rule_that_allowed_it() {
         .folder
         .run(&["session", "list", "alice", "--output", "json"]);
     let sessions: Value = serde_json::from_str(&sessions).unwrap();
-    let session = sessions["items"][0]["id"].as_str().unwrap();
+    let session = sessions[0]["id"].as_str().unwrap();
     fleet.folder.run(&["session", "revoke", session]);
     assert_eq!(client.next().unwrap()["ended"], true);
     end_of_stream(&fleet, "*", "user_revoked");

@@ -276,7 +276,7 @@ fn service(name: &str, port: u16, outbound: u16) -> Process {
 fn upstreams(folder: &Folder) -> Vec<(String, u16)> {
     let text = folder.run(&["config", "show", "fleet.toml", "--output", "json"]);
     let shown: Value = serde_json::from_str(&text).unwrap();
-    let settings = shown["settings"].as_array().unwrap().iter();
+    let settings = shown.as_array().unwrap().iter();
     let upstreams = settings.filter_map(|setting| {
         let name = setting["key"]
             .as_str()?
