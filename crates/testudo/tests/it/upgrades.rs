@@ -188,7 +188,7 @@ fn no_request_fails_while_every_proxy_is_upgraded() {
         .folder
         .run(&["proxy", "list", "--output", "json"]);
     let listed: Value = serde_json::from_str(&listed).unwrap();
-    let live = listed["items"].as_array().unwrap().iter();
+    let live = listed.as_array().unwrap().iter();
     assert_eq!(live.filter(|item| item["live"] == true).count(), 4);
 }
 
