@@ -182,14 +182,14 @@ fn no_request_fails_while_every_proxy_is_upgraded() {
             .run(&["audit", "search", &format!("activity={lost}")]);
         assert_eq!(found.lines().count(), 0, "{found}");
     }
-    // Four proxies, each with its place in the fleet and none twice.
+    // Six proxies, each with its place in the fleet and none twice.
     let listed = apart
         .fleet
         .folder
         .run(&["proxy", "list", "--output", "json"]);
     let listed: Value = serde_json::from_str(&listed).unwrap();
     let live = listed.as_array().unwrap().iter();
-    assert_eq!(live.filter(|item| item["live"] == true).count(), 4);
+    assert_eq!(live.filter(|item| item["live"] == true).count(), 6);
 }
 
 #[test]
