@@ -9,7 +9,7 @@ use crate::sources::{dotted_literals, first_cells, product, read, root};
 
 /// Literals that look like an activity or an error code and are neither: files, a collection without a record type,
 /// an example in a message.
-const OTHERS: [&str; 18] = [
+const OTHERS: [&str; 19] = [
     "admin.sock",
     "ca.pem",
     "fleet.cedarschema",
@@ -28,6 +28,7 @@ const OTHERS: [&str; 18] = [
     "store.lock",
     "store.sequence",
     "testudo.css",
+    "upgrade.sock",
 ];
 
 /// Beginnings of other names: settings, tasks, and attributes of OpenTelemetry.
