@@ -36,6 +36,8 @@ pub type Target = (&'static str, fn(&[u8]));
 pub const ALL: &[Target] = &[
     ("block_intake", block_intake),
     ("canonical_path", canonical_path),
+    ("capsules", capsules),
+    ("client_hello", client_hello),
     ("filter_language", filter_language),
     ("fleet_file", fleet_file),
     ("forwarded_header", forwarded_header),
@@ -45,6 +47,7 @@ pub const ALL: &[Target] = &[
     ("jwt_verification", jwt_verification),
     ("oauth_parameters", oauth_parameters),
     ("policy_check", policy_check),
+    ("proxy_protocol", proxy_protocol),
     ("signed_note", signed_note),
     ("snapshot_json", snapshot_json),
     ("tlog_proof", tlog_proof),
@@ -149,6 +152,43 @@ pub fn forwarded_header(data: &[u8]) {
         fuzzing::client_address(stranger, &fields, &trusted),
         stranger
     );
+}
+
+/// A connection between proxies. However its bytes are cut, the same comes out.
+pub fn capsules(data: &[u8]) {
+    let whole = fuzzing::connection(data, data.len());
+    assert_eq!(fuzzing::connection(data, 1), whole);
+}
+
+/// The first bytes of a TLS client. What is a hello stays one when more comes, and its name is a host name.
+pub fn client_hello(data: &[u8]) {
+    let Some(name) = fuzzing::server_name(data) else {
+        return;
+    };
+    let more = [data, b"more"].concat();
+    assert_eq!(fuzzing::server_name(&more).as_ref(), Some(&name));
+    if let Some(name) = name {
+        assert!(!name.is_empty() && name.len() <= 253 && !name.ends_with('.'));
+        assert!(
+            !name
+                .bytes()
+                .any(|byte| byte.is_ascii_uppercase() || byte <= b' ')
+        );
+    }
+}
+
+/// The first bytes of a trusted proxy. A header ends where it ends, whatever follows.
+pub fn proxy_protocol(data: &[u8]) {
+    let Some((client, length)) = fuzzing::proxy_header(data) else {
+        return;
+    };
+    assert!(length <= data.len());
+    let header = data.get(..length).unwrap();
+    assert_eq!(fuzzing::proxy_header(header), Some((client, length)));
+    for short in 0..length {
+        let cut = header.get(..short).unwrap();
+        assert_eq!(fuzzing::proxy_header(cut), None, "not before its end");
+    }
 }
 
 /// The head of an HTTP/1.1 request.

@@ -26,7 +26,7 @@ pub mod proxies;
 pub mod server;
 
 pub use testudo_model::{
-    Clock, Entropy, Exposure, Redacted, Route, Service, ServiceName, ServiceProtocol, SpiffeId,
-    TrustDomain, UserRequirement,
+    Clock, Entropy, Exposure, InvalidName, Redacted, Route, Service, ServiceName, ServiceProtocol,
+    SpiffeId, TrustDomain, UserRequirement,
 };
 pub use testudo_trust::SystemEntropy;

@@ -1,7 +1,7 @@
 //! One request and its answer, as far as every role handles them alike: what is known about the request for
 //! metrics, records and traces, and how its end is told.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{future::Future, net::IpAddr, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Request, Response, Version, header};
 use hyper::body::{Body, Incoming};
@@ -127,11 +127,17 @@ impl Exchange {
             (Forwarded::Opened(answer, opened), Some(opening)) => {
                 let standing = standing(true).ok_or(Rejection::NoRoute)?;
                 let (answer, client) = opening.accept(answer);
-                self.active.carry(relay::run(client, opened, standing));
+                self.active
+                    .carry(relay::websocket(client, opened, standing));
                 Ok(answer)
             }
             (Forwarded::Opened(..), None) => Err(UpstreamError::Handshake.into()),
         }
+    }
+
+    /// Runs what the request has opened. It lasts no longer than the connection of the request.
+    pub(crate) fn carry(&self, stream: impl Future<Output = ()> + Send + 'static) {
+        self.active.carry(stream);
     }
 
     /// The answer, counted; a refusal is also recorded.

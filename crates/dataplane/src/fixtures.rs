@@ -1,8 +1,8 @@
 //! Small values for unit tests.
 
 use testudo_model::{
-    ActionClass, Exposure, IpLists, Route, Service, ServiceProtocol, UserRequirement,
-    limits::DEFAULT_MAX_BODY_BYTES,
+    ActionClass, ConnectionRules, Exposure, IpLists, Route, Service, ServiceProtocol,
+    UserRequirement, limits::DEFAULT_MAX_BODY_BYTES,
 };
 
 /// An external service without routes.
@@ -16,6 +16,7 @@ pub(crate) fn service(name: &str) -> Service {
         hosts: vec![],
         upstream: "127.0.0.1:1".parse().unwrap(),
         protocol: ServiceProtocol::Http1,
+        connections: ConnectionRules::default(),
         routes: vec![],
         groups: vec![],
         environment: "production".to_owned(),

@@ -1,25 +1,35 @@
 //! Sending on what was permitted. Every way out of a proxy is in this file and takes a [`Permit`].
 
-use std::{future::Future, net::SocketAddr};
+use std::{
+    future::Future,
+    net::{IpAddr, SocketAddr},
+};
 
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, response,
 };
-use hyper::body::{Body, Incoming};
+use hyper::{
+    body::{Body, Incoming},
+    ext::Protocol,
+};
 use testudo_model::ServiceProtocol;
+use tokio::io::AsyncWriteExt;
 
 use crate::{
     authorize::Permit,
     body::{AnswerBody, RequestBody},
+    connection,
     framing::{Target, outgoing_uri},
     grpc,
     headers::{self, TESTUDO_DECISION, TXN_TOKEN},
     inflight::Delivery,
     pace::Deadline,
-    pool::Answer,
+    pool::{self, Answer},
     proxy::Worker,
+    proxy_protocol,
     rejection::{Rejection, UpstreamError},
     relay::Opened,
+    tcp,
     transaction::Transaction,
     websocket,
 };
@@ -29,16 +39,44 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) method: Method,
     pub(crate) target: &'a Target,
     pub(crate) headers: HeaderMap,
-    pub(crate) body: Incoming,
-    /// Whether it opens a WebSocket.
-    pub(crate) opens_websocket: bool,
+    pub(crate) content: Content,
+}
+
+/// What follows the head of a request.
+pub(crate) enum Content {
+    /// A body.
+    Body(Incoming),
+    /// The frames of a WebSocket, once it is opened.
+    Websocket,
+    /// The bytes of a connection, once it is opened.
+    Connection,
+}
+
+impl Content {
+    /// Of a request with `body` that opens a WebSocket or not.
+    pub(crate) fn new(body: Incoming, opens_websocket: bool) -> Self {
+        if opens_websocket {
+            Self::Websocket
+        } else {
+            Self::Body(body)
+        }
+    }
+
+    /// The protocol of the extended CONNECT that asks the next proxy for it.
+    const fn protocol(&self) -> Option<&'static str> {
+        match self {
+            Self::Body(_) => None,
+            Self::Websocket => Some(websocket::PROTOCOL),
+            Self::Connection => Some(connection::PROTOCOL),
+        }
+    }
 }
 
 /// What came of a request.
 pub(crate) enum Forwarded {
     /// An answer.
     Answered(Response<AnswerBody>),
-    /// A WebSocket, with the head of the answer that opened it.
+    /// A WebSocket or a connection, with the head of the answer that opened it.
     Opened(Response<AnswerBody>, Opened),
 }
 
@@ -65,11 +103,11 @@ pub(crate) async fn to_proxy(
     if let Some(transaction) = transaction {
         headers::set(&mut outgoing.headers, TXN_TOKEN, &transaction.token);
     }
-    let opens_websocket = outgoing.opens_websocket;
+    let protocol = outgoing.content.protocol();
     let mut deadline = Deadline::new(route.timeout(), &outgoing.headers);
     let mut request = outgoing.into_request(NextHop::Proxy, route.max_body_bytes)?;
-    if opens_websocket {
-        websocket::ask_proxy(&mut request);
+    if let Some(protocol) = protocol {
+        extend_connect(&mut request, protocol);
     }
     let mesh = &worker.mesh;
     let sending = mesh.send(&service.spiffe_id, addresses, request, deadline.at());
@@ -79,10 +117,37 @@ pub(crate) async fn to_proxy(
         from_proxy: true,
         delivery: None,
     };
-    if opens_websocket && websocket::proxy_agreed(&answer.0) {
+    if protocol.is_some() && answer.0.status() == StatusCode::OK {
         return hop.open(answer).await;
     }
     hop.relay(answer, deadline).map(Forwarded::Answered)
+}
+
+/// Opens a connection for `client` to the local service that `permit` names, at its own address.
+///
+/// # Errors
+/// [`Rejection::Upstream`].
+pub(crate) async fn connect_to_service(
+    permit: &Permit,
+    client: IpAddr,
+) -> Result<tcp::Connection, Rejection> {
+    let (service, _) = permit.target().ok_or(Rejection::NoRoute)?;
+    let mut stream = pool::connect(service.upstream).await?;
+    if service.connections.proxy_header {
+        let header = proxy_protocol::header(client, service.upstream);
+        stream
+            .write_all(&header)
+            .await
+            .map_err(|_| UpstreamError::Broken)?;
+    }
+    Ok(stream.into())
+}
+
+/// Makes `request` an extended CONNECT (RFC 8441 section 4) for `protocol`.
+fn extend_connect(request: &mut Request<RequestBody>, protocol: &'static str) {
+    *request.method_mut() = Method::CONNECT;
+    let protocol = Protocol::from_static(protocol);
+    request.extensions_mut().insert(protocol);
 }
 
 /// Sends a request to the local service that `permit` names, at its own address.
@@ -103,7 +168,7 @@ pub(crate) async fn to_service(
         from_proxy: false,
         delivery,
     };
-    if outgoing.opens_websocket {
+    if matches!(outgoing.content, Content::Websocket) {
         // Over HTTP/1.1 whatever else the service speaks: few speak RFC 8441.
         let mut request = outgoing.into_request(NextHop::Http1, route.max_body_bytes)?;
         let expected = websocket::ask_service(&mut request, &*worker.entropy)
@@ -125,6 +190,8 @@ pub(crate) async fn to_service(
             let request = outgoing.into_request(NextHop::H2c, route.max_body_bytes)?;
             in_time(worker.h2c.send(service.upstream, request), &mut deadline).await?
         }
+        // It takes connections and no requests.
+        ServiceProtocol::Tcp | ServiceProtocol::Tls => return Err(Rejection::NoRoute),
     };
     let mut response = hop.relay(answer, deadline)?;
     lead_back(response.headers_mut(), service.upstream, authority);
@@ -159,7 +226,9 @@ impl Outgoing<'_> {
         next: NextHop,
         max_body_bytes: u64,
     ) -> Result<Request<RequestBody>, Rejection> {
-        if self.body.size_hint().lower() > max_body_bytes {
+        if let Content::Body(body) = &self.content
+            && body.size_hint().lower() > max_body_bytes
+        {
             return Err(UpstreamError::BodyTooLarge.into());
         }
         if next == NextHop::Http1 {
@@ -176,10 +245,9 @@ impl Outgoing<'_> {
             }
         }
         let uri = outgoing_uri(self.target, next.scheme()).ok_or(UpstreamError::Broken)?;
-        let mut request = Request::new(if self.opens_websocket {
-            RequestBody::none()
-        } else {
-            RequestBody::new(self.body, max_body_bytes)
+        let mut request = Request::new(match self.content {
+            Content::Body(body) => RequestBody::new(body, max_body_bytes),
+            Content::Websocket | Content::Connection => RequestBody::none(),
         });
         *request.method_mut() = self.method;
         *request.uri_mut() = uri;
@@ -195,7 +263,7 @@ impl Outgoing<'_> {
     /// the service would see another request than the one that was sent.
     fn announce_body(&mut self) {
         let expects_none = matches!(self.method, Method::GET | Method::HEAD);
-        let has_body = !self.opens_websocket && !self.body.is_end_stream();
+        let has_body = matches!(&self.content, Content::Body(body) if !body.is_end_stream());
         if expects_none && has_body && !self.headers.contains_key(header::CONTENT_LENGTH) {
             let chunked = HeaderValue::from_static("chunked");
             self.headers.insert(header::TRANSFER_ENCODING, chunked);

@@ -1,14 +1,22 @@
 //! Doors to private parsers for the fuzz targets in `fuzz/`. Not part of the interface.
 
-use std::net::IpAddr;
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    task::{Context, Poll},
+};
 
+use futures_util::FutureExt;
 use http::{HeaderMap, request::Parts};
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
 use crate::{
-    framing,
+    capsule::Capsules,
+    client_hello, framing,
     http1::{Next, Requests},
     iplist::IpSet,
-    source,
+    proxy_protocol, source,
 };
 
 /// Authority and canonical path of a request that the framing gate lets through.
@@ -20,6 +28,52 @@ pub fn admit(head: &Parts) -> Option<(String, String)> {
 /// The client's address.
 pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &IpSet) -> IpAddr {
     source::client_address(peer, headers, trusted)
+}
+
+/// The server name in a whole TLS hello, if `bytes` begin with one.
+pub fn server_name(bytes: &[u8]) -> Option<Option<String>> {
+    let hello = client_hello::parse(bytes).ok()??;
+    Some(hello.server_name)
+}
+
+/// The client that a whole header of the PROXY protocol names, and the header's length, if `bytes` begin with one.
+pub fn proxy_header(bytes: &[u8]) -> Option<(Option<SocketAddr>, usize)> {
+    let header = proxy_protocol::parse(bytes).ok()??;
+    Some((header.client, header.length))
+}
+
+/// What a connection between proxies carries whose stream has `bytes`, which come `step` at a time; and whether it ends in
+/// order.
+pub fn connection(bytes: &[u8], step: usize) -> (Vec<u8>, bool) {
+    let reader = StepReader {
+        bytes,
+        step: step.max(1),
+    };
+    let mut connection = Capsules::new(reader);
+    let mut heard = Vec::new();
+    // Nothing to wait for: a reader over memory is always ready.
+    let read = connection.read_to_end(&mut heard).now_or_never();
+    (heard, matches!(read, Some(Ok(_))))
+}
+
+struct StepReader<'a> {
+    bytes: &'a [u8],
+    step: usize,
+}
+
+impl AsyncRead for StepReader<'_> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let count = self.step.min(buffer.remaining()).min(self.bytes.len());
+        if let Some((now, later)) = self.bytes.split_at_checked(count) {
+            buffer.put_slice(now);
+            self.bytes = later;
+        }
+        Poll::Ready(Ok(()))
+    }
 }
 
 /// What the gate of HTTP/1.1 lets through of a connection.

@@ -141,6 +141,21 @@ fn bind_all(address: SocketAddr, workers: NonZeroUsize) -> io::Result<Vec<TcpLis
     std::iter::once(Ok(first)).chain(others).collect()
 }
 
+/// For each worker its seats at several addresses, with what each address is for.
+pub(crate) fn seats_by_worker<K: Clone>(
+    listeners: impl IntoIterator<Item = (K, Listeners)>,
+) -> impl Iterator<Item = Vec<(K, Seat)>> {
+    let mut by_worker: Vec<Vec<(K, Seat)>> = Vec::new();
+    for (purpose, listeners) in listeners {
+        let seats = listeners.into_seats();
+        by_worker.resize_with(by_worker.len().max(seats.len()), Vec::new);
+        for (worker, seat) in by_worker.iter_mut().zip(seats) {
+            worker.push((purpose.clone(), seat));
+        }
+    }
+    by_worker.into_iter()
+}
+
 /// Who else may listen on the address.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Sharing {

@@ -5,8 +5,8 @@ use testudo_model::{DecisionId, PathError, Problem};
 use testudo_policy::ReasonCode;
 
 use crate::{
-    framing::FramingError, limit::Limited, sidecar::TunnelError, token::TokenError,
-    transaction::TransactionError, websocket::WebsocketError,
+    framing::FramingError, limit::Limited, proxy_protocol::HeaderError, sidecar::TunnelError,
+    token::TokenError, transaction::TransactionError, websocket::WebsocketError,
 };
 
 /// Why a request is not forwarded, or why its answer could not be had.
@@ -27,6 +27,9 @@ pub(crate) enum Rejection {
     /// The client's address may not connect.
     #[error("the source address is not allowed")]
     Source,
+    /// A trusted proxy did not say whose connection it is, as the gateway was told it would.
+    #[error("the header of the PROXY protocol is refused")]
+    ProxyHeader(#[from] HeaderError),
     /// A limit is used up.
     #[error("a rate limit is used up")]
     Limited(Limited),
@@ -102,6 +105,9 @@ pub(crate) enum UpstreamError {
     /// No answer in time.
     #[error("no answer in time")]
     TimedOut,
+    /// The proxy of the called service said no; its event says why.
+    #[error("the proxy of the called service refused the connection")]
+    Refused,
     /// The client sent a body beyond the route's limit.
     #[error("the request body is too large")]
     BodyTooLarge,
@@ -118,7 +124,7 @@ impl Rejection {
             Self::Tunnel(error) => error.status(),
             Self::Websocket(error) => error.status(),
             Self::Path(PathError::TooLong) => StatusCode::URI_TOO_LONG,
-            Self::Path(_) => StatusCode::BAD_REQUEST,
+            Self::Path(_) | Self::ProxyHeader(_) => StatusCode::BAD_REQUEST,
             Self::Limited(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
@@ -142,6 +148,7 @@ impl Rejection {
             Self::Websocket(error) => error.code(),
             Self::Path(_) => "request.path",
             Self::Source => "source.denied",
+            Self::ProxyHeader(_) => "source.proxy_header",
             Self::Limited(_) => "limit.exceeded",
             Self::NoRoute => "route.not_found",
             Self::Method(_) => "route.method_not_allowed",
@@ -199,6 +206,7 @@ impl Rejection {
             Self::Websocket(_) => "The WebSocket is not opened",
             Self::Path(_) => "The path is malformed or ambiguous",
             Self::Source => "This address may not connect",
+            Self::ProxyHeader(_) => "The header of the PROXY protocol is refused",
             Self::Limited(_) => "Too many requests",
             Self::NoRoute => "There is nothing here",
             Self::Method(_) => "Not with this method",
@@ -222,6 +230,7 @@ impl Rejection {
             Self::Websocket(error) => Some(error.to_string()),
             Self::Path(error) => Some(error.to_string()),
             Self::Token(error) => Some(error.to_string()),
+            Self::ProxyHeader(error) => Some(error.to_string()),
             Self::Limited(limited) => Some(format!(
                 "limit per {}; try again in {} s",
                 limited.key(),
@@ -255,7 +264,7 @@ impl UpstreamError {
             Self::NoEndpoint | Self::Unreachable | Self::Overloaded => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
-            Self::Broken | Self::Handshake => StatusCode::BAD_GATEWAY,
+            Self::Broken | Self::Handshake | Self::Refused => StatusCode::BAD_GATEWAY,
             Self::TimedOut => StatusCode::GATEWAY_TIMEOUT,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyUnreadable => StatusCode::BAD_REQUEST,
@@ -269,6 +278,7 @@ impl UpstreamError {
             Self::Overloaded => "upstream.overloaded",
             Self::Broken => "upstream.broken",
             Self::Handshake => "upstream.websocket",
+            Self::Refused => "upstream.refused",
             Self::TimedOut => "upstream.timed_out",
             Self::BodyTooLarge => "request.body_too_large",
             Self::BodyUnreadable => "request.body_unreadable",

@@ -1,6 +1,8 @@
-//! The bytes of a WebSocket, both ways, from its opening until one of the two sides, or what allowed it, ends.
+//! Bytes both ways, of a WebSocket or of a connection that nobody reads, from its opening until one of the two sides,
+//! or what allowed it, ends.
 
 use std::{
+    future::Future,
     io,
     pin::pin,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
@@ -29,7 +31,7 @@ const BUFFER_BYTES: usize = 8 * 1024;
 /// Time for one side to finish after the other has. RFC 6455 section 7.1.1: both close at once.
 const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The far side of an opened WebSocket, with what is kept while it lasts.
+/// The far side of something opened, with what is kept while it lasts.
 pub(crate) struct Opened {
     /// The bytes of the next hop.
     pub(crate) upgraded: Upgraded,
@@ -39,25 +41,78 @@ pub(crate) struct Opened {
     pub(crate) delivery: Option<Delivery>,
 }
 
-/// Carries bytes between `client`, once it is told that the WebSocket is open, and the next hop. How it ended is
-/// recorded, also when this is dropped before.
-pub(crate) async fn run(client: OnUpgrade, opened: Opened, standing: Standing) {
-    let Opened {
-        upgraded,
-        lease: _lease,
-        delivery: _delivery,
-    } = opened;
-    let mut report = Report::begin(standing);
-    report.end = carry(client, upgraded, &report).await;
+impl Opened {
+    /// The bytes, and what is only kept.
+    pub(crate) fn into_parts(self) -> (Upgraded, impl Send + 'static) {
+        (self.upgraded, (self.lease, self.delivery))
+    }
 }
 
-async fn carry(client: OnUpgrade, service: Upgraded, report: &Report) -> StreamEnd {
-    let Ok(client) = client.await else {
-        return StreamEnd::Broken;
+/// How long nothing may move.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    /// While both sides are open.
+    pub(crate) idle: Duration,
+    /// When one of them has ended.
+    pub(crate) half_closed: Duration,
+    /// Whether nothing is missing when the other side then breaks off or says nothing more.
+    pub(crate) one_end_is_enough: bool,
+}
+
+impl Patience {
+    const WEBSOCKET: Self = Self {
+        idle: limits::STREAM_IDLE_TIMEOUT,
+        half_closed: HALF_CLOSED_TIMEOUT,
+        one_end_is_enough: true,
     };
+
+    /// Of a connection that may be idle so long. Whoever has sent all it had may wait for the answer as long as
+    /// anybody.
+    pub(crate) const fn of_connection(idle: Duration) -> Self {
+        Self {
+            idle,
+            half_closed: idle,
+            one_end_is_enough: false,
+        }
+    }
+}
+
+/// Carries a WebSocket between `client`, once it is told that it is open, and the next hop.
+pub(crate) async fn websocket(client: OnUpgrade, opened: Opened, standing: Standing) {
+    let client = async { Some(StallGuard::new(TokioIo::new(client.await.ok()?))) };
+    let (upgraded, kept) = opened.into_parts();
+    let service = StallGuard::new(TokioIo::new(upgraded));
+    run(client, service, kept, standing, Patience::WEBSOCKET).await;
+}
+
+/// Carries bytes between `client`, as soon as it is there, and `service`, and keeps `kept` meanwhile. How it ended is
+/// recorded, also when this is dropped before.
+pub(crate) async fn run<C, S>(
+    client: impl Future<Output = Option<C>>,
+    service: S,
+    kept: impl Send + 'static,
+    standing: Standing,
+    patience: Patience,
+) where
+    C: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let _kept = kept;
+    let mut report = Report::begin(standing, patience);
+    report.end = match client.await {
+        Some(client) => carry(client, service, &report).await,
+        None => StreamEnd::Broken,
+    };
+}
+
+async fn carry<C, S>(client: C, service: S, report: &Report) -> StreamEnd
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let traffic = &report.traffic;
-    let (from_client, to_client) = tokio::io::split(StallGuard::new(TokioIo::new(client)));
-    let (from_service, to_service) = tokio::io::split(StallGuard::new(TokioIo::new(service)));
+    let (from_client, to_client) = tokio::io::split(client);
+    let (from_service, to_service) = tokio::io::split(service);
     let both = async {
         tokio::try_join!(
             traffic.pump(from_client, to_service, &traffic.to_service_bytes),
@@ -79,8 +134,7 @@ async fn carry(client: OnUpgrade, service: Upgraded, report: &Report) -> StreamE
 /// What has moved, and how long nothing may.
 struct Traffic {
     began: Instant,
-    idle_limit: Duration,
-    half_closed_limit: Duration,
+    patience: Patience,
     to_service_bytes: AtomicU64,
     to_client_bytes: AtomicU64,
     /// When something last did, in milliseconds from the beginning.
@@ -89,15 +143,10 @@ struct Traffic {
 }
 
 impl Traffic {
-    fn begin() -> Self {
-        Self::with_limits(limits::STREAM_IDLE_TIMEOUT, HALF_CLOSED_TIMEOUT)
-    }
-
-    fn with_limits(idle_limit: Duration, half_closed_limit: Duration) -> Self {
+    fn begin(patience: Patience) -> Self {
         Self {
             began: Instant::now(),
-            idle_limit,
-            half_closed_limit,
+            patience,
             to_service_bytes: AtomicU64::new(0),
             to_client_bytes: AtomicU64::new(0),
             moved_at_millis: AtomicU64::new(0),
@@ -141,9 +190,9 @@ impl Traffic {
     async fn until_idle(&self) {
         loop {
             let limit = if self.is_half_closed.load(Ordering::Relaxed) {
-                self.half_closed_limit
+                self.patience.half_closed
             } else {
-                self.idle_limit
+                self.patience.idle
             };
             let moved_at = Duration::from_millis(self.moved_at_millis.load(Ordering::Relaxed));
             let (now, until) = (Instant::now(), self.began + moved_at + limit);
@@ -151,13 +200,13 @@ impl Traffic {
                 return;
             }
             // Not longer, because the limit shrinks when one side ends.
-            sleep_until(until.min(now + self.half_closed_limit)).await;
+            sleep_until(until.min(now + self.patience.half_closed)).await;
         }
     }
 
-    /// `end`, unless one side had said goodbye before.
+    /// `end`, unless one side had said goodbye before and that is enough.
     fn end_or(&self, end: StreamEnd) -> StreamEnd {
-        if self.is_half_closed.load(Ordering::Relaxed) {
+        if self.patience.one_end_is_enough && self.is_half_closed.load(Ordering::Relaxed) {
             StreamEnd::Closed
         } else {
             end
@@ -173,10 +222,10 @@ struct Report {
 }
 
 impl Report {
-    fn begin(standing: Standing) -> Self {
+    fn begin(standing: Standing, patience: Patience) -> Self {
         Self {
             standing,
-            traffic: Traffic::begin(),
+            traffic: Traffic::begin(patience),
             // Unless it ends otherwise, it is dropped with the worker.
             end: StreamEnd::Drained,
         }
@@ -207,7 +256,7 @@ mod tests {
 
     #[tokio::test]
     async fn bytes_pass_and_an_end_is_passed_on() {
-        let traffic = Traffic::begin();
+        let traffic = Traffic::begin(Patience::WEBSOCKET);
         let (mut client, near) = duplex(64);
         let (far, mut service) = duplex(64);
         let (from, _) = tokio::io::split(near);
@@ -230,7 +279,12 @@ mod tests {
     async fn a_stream_is_idle_when_nothing_moves_and_sooner_when_half_of_it_has_ended() {
         const IDLE: Duration = Duration::from_millis(600);
         const HALF_CLOSED: Duration = Duration::from_millis(100);
-        let traffic = Traffic::with_limits(IDLE, HALF_CLOSED);
+        const SHORT: Patience = Patience {
+            idle: IDLE,
+            half_closed: HALF_CLOSED,
+            one_end_is_enough: true,
+        };
+        let traffic = Traffic::begin(SHORT);
         let moving = async {
             sleep(IDLE / 2).await;
             traffic.note_movement();
@@ -239,7 +293,7 @@ mod tests {
         assert!(traffic.began.elapsed() >= IDLE / 2 * 3);
         assert_eq!(traffic.end_or(StreamEnd::Idle), StreamEnd::Idle);
 
-        let traffic = Traffic::with_limits(IDLE, HALF_CLOSED);
+        let traffic = Traffic::begin(SHORT);
         traffic.is_half_closed.store(true, Ordering::Relaxed);
         traffic.until_idle().await;
         assert!((HALF_CLOSED..IDLE).contains(&traffic.began.elapsed()));
@@ -248,7 +302,7 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_is_read_ahead_of_a_reader_that_does_not_read() {
-        let traffic = Traffic::begin();
+        let traffic = Traffic::begin(Patience::WEBSOCKET);
         let (mut client, near) = duplex(64);
         let (far, _service) = duplex(64);
         let (from, _) = tokio::io::split(near);

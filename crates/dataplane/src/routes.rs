@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use http::Method;
 use matchit::Router;
-use testudo_model::{CanonicalPath, Exposure, PathPattern, Route, Service};
+use testudo_model::{CanonicalPath, Exposure, PathPattern, Route, Service, ServiceProtocol};
 
 /// Why the routes of a fleet cannot be told apart.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -33,6 +33,18 @@ pub enum RouteConflict {
         route: String,
         /// Why.
         why: String,
+    },
+    /// Two services under one name, of which at least one has TLS passed to it.
+    #[error(
+        "TLS for `{name}` can end in one place only, and both `{first}` and `{second}` claim that name"
+    )]
+    ServerName {
+        /// The name.
+        name: String,
+        /// A service.
+        first: String,
+        /// Another one.
+        second: String,
     },
     /// A public host name that is none.
     #[error("`{host}` of service `{service}` is not a host name")]
@@ -68,6 +80,10 @@ pub struct RouteTable {
     services: Vec<Table>,
     hosts: HashMap<String, Table>,
     any_host: Table,
+    /// Services whose TLS ends with themselves, by server name.
+    server_names: HashMap<String, usize>,
+    /// Whether the service of an index takes connections and no requests.
+    opaque: Vec<bool>,
 }
 
 impl RouteTable {
@@ -79,7 +95,18 @@ impl RouteTable {
         let mut own = Vec::with_capacity(services.len());
         let mut hosts: HashMap<String, TableBuilder<'_>> = HashMap::new();
         let mut any_host = TableBuilder::new(services);
+        let server_names = server_names(services)?;
         for (index, service) in services.iter().enumerate() {
+            if service.protocol.is_opaque() {
+                // No request is for it, under none of its names.
+                own.push(Table::default());
+                for name in public_names(service) {
+                    hosts
+                        .entry(name?)
+                        .or_insert_with(|| TableBuilder::new(services));
+                }
+                continue;
+            }
             let mut table = TableBuilder::new(services);
             table.add(index, service)?;
             own.push(table.build()?);
@@ -89,13 +116,9 @@ impl RouteTable {
             if service.hosts.is_empty() {
                 any_host.add(index, service)?;
             }
-            for host in &service.hosts {
-                let name = normalise_host(host).ok_or_else(|| RouteConflict::BadHost {
-                    host: host.clone(),
-                    service: service.name.to_string(),
-                })?;
+            for name in public_names(service) {
                 hosts
-                    .entry(name)
+                    .entry(name?)
                     .or_insert_with(|| TableBuilder::new(services))
                     .add(index, service)?;
             }
@@ -108,7 +131,28 @@ impl RouteTable {
             services: own,
             hosts,
             any_host: any_host.build()?,
+            server_names,
+            opaque: services
+                .iter()
+                .map(|service| service.protocol.is_opaque())
+                .collect(),
         })
+    }
+
+    /// The operation that a connection to the service at `service` is, if it takes connections and no requests.
+    pub fn connection_to(&self, service: usize) -> Option<RouteRef> {
+        let is_opaque = self.opaque.get(service).copied().unwrap_or(false);
+        is_opaque.then_some(RouteRef { service, route: 0 })
+    }
+
+    /// Whether TLS passes the gateway to any service.
+    pub fn passes_tls(&self) -> bool {
+        !self.server_names.is_empty()
+    }
+
+    /// The service to which TLS for `name` passes the gateway, by index.
+    pub fn behind_server_name(&self, name: &str) -> Option<usize> {
+        self.server_names.get(name).copied()
     }
 
     /// The public operation that `method`, `host` and `path` mean. A host that a service claims has that
@@ -143,6 +187,44 @@ impl RouteTable {
             .ok_or(NoRoute::Path)?
             .find(method, path)
     }
+}
+
+/// The services to which TLS passes the gateway, by server name.
+fn server_names(services: &[Service]) -> Result<HashMap<String, usize>, RouteConflict> {
+    let mut passing = HashMap::new();
+    let mut claims: HashMap<String, &Service> = HashMap::new();
+    for (index, service) in services.iter().enumerate() {
+        let passes = service.protocol == ServiceProtocol::Tls;
+        for name in public_names(service) {
+            let name = name?;
+            if let Some(other) = claims.insert(name.clone(), service)
+                && other.name != service.name
+                && (passes || other.protocol == ServiceProtocol::Tls)
+            {
+                return Err(RouteConflict::ServerName {
+                    name,
+                    first: other.name.to_string(),
+                    second: service.name.to_string(),
+                });
+            }
+            if passes {
+                passing.insert(name, index);
+            }
+        }
+    }
+    Ok(passing)
+}
+
+/// The public names of a service.
+fn public_names(service: &Service) -> impl Iterator<Item = Result<String, RouteConflict>> {
+    let is_external = service.exposure == Exposure::External;
+    let names = service.hosts.iter().filter(move |_| is_external);
+    names.map(|host| {
+        normalise_host(host).ok_or_else(|| RouteConflict::BadHost {
+            host: host.clone(),
+            service: service.name.to_string(),
+        })
+    })
 }
 
 /// A host name in lower case without port and trailing dot; `None` if it is not one.
@@ -402,6 +484,30 @@ mod tests {
             }
             prop_assert_eq!(RouteTable::compile(&[one]).is_err(), forks);
         }
+    }
+
+    #[test]
+    fn services_that_take_connections_have_no_requests_and_server_names_of_their_own() {
+        let mut vault = service("vault");
+        vault.protocol = ServiceProtocol::Tls;
+        vault.hosts = vec!["Vault.Example".to_owned()];
+        vault.routes = vec![Route::for_connections()];
+        let mut site = service("site");
+        site.routes = vec![route("site.home", &["GET"], "/")];
+        let table = RouteTable::compile(&[vault.clone(), site.clone()]).unwrap();
+        assert!(table.passes_tls());
+        assert_eq!(table.behind_server_name("vault.example"), Some(0));
+        assert_eq!(table.behind_server_name("site.example"), None);
+        assert!(table.connection_to(0).is_some() && table.connection_to(1).is_none());
+        for method in [Method::GET, Method::CONNECT] {
+            let found = table.find_public("vault.example", &method, &path("/"));
+            assert_eq!(found, Err(NoRoute::Path));
+            assert_eq!(table.find_in(0, &method, &path("/")), Err(NoRoute::Path));
+        }
+
+        site.hosts = vec!["vault.example".to_owned()];
+        let error = RouteTable::compile(&[vault, site]).unwrap_err();
+        assert!(matches!(error, RouteConflict::ServerName { .. }), "{error}");
     }
 
     #[test]

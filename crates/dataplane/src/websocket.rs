@@ -15,7 +15,8 @@ use testudo_trust::sha1_checksum;
 
 use crate::{body::AnswerBody, routes::RouteRef, state::Enforced};
 
-const WEBSOCKET: &str = "websocket";
+/// Name of the protocol, in an upgrade and in an extended CONNECT.
+pub(crate) const PROTOCOL: &str = "websocket";
 /// RFC 6455 section 1.3.
 const ACCEPT_GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 const KEY_BYTES: usize = 16;
@@ -130,18 +131,6 @@ pub(crate) fn check_route(
     }
 }
 
-/// Makes `request` an extended CONNECT (RFC 8441 section 4).
-pub(crate) fn ask_proxy<B>(request: &mut Request<B>) {
-    *request.method_mut() = Method::CONNECT;
-    let websocket = Protocol::from_static(WEBSOCKET);
-    request.extensions_mut().insert(websocket);
-}
-
-/// Whether a proxy agreed.
-pub(crate) fn proxy_agreed<B>(answer: &Response<B>) -> bool {
-    answer.status() == StatusCode::OK
-}
-
 /// What the service must answer to be believed.
 #[derive(Debug)]
 pub(crate) struct Expected(HeaderValue);
@@ -174,14 +163,14 @@ impl Expected {
 
 fn is_extended_connect(head: &Parts) -> bool {
     let protocol = head.extensions.get::<Protocol>().map(Protocol::as_str);
-    head.method == Method::CONNECT && head.version == Version::HTTP_2 && protocol == Some(WEBSOCKET)
+    head.method == Method::CONNECT && head.version == Version::HTTP_2 && protocol == Some(PROTOCOL)
 }
 
 fn asks_for_websocket(fields: &HeaderMap) -> bool {
     only(fields, &header::UPGRADE).is_some_and(|protocol| {
         protocol
             .as_bytes()
-            .eq_ignore_ascii_case(WEBSOCKET.as_bytes())
+            .eq_ignore_ascii_case(PROTOCOL.as_bytes())
     })
 }
 
@@ -229,7 +218,7 @@ fn accept_for(key: &str) -> Option<HeaderValue> {
 
 fn insert_upgrade(fields: &mut HeaderMap) {
     fields.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    fields.insert(header::UPGRADE, HeaderValue::from_static(WEBSOCKET));
+    fields.insert(header::UPGRADE, HeaderValue::from_static(PROTOCOL));
 }
 
 /// The value of a field that is there exactly once.

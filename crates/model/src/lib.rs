@@ -45,7 +45,7 @@ pub use problem::Problem;
 pub use redacted::Redacted;
 pub use refusals::RefusalBudget;
 pub use service::{
-    ActionClass, Exposure, InvalidPathPattern, IpLists, LimitKey, PathPattern, RateLimit, Route,
-    Service, ServiceProtocol, UserRequirement,
+    ActionClass, ConnectionRules, Exposure, InvalidPathPattern, IpLists, LimitKey, PathPattern,
+    RateLimit, Route, Service, ServiceProtocol, UserRequirement,
 };
 pub use spiffe::{InvalidSpiffeId, SpiffeId, TrustDomain};

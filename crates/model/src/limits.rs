@@ -53,6 +53,19 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 pub const STREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// Longest life of a stream: that of the login it may have been opened with.
 pub const STREAM_LIFETIME: Duration = SESSION_LIFETIME;
+/// Time in which a connection whose bytes are carried unread must move something, unless its service says otherwise.
+/// Pools of databases keep idle ones for half an hour.
+pub const CONNECTION_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+/// Such connections that one sidecar holds at once for its service, unless the service says otherwise. A database
+/// takes a few hundred.
+pub const DEFAULT_MAX_CONNECTIONS: u32 = 1_000;
+/// What is read of a client to find the server name it wants. The largest hellos, with keys for post-quantum key
+/// exchange and for encrypted hellos, have about 4 KiB.
+pub const MAX_CLIENT_HELLO_BYTES: usize = 16 * 1024;
+/// Longest header of the PROXY protocol, version 2. Those of cloud load balancers have about 100 bytes.
+pub const MAX_PROXY_HEADER_BYTES: usize = 1024;
+/// Time a trusted proxy has to send its header of the PROXY protocol.
+pub const PROXY_HEADER_TIMEOUT: Duration = Duration::from_secs(3);
 /// Open connections for one proxy. Further ones are not accepted until one closes.
 pub const MAX_CONNECTIONS: usize = 20_000;
 /// Concurrent streams on one HTTP/2 connection (RFC 9113 recommends at least 100).

@@ -147,6 +147,13 @@ impl TenantName {
     }
 }
 
+impl OperationId {
+    /// The operation of a service whose bytes are carried unread.
+    pub fn connect() -> Self {
+        Self("connect".to_owned())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

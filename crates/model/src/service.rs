@@ -6,7 +6,9 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{CanonicalPath, GroupName, OperationId, PathError, Scope, ServiceName, SpiffeId};
+use crate::{
+    CanonicalPath, GroupName, OperationId, PathError, Scope, ServiceName, SpiffeId, limits,
+};
 
 /// One declared service.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,7 +27,11 @@ pub struct Service {
     /// What the real service speaks there.
     #[serde(default)]
     pub protocol: ServiceProtocol,
-    /// Its operations. A request that matches none is refused.
+    /// What holds for its connections, if their bytes are carried unread.
+    #[serde(default)]
+    pub connections: ConnectionRules,
+    /// Its operations. A request that matches none is refused. One whose bytes are carried unread has one,
+    /// [`Route::for_connections`].
     pub routes: Vec<Route>,
     /// Cedar `ServiceGroup` parents.
     pub groups: Vec<GroupName>,
@@ -59,6 +65,39 @@ pub enum ServiceProtocol {
     Http1,
     /// HTTP/2 in the clear, with prior knowledge (RFC 9113 section 3.3): what gRPC servers speak.
     H2c,
+    /// Any protocol over TCP. Nobody on the way reads its bytes.
+    Tcp,
+    /// TLS that ends at the service. The gateway reads the server name and nothing else.
+    Tls,
+}
+
+impl ServiceProtocol {
+    /// Whether whole connections are decided about, and their bytes carried unread.
+    pub const fn is_opaque(self) -> bool {
+        matches!(self, Self::Tcp | Self::Tls)
+    }
+}
+
+/// What holds for the connections of a service whose bytes are carried unread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionRules {
+    /// Time in which a connection must move something, in milliseconds.
+    pub idle_millis: u64,
+    /// Connections that one sidecar of the service holds at once.
+    pub max: u32,
+    /// Whether the service is told the client's address by a PROXY protocol header (version 2).
+    pub proxy_header: bool,
+}
+
+impl Default for ConnectionRules {
+    fn default() -> Self {
+        Self {
+            idle_millis: u64::try_from(limits::CONNECTION_IDLE_TIMEOUT.as_millis())
+                .unwrap_or(u64::MAX),
+            max: limits::DEFAULT_MAX_CONNECTIONS,
+            proxy_header: false,
+        }
+    }
 }
 
 /// One operation of a service: what matches, what it needs.
@@ -96,6 +135,26 @@ impl Route {
     /// The route's name in the fleet, `<service>:<operation>`; its Cedar entity id.
     pub fn full_name(&self, service: &ServiceName) -> String {
         format!("{service}:{}", self.operation)
+    }
+
+    /// The one operation of a service whose bytes are carried unread: to connect. There is no user leg, because nothing
+    /// in a connection says who the user is.
+    pub fn for_connections() -> Self {
+        Self {
+            operation: OperationId::connect(),
+            methods: vec!["CONNECT".to_owned()],
+            path: PathPattern("/".to_owned()),
+            action: ActionClass::Write,
+            user: UserRequirement::None,
+            scopes: Vec::new(),
+            sensitivity: 0,
+            step_up: false,
+            limits: Vec::new(),
+            max_body_bytes: 0,
+            timeout_millis: u64::try_from(limits::DEFAULT_REQUEST_TIMEOUT.as_millis())
+                .unwrap_or(u64::MAX),
+            websocket: false,
+        }
     }
 
     /// The deadline.

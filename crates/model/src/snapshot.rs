@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// The features this build can enforce. A proxy refuses a snapshot that requires more.
-pub const KNOWN_FEATURES: &[&str] = &["http", "cedar", "gcra", "ip-lists"];
+pub const KNOWN_FEATURES: &[&str] = &["http", "cedar", "gcra", "ip-lists", "tcp"];
 
 /// Number of a snapshot; grows by one with each change.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -62,8 +62,27 @@ pub struct GatewayRules {
     pub ip: IpLists,
     /// Proxies whose forwarding headers are believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Whether those proxies say by the PROXY protocol where a connection comes from.
+    #[serde(default)]
+    pub proxy_protocol: ProxyProtocol,
     /// Limits on the whole gateway.
     pub limits: Vec<RateLimit>,
+}
+
+/// Whether trusted proxies begin their connections with a header of the PROXY protocol. From anybody else such a
+/// header is never believed.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, schemars::JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum ProxyProtocol {
+    /// Nobody does.
+    #[default]
+    Off,
+    /// They may, on the port for HTTPS. On ports for TCP they must: nothing tells a header from what a client sends.
+    Optional,
+    /// They must.
+    Required,
 }
 
 /// The subjects of decisions, without secrets.

@@ -1,8 +1,9 @@
 //! The command tree: one definition feeds parsing, help, man pages and completions.
 
-use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use testudo_controlplane::ServiceName;
 
 /// Security in every service of a fleet, from one binary.
 #[derive(Debug, Parser)]
@@ -285,6 +286,9 @@ pub struct GatewayArguments {
     /// Name that browsers are redirected to; may be repeated. Requests for another name go to the first
     #[arg(long = "public-name", value_name = "NAME")]
     pub public_names: Vec<String>,
+    /// Public port of a service with `protocol = "tcp"` or `"tls"`; may be repeated
+    #[arg(long = "connections", value_name = "SERVICE=ADDRESS")]
+    pub connections: Vec<Way>,
     /// PEM file with the public certificate chain [default: a certificate of the fleet's own CA]
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     pub tls_certificate: Option<PathBuf>,
@@ -308,12 +312,42 @@ pub struct SidecarArguments {
     /// Address for calls of the local service; keep it on loopback
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15001")]
     pub outbound: SocketAddr,
+    /// Loopback address at which the local service finds one with `protocol = "tcp"` or `"tls"`; may be repeated
+    #[arg(long = "connections", value_name = "SERVICE=ADDRESS")]
+    pub connections: Vec<Way>,
     /// Address under which other proxies reach `--inbound` [default: the bound address]
     #[arg(long, value_name = "ADDRESS")]
     pub advertise: Option<SocketAddr>,
     /// How it joins
     #[command(flatten)]
     pub join: JoinArguments,
+}
+
+/// Where a service that takes connections is to be found: `SERVICE=ADDRESS`.
+#[derive(Debug, Clone)]
+pub struct Way {
+    /// The service.
+    pub called: ServiceName,
+    /// The address to listen on.
+    pub address: SocketAddr,
+}
+
+impl FromStr for Way {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (called, address) = text
+            .split_once('=')
+            .ok_or("write it like `database=127.0.0.1:5432`")?;
+        Ok(Self {
+            called: called
+                .parse()
+                .map_err(|error: testudo_controlplane::InvalidName| error.to_string())?,
+            address: address
+                .parse()
+                .map_err(|_| format!("`{address}` is not an address with a port"))?,
+        })
+    }
 }
 
 /// `testudo apply`.

@@ -76,7 +76,11 @@ fn failure(upload: &Upload) -> UpstreamError {
     }
 }
 
-async fn connect(address: SocketAddr) -> Result<TcpStream, UpstreamError> {
+/// Opens a connection to `address`.
+///
+/// # Errors
+/// [`UpstreamError::Unreachable`].
+pub(crate) async fn connect(address: SocketAddr) -> Result<TcpStream, UpstreamError> {
     let socket = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address))
         .await
         .map_err(|_| UpstreamError::Unreachable)?

@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Method, Request, Response, request::Parts};
 use hyper::{body::Incoming, service::service_fn};
 use testudo_model::{SpiffeId, Timestamp, limits};
 use testudo_runtime::DrainWatch;
@@ -22,8 +22,9 @@ use super::SidecarWorker;
 use crate::{
     authorize::{self, Caller, Question, authorize, authorize_connection},
     body::AnswerBody,
+    connection::{self, Wish},
     exchange::Exchange,
-    forward::{self, Outgoing},
+    forward::{self, Content, Outgoing},
     framing::{self, Target},
     gateway::{no_route, wants_user},
     headers::{
@@ -33,7 +34,8 @@ use crate::{
     limit::{Counted, Stage},
     metrics::Role,
     principal::Principal,
-    rejection::Rejection,
+    rejection::{Rejection, UpstreamError},
+    relay,
     serve::{self, Activity, Protocol},
     state::Enforced,
     stream::{Admission, Standing},
@@ -74,6 +76,19 @@ impl PeerWorkload {
             certificate_expires: self.certificate_expires,
         })
     }
+}
+
+/// A request of a peer that may be connected.
+struct Arrived<'a> {
+    /// Index of the own service.
+    own: usize,
+    caller: Caller<'a>,
+    target: Target,
+    /// 32 hex digits.
+    trace: String,
+    /// The address that the service's lists were asked about.
+    source: IpAddr,
+    transaction: Option<Arc<Transaction>>,
 }
 
 impl SidecarWorker {
@@ -129,33 +144,21 @@ impl SidecarWorker {
     ) -> Result<Response<AnswerBody>, Rejection> {
         let proxy = &self.worker.proxy;
         let enforced = proxy.ready()?;
-        let own = self.own_index(&enforced)?;
-        exchange.reached(&enforced, own);
-        let caller = self.admit_peer(&enforced, peer)?;
-
         let (mut head, body) = request.into_parts();
-        let opening = Opening::take(&mut head)?;
-        let target = framing::admit_from_proxy(&head)?;
-        let transaction = self.transaction(&enforced, &head.headers)?;
-        headers::sanitise_request(&mut head.headers);
-        let trace = exchange.join_trace(&self.worker, &mut head.headers, &target);
-
-        // An edge speaks for the client's address; a service speaks for nobody's but its own.
-        let client = transaction
-            .as_ref()
-            .map_or(peer.address, |t| t.claims.rctx.req_ip.to_canonical());
-        exchange.client = client;
-        let source = if enforced.is_edge(&peer.id) {
-            client
-        } else {
-            peer.address
-        };
-        if !enforced
-            .service_ip(own)
-            .is_some_and(|filter| filter.allows(source))
-        {
-            return Err(Rejection::Source);
+        if let Some(wish) = Wish::take(&mut head)? {
+            return self.connect(exchange, &enforced, peer, head, wish).await;
         }
+        let opening = Opening::take(&mut head)?;
+        let arrived = self.arrive(exchange, &enforced, peer, &mut head)?;
+        let Arrived {
+            own,
+            caller,
+            target,
+            trace,
+            source,
+            transaction,
+        } = arrived;
+        let client = exchange.client;
         let route = enforced
             .routes()
             .find_in(own, &head.method, &target.path)
@@ -211,8 +214,7 @@ impl SidecarWorker {
             method: head.method,
             target: &target,
             headers: head.headers,
-            body,
-            opens_websocket: opening.is_some(),
+            content: Content::new(body, opening.is_some()),
         };
         let forwarded = forward::to_service(&self.worker, &permit, outgoing, delivery).await?;
         let admission = Admission {
@@ -224,6 +226,112 @@ impl SidecarWorker {
         };
         exchange.answer(opening, forwarded, |is_websocket| {
             Standing::new(&self.worker, &question, &permit, &admission, is_websocket)
+        })
+    }
+
+    /// Opens a connection to the service, if it takes connections, and carries its bytes.
+    async fn connect(
+        &self,
+        exchange: &mut Exchange,
+        enforced: &Arc<Enforced>,
+        peer: &PeerWorkload,
+        mut head: Parts,
+        wish: Wish,
+    ) -> Result<Response<AnswerBody>, Rejection> {
+        let proxy = &self.worker.proxy;
+        let arrived = self.arrive(exchange, enforced, peer, &mut head)?;
+        let client = exchange.client;
+        let route = enforced
+            .routes()
+            .connection_to(arrived.own)
+            .ok_or(Rejection::NoRoute)?;
+        exchange.matched(enforced, route);
+        let counted = Counted {
+            client,
+            user: None,
+            service: arrived.caller.service,
+        };
+        proxy.enforce_limits(ROLE, enforced, route, Stage::Arrival, &counted)?;
+        proxy.enforce_limits(ROLE, enforced, route, Stage::Authenticated, &counted)?;
+        let transaction = arrived.transaction.as_ref();
+        let question = Question {
+            role: ROLE,
+            enforced,
+            caller: arrived.caller,
+            principal: None,
+            transaction: transaction.map(|transaction| &transaction.claims.txn),
+            route,
+            method: &Method::CONNECT,
+            path: arrived.target.path.as_str(),
+            source_ip: client,
+            trace: &arrived.trace,
+        };
+        let permit = authorize(&self.worker, &question)?;
+        exchange.permitted(&permit);
+        proxy.enforce_limits(ROLE, enforced, route, Stage::Permitted, &counted)?;
+        let (service, _) = permit.target().ok_or(Rejection::NoRoute)?;
+        let slot = self
+            .connections
+            .take(service.connections.max)
+            .ok_or(UpstreamError::Overloaded)?;
+        let connection = forward::connect_to_service(&permit, client).await?;
+        let admission = Admission {
+            peer: Some(peer.address),
+            listed: Some(arrived.source),
+            edge: transaction.map(|transaction| &transaction.claims.iss),
+        };
+        let standing = Standing::new(&self.worker, &question, &permit, &admission, false)
+            .ok_or(Rejection::NoRoute)?;
+        let patience = connection::patience(service);
+        exchange.carry(relay::run(
+            wish.granted(),
+            connection,
+            slot,
+            standing,
+            patience,
+        ));
+        Ok(connection::grant())
+    }
+
+    /// What a request of `peer` says about itself and where it comes from, as far as that may be at all.
+    fn arrive<'a>(
+        &self,
+        exchange: &mut Exchange,
+        enforced: &'a Arc<Enforced>,
+        peer: &'a PeerWorkload,
+        head: &mut Parts,
+    ) -> Result<Arrived<'a>, Rejection> {
+        let own = self.own_index(enforced)?;
+        exchange.reached(enforced, own);
+        let caller = self.admit_peer(enforced, peer)?;
+        let target = framing::admit_from_proxy(head)?;
+        let transaction = self.transaction(enforced, &head.headers)?;
+        headers::sanitise_request(&mut head.headers);
+        let trace = exchange.join_trace(&self.worker, &mut head.headers, &target);
+
+        // An edge speaks for the client's address; a service speaks for nobody's but its own.
+        let client = transaction
+            .as_ref()
+            .map_or(peer.address, |t| t.claims.rctx.req_ip.to_canonical());
+        exchange.client = client;
+        let source = if enforced.is_edge(&peer.id) {
+            client
+        } else {
+            peer.address
+        };
+        if !enforced
+            .service_ip(own)
+            .is_some_and(|filter| filter.allows(source))
+        {
+            return Err(Rejection::Source);
+        }
+        Ok(Arrived {
+            own,
+            caller,
+            target,
+            trace,
+            source,
+            transaction,
         })
     }
 

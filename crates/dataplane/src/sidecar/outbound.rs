@@ -19,12 +19,13 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{SidecarWorker, tunnel::Tunnel};
+use super::{SidecarWorker, connect::Asked, tunnel::Tunnel};
 use crate::{
     authorize::{Question, authorize},
     body::AnswerBody,
+    connection,
     exchange::Exchange,
-    forward::{self, Outgoing},
+    forward::{self, Content, Outgoing},
     framing,
     gateway::no_route,
     headers::{self, TXN_TOKEN},
@@ -119,9 +120,10 @@ impl SidecarWorker {
     ) -> Response<AnswerBody> {
         let result = match way {
             Way::Direct(opened) if asks_for_tunnel(&request) => {
-                match self.open_tunnel(&mut request, opened) {
+                match self.open_tunnel(&mut exchange, &mut request, opened).await {
                     // Not a call: nothing was decided, so nothing is counted.
-                    Ok(()) => return Response::new(AnswerBody::empty()),
+                    Ok(None) => return Response::new(AnswerBody::empty()),
+                    Ok(Some(answer)) => Ok(answer),
                     Err(rejection) => Err(rejection),
                 }
             }
@@ -130,18 +132,34 @@ impl SidecarWorker {
         exchange.end(&self.worker, result)
     }
 
-    /// Notes the tunnel that is to be served once the answer to CONNECT is out.
-    fn open_tunnel(
+    /// Notes the tunnel that is to be served once the answer to CONNECT is out. To a service that takes connections
+    /// and no requests there is a connection instead, with an answer of its own.
+    async fn open_tunnel(
         &self,
+        exchange: &mut Exchange,
         request: &mut Request<Incoming>,
         opened: &Mutex<Option<Opened>>,
-    ) -> Result<(), Rejection> {
+    ) -> Result<Option<Response<AnswerBody>>, Rejection> {
         let enforced = self.worker.proxy.ready()?;
         self.own_index(&enforced)?;
-        let tunnel = Tunnel::open(request.uri(), request.headers(), &enforced)?;
+        let (tunnel, called) = Tunnel::open(request.uri(), request.headers(), &enforced)?;
         let upgrade = upgrade::on(request);
-        *opened.lock().unwrap_or_else(PoisonError::into_inner) = Some((tunnel, upgrade));
-        Ok(())
+        if enforced.routes().connection_to(called).is_none() {
+            *opened.lock().unwrap_or_else(PoisonError::into_inner) = Some((tunnel, upgrade));
+            return Ok(None);
+        }
+        exchange.reached(&enforced, called);
+        let asked = self
+            .ask_for_connection(&enforced, called, exchange.client)
+            .await?;
+        Ok(Some(match asked {
+            Asked::Refused(answer) => answer,
+            Asked::Open(through) => {
+                let client = async { Some(TokioIo::new(upgrade.await.ok()?)) };
+                exchange.carry(through.carry(client));
+                connection::grant()
+            }
+        }))
     }
 
     async fn handle_outbound(
@@ -206,8 +224,7 @@ impl SidecarWorker {
             method: head.method,
             target: &target,
             headers: head.headers,
-            body,
-            opens_websocket: opening.is_some(),
+            content: Content::new(body, opening.is_some()),
         };
         let forwarded =
             forward::to_proxy(&self.worker, &permit, outgoing, transaction.as_deref()).await?;

@@ -1,7 +1,8 @@
 //! CONNECT at the outbound listener. Some clients (ureq, undici) ask any HTTP proxy for a tunnel, for plain
 //! `http://` too.
 //!
-//! A tunnel of ours leads nowhere: what comes through it is served here, as a connection whose requests must all
+//! To a service that takes connections and no requests, CONNECT opens a connection ([`super::connect`]). Any other
+//! tunnel of ours leads nowhere: what comes through it is served here, as a connection whose requests must all
 //! be for the service that CONNECT named. No byte is forwarded that was not decided about.
 
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
@@ -62,12 +63,13 @@ pub(super) struct Tunnel {
 }
 
 impl Tunnel {
-    /// The tunnel to `target`, if there may be one. A forward proxy goes by the target and not by `Host`.
+    /// The tunnel to `target`, if there may be one, and the index of the service at its end. A forward proxy goes by
+    /// the target and not by `Host`.
     pub(super) fn open(
         target: &Uri,
         fields: &HeaderMap,
         enforced: &Enforced,
-    ) -> Result<Self, TunnelError> {
+    ) -> Result<(Self, usize), TunnelError> {
         if !has_no_content(fields) {
             return Err(TunnelError::Malformed);
         }
@@ -77,13 +79,14 @@ impl Tunnel {
         }
         let port = authority.port_u16().ok_or(TunnelError::Malformed)?;
         let host = normalise_host(authority.as_str()).ok_or(TunnelError::Malformed)?;
-        if enforced.service_index(&host).is_none() {
-            return Err(TunnelError::Elsewhere);
-        }
-        if port == HTTPS_PORT {
+        let called = enforced
+            .service_index(&host)
+            .ok_or(TunnelError::Elsewhere)?;
+        // Whoever calls a service for requests by TLS would have them decided about by nobody.
+        if port == HTTPS_PORT && enforced.routes().connection_to(called).is_none() {
             return Err(TunnelError::Encrypted);
         }
-        Ok(Self { host, port })
+        Ok((Self { host, port }, called))
     }
 
     /// Whether a request for `target`, which the framing gate let through, may have come through here.

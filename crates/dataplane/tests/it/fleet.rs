@@ -89,6 +89,8 @@ impl Ledger {
 pub struct Proxy {
     pub address: SocketAddr,
     pub outbound: Option<SocketAddr>,
+    /// Where it leads to services that take connections.
+    pub connections: BTreeMap<&'static str, SocketAddr>,
     pub state: Arc<ProxyState>,
     pub ledger: Arc<Ledger>,
     pub drain: Option<DrainSignal>,
@@ -214,6 +216,17 @@ impl Fleet {
             spans: None,
         };
         let drain_deadline = Duration::from_secs(5);
+        let ways: BTreeMap<_, _> = ["inventory", "mailer"]
+            .map(|called| (called, listeners()))
+            .into();
+        let connections = ways
+            .iter()
+            .map(|(called, listeners)| (*called, listeners.address()))
+            .collect();
+        let ways = ways
+            .into_iter()
+            .map(|(called, listeners)| (called.parse().unwrap(), listeners))
+            .collect();
         let inbound = listeners();
         let address = inbound.address();
         let (running, outbound) = if name == "gateway" {
@@ -222,6 +235,7 @@ impl Fleet {
                 certificate: self.web_certificate(),
                 allow_tls12: false,
                 redirect: None,
+                connections: ways,
                 parts,
                 drain,
                 drain_deadline,
@@ -236,6 +250,7 @@ impl Fleet {
                 inbound,
                 outbound,
                 delivered: Delivered::new(Arc::clone(&self.clock)),
+                connections: ways,
                 parts,
                 drain,
                 drain_deadline,
@@ -245,6 +260,7 @@ impl Fleet {
         Proxy {
             address,
             outbound,
+            connections,
             state,
             ledger,
             drain: Some(signal),
@@ -351,6 +367,11 @@ impl Fleet {
         client::tls(self.gateway().address, Arc::clone(&self.web_h2))
             .await
             .unwrap()
+    }
+
+    /// TLS that trusts the fleet's CA.
+    pub fn web_config(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.web)
     }
 
     /// A request through the gateway, with `token` if there is one.

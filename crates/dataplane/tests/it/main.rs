@@ -13,6 +13,7 @@ mod attacks;
 mod calls;
 mod changes;
 mod client;
+mod connections;
 mod fleet;
 mod frames;
 mod limits;

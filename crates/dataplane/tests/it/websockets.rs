@@ -126,7 +126,7 @@ async fn refused(fleet: &Fleet, token: Option<&str>, path: &str) -> client::Repl
 }
 
 /// How a stream ended, by the event of one proxy.
-async fn end_of_stream(fleet: &Fleet, proxy: &str) -> Event {
+pub async fn end_of_stream(fleet: &Fleet, proxy: &str) -> Event {
     for _ in 0..100 {
         let events = fleet.proxies[proxy].ledger.events();
         let mut ends = events
@@ -141,7 +141,7 @@ async fn end_of_stream(fleet: &Fleet, proxy: &str) -> Event {
     panic!("{proxy} did not record the end of the stream");
 }
 
-fn detail(event: &Event, name: &str) -> String {
+pub fn detail(event: &Event, name: &str) -> String {
     match &event.details[name] {
         Detail::Text(text) => text.as_str().to_owned(),
         Detail::Number(number) => number.to_string(),
@@ -149,7 +149,7 @@ fn detail(event: &Event, name: &str) -> String {
     }
 }
 
-fn service<'a>(snapshot: &'a mut Snapshot, name: &str) -> &'a mut Service {
+pub fn service<'a>(snapshot: &'a mut Snapshot, name: &str) -> &'a mut Service {
     let named = |service: &&mut Service| service.name.as_str() == name;
     snapshot.services.iter_mut().find(named).unwrap()
 }

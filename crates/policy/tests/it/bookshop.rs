@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use testudo_model::{
-    ActionClass, Exposure, IpLists, Route, Service, ServiceName, ServiceProtocol, Timestamp,
-    TrustDomain, UserRequirement,
+    ActionClass, ConnectionRules, Exposure, IpLists, Route, Service, ServiceName, ServiceProtocol,
+    Timestamp, TrustDomain, UserRequirement,
     snapshot::{Directory, GatewayRules, PolicyFile, Snapshot, SnapshotVersion, Subject},
 };
 use testudo_policy::{Call, Peer, PolicyEngine, TokenFacts};
@@ -108,6 +108,7 @@ pub fn service(
         hosts: Vec::new(),
         upstream: "127.0.0.1:8000".parse().unwrap(),
         protocol: ServiceProtocol::Http1,
+        connections: ConnectionRules::default(),
         routes,
         groups: groups.iter().map(|group| group.parse().unwrap()).collect(),
         environment: "production".to_owned(),

@@ -4,13 +4,15 @@ use std::collections::BTreeSet;
 
 use testudo_model::{
     IpLists, RateLimit, Redacted, limits,
-    snapshot::{GatewayRules, PolicyFile},
+    snapshot::{GatewayRules, PolicyFile, ProxyProtocol},
 };
 
 use super::{
     Fleet, Listen, Observability, SeedCredential,
     document::{Cursor, DeclaredNames, Place},
-    file::{FleetFile, IpSection, LimitSection, ListenSection, ObservabilitySection},
+    file::{
+        FleetFile, GatewaySection, IpSection, LimitSection, ListenSection, ObservabilitySection,
+    },
     files::{FileError, Files},
     network::Network,
     people, ports,
@@ -52,6 +54,11 @@ pub(super) fn check(file: &FleetFile, tree: Cursor<'_>, context: &mut Context<'_
         trust_domain: file.trust_domain.clone(),
         runs: services::runs(file, tree, context),
         services,
+        public_ports: file
+            .services
+            .iter()
+            .filter_map(|(name, section)| Some((name.clone(), section.listen?.address())))
+            .collect(),
         sidecars,
         groups: file.groups.clone(),
         roles: file.roles.clone(),
@@ -63,6 +70,7 @@ pub(super) fn check(file: &FleetFile, tree: Cursor<'_>, context: &mut Context<'_
         gateway: GatewayRules {
             ip: ip_lists(&file.gateway.ip),
             trusted_proxies: trusted_proxies(&file.gateway.trusted_proxies, tree, context.problems),
+            proxy_protocol: proxy_protocol(&file.gateway, tree, context.problems),
             limits: rate_limits(
                 &file.gateway.limit,
                 tree.key("gateway").key("limit"),
@@ -219,6 +227,25 @@ fn trusted_proxies(
         }
     }
     networks.iter().map(|network| network.net()).collect()
+}
+
+fn proxy_protocol(
+    section: &GatewaySection,
+    tree: Cursor<'_>,
+    problems: &mut Problems<'_>,
+) -> ProxyProtocol {
+    if section.proxy_protocol != ProxyProtocol::Off && section.trusted_proxies.is_empty() {
+        let place = tree.key("gateway").key("proxy_protocol").place();
+        problems
+            .error(
+                "fleet.proxy_protocol",
+                place,
+                "there are no `trusted_proxies` that could speak the PROXY protocol",
+            )
+            .why("a header of that protocol names any client its sender likes, so it is believed of trusted proxies only")
+            .help("give the addresses of the proxies in front of the gateway as `trusted_proxies`");
+    }
+    section.proxy_protocol
 }
 
 fn observability(

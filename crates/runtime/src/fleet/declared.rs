@@ -21,6 +21,8 @@ pub struct Fleet {
     pub services: Vec<Service>,
     /// Programs that `testudo up` starts.
     pub runs: BTreeMap<ServiceName, RunCommand>,
+    /// The ports of their own that the gateway has for services that take connections and no requests.
+    pub public_ports: BTreeMap<ServiceName, SocketAddr>,
     /// Where each service's sidecar listens; every service has an entry.
     pub sidecars: BTreeMap<ServiceName, SidecarListen>,
     /// Groups and the groups they are in.
@@ -67,12 +69,14 @@ pub struct Listen {
 }
 
 /// Where a sidecar listens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SidecarListen {
     /// For other sidecars and the gateway, with mTLS.
     pub inbound: SocketAddr,
     /// For its own service, in plain HTTP on loopback.
     pub outbound: SocketAddr,
+    /// For connections of its own service to others that take no requests, on loopback.
+    pub connections: BTreeMap<ServiceName, SocketAddr>,
 }
 
 /// A program that `testudo up` starts and stops.

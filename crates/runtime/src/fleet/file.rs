@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use testudo_model::{
     ActionClass, ClientName, Exposure, GroupName, LimitKey, OperationId, RoleName, Scope,
-    ServiceName, ServiceProtocol, TrustDomain, UserRequirement, Username,
+    ServiceName, ServiceProtocol, TrustDomain, UserRequirement, Username, snapshot::ProxyProtocol,
 };
 
 use super::{
@@ -106,6 +106,9 @@ pub struct GatewaySection {
     pub ip: IpSection,
     /// Proxies in front of the gateway whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<Network>,
+    /// Whether those proxies begin connections with a header of the PROXY protocol (version 1 or 2) that says whose
+    /// they are: `off`, `optional` or `required`. On ports for TCP `optional` means `required`.
+    pub proxy_protocol: ProxyProtocol,
     /// Limits on the whole gateway.
     pub limit: Vec<LimitSection>,
     /// Lowest TLS version of the public listeners; 1.2 only for clients that cannot do better.
@@ -143,7 +146,9 @@ pub struct ServiceSection {
     /// Where the real service listens, seen from its own sidecar: an address on loopback.
     #[schemars(with = "String", extend("examples" = ["127.0.0.1:7002"]))]
     pub upstream: SocketAddr,
-    /// What it speaks there: `http1` (HTTP/1.1), or `h2c` (HTTP/2 in the clear with prior knowledge) for gRPC.
+    /// What it speaks there: `http1` (HTTP/1.1), or `h2c` (HTTP/2 in the clear with prior knowledge) for gRPC. With
+    /// `tcp` (any protocol) and `tls` (TLS that ends at the service) whole connections are decided about and their bytes
+    /// carried unread: such a service has no `routes`, and policies know its one operation as `connect`.
     #[serde(default)]
     pub protocol: ServiceProtocol,
     /// Allow an `upstream` that is not on loopback. What the sidecar sends there is plain HTTP, and whoever
@@ -153,9 +158,17 @@ pub struct ServiceSection {
     /// Whether the gateway routes to it.
     #[serde(default)]
     pub exposure: Exposure,
-    /// Public host names for which the gateway routes to it; any host, by path, if empty.
+    /// Public host names for which the gateway routes to it; any host, by path, if empty. With `protocol = "tls"` the
+    /// server names for which TLS passes the gateway.
     #[serde(default)]
     pub hosts: Vec<HostName>,
+    /// The port of its own that the gateway has for an external service with `protocol = "tcp"` or `"tls"`:
+    /// `address:port`, or a port on 127.0.0.1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listen: Option<ListenAddress>,
+    /// What holds for its connections, with `protocol = "tcp"` or `"tls"`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<ConnectionsSection>,
     /// Service groups it is in, for policies.
     #[serde(default)]
     pub groups: Vec<GroupName>,
@@ -190,6 +203,25 @@ pub struct SidecarSection {
     /// For its own service (plain HTTP): must be on loopback.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outbound: Option<ListenAddress>,
+    /// Where its own service finds others that speak `tcp` or `tls`, by their names, e.g. `{ database = 5432 }`: must be
+    /// on loopback. CONNECT at `outbound` leads there too.
+    pub connections: BTreeMap<ServiceName, ListenAddress>,
+}
+
+/// What holds for the connections of a service whose bytes are carried unread.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ConnectionsSection {
+    /// Time in which a connection must move something; an hour if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle_timeout: Option<Period>,
+    /// Connections that one sidecar of the service holds at once; 1000 if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub max: Option<u32>,
+    /// Begin each connection to the service with a header of the PROXY protocol, version 2, that has the client's
+    /// address. The service must expect it.
+    pub proxy_protocol: bool,
 }
 
 /// A program that `testudo up` starts and stops.

@@ -5,6 +5,7 @@
 //! ignored: a key that is not known is an error, and a file with an error yields no fleet at all.
 
 mod check;
+mod connections;
 mod declared;
 mod document;
 mod file;
@@ -39,9 +40,9 @@ pub use declared::{
     SeedCredential, SeedServiceAccount, SeedUser, SidecarListen, TlsMinimum,
 };
 pub use file::{
-    ClientKind, ClientSection, DataSection, FleetFile, GatewaySection, IpSection, LimitSection,
-    ListenSection, ObservabilitySection, PolicySection, RouteSection, RunSection,
-    ServiceAccountSection, ServiceSection, SidecarSection, UserSection,
+    ClientKind, ClientSection, ConnectionsSection, DataSection, FleetFile, GatewaySection,
+    IpSection, LimitSection, ListenSection, ObservabilitySection, PolicySection, RouteSection,
+    RunSection, ServiceAccountSection, ServiceSection, SidecarSection, UserSection,
 };
 pub use host::HostName;
 pub use layers::{Override, VARIABLE_PREFIX};

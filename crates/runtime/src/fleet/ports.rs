@@ -50,7 +50,15 @@ pub(super) fn assign(
         };
         let inbound = automatic(service.sidecar.inbound, file.listen.sidecar_inbound);
         let outbound = automatic(service.sidecar.outbound, file.listen.sidecar_outbound);
-        sidecars.insert(name.clone(), SidecarListen { inbound, outbound });
+        let connections = service.sidecar.connections.iter();
+        let listen = SidecarListen {
+            inbound,
+            outbound,
+            connections: connections
+                .map(|(called, address)| (called.clone(), address.address()))
+                .collect(),
+        };
+        sidecars.insert(name.clone(), listen);
     }
     sidecars
 }
@@ -103,6 +111,21 @@ fn written<'a>(file: &FleetFile, listen: &Listen, tree: Cursor<'a>) -> Vec<Liste
             place: at.key("upstream").place(),
             is_upstream: true,
         });
+        listeners.extend(service.listen.map(|address| Listener {
+            address: address.address(),
+            what: format!("the gateway's port for `{name}`"),
+            place: at.key("listen").place(),
+            is_upstream: false,
+        }));
+        for (called, address) in &service.sidecar.connections {
+            let at = at.key("sidecar").key("connections");
+            listeners.push(Listener {
+                address: address.address(),
+                what: format!("the way from `{name}` to `{called}`"),
+                place: at.key(called.as_str()).place(),
+                is_upstream: false,
+            });
+        }
         for (side, address) in [
             ("inbound", service.sidecar.inbound),
             ("outbound", service.sidecar.outbound),
@@ -173,7 +196,16 @@ fn report_exposed_outbounds(file: &FleetFile, tree: Cursor<'_>, problems: &mut P
         let at = tree.key("services").key(name.as_str()).key("sidecar");
         Some((service.sidecar.outbound?, at.key("outbound").place()))
     });
-    for (outbound, place) in services.chain([(file.listen.sidecar_outbound, first)]) {
+    let connections = file.services.iter().flat_map(|(name, service)| {
+        let at = tree.key("services").key(name.as_str()).key("sidecar");
+        let at = at.key("connections");
+        let listeners = service.sidecar.connections.iter();
+        listeners.map(move |(called, address)| (*address, at.key(called.as_str()).place()))
+    });
+    for (outbound, place) in services
+        .chain(connections)
+        .chain([(file.listen.sidecar_outbound, first)])
+    {
         if !outbound.address().ip().is_loopback() {
             let outbound = outbound.address();
             problems

@@ -2,11 +2,12 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use testudo_model::{Exposure, OperationId, Route, Service, ServiceName, limits};
+use testudo_model::{Exposure, OperationId, Route, Service, ServiceName, ServiceProtocol, limits};
 
 use super::{
     RunCommand,
     check::{Context, ip_lists, rate_limits},
+    connections,
     document::Cursor,
     file::{FleetFile, RouteSection, ServiceSection},
     host::HostName,
@@ -131,7 +132,9 @@ fn service(
             .error("fleet.environment", at.key("environment").place(), message);
     }
     let routes = at.key("routes");
-    if section.routes.is_empty() && !routes.is_written() {
+    let is_opaque = section.protocol.is_opaque();
+    connections::check(file, name, section, at, context.problems);
+    if section.routes.is_empty() && !routes.is_written() && !is_opaque {
         context
             .problems
             .warn(
@@ -152,12 +155,17 @@ fn service(
         hosts: section.hosts.iter().map(ToString::to_string).collect(),
         upstream: section.upstream,
         protocol: section.protocol,
-        routes: section
-            .routes
-            .iter()
-            .enumerate()
-            .map(|(index, section)| route(section, routes.index(index), context.problems))
-            .collect(),
+        connections: connections::rules(section),
+        routes: if is_opaque {
+            vec![Route::for_connections()]
+        } else {
+            section
+                .routes
+                .iter()
+                .enumerate()
+                .map(|(index, section)| route(section, routes.index(index), context.problems))
+                .collect()
+        },
         groups: section.groups.clone(),
         environment: section.environment.clone(),
         ip: ip_lists(&section.ip),
@@ -269,7 +277,8 @@ fn check_hosts(
         return;
     }
     for (index, host) in section.hosts.iter().enumerate() {
-        if !file.public_names.contains(host) {
+        // The gateway shows no certificate for TLS that passes it.
+        if section.protocol != ServiceProtocol::Tls && !file.public_names.contains(host) {
             problems
                 .warn("fleet.host_not_public", hosts.index(index).place(), format!("`{host}` is not in `public_names`"))
                 .why("the gateway's certificate will not name it, so clients will refuse the connection")

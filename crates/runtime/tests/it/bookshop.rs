@@ -69,7 +69,7 @@ fn the_bookshop_loads_without_a_problem() {
 fn sidecars_get_ports_in_the_order_of_the_file() {
     let loaded = fleet::load(&path(), &Environment::empty(), &[]).unwrap();
     let ports = |name: &str| {
-        let sidecar = loaded.fleet.sidecars[&name.parse().unwrap()];
+        let sidecar = &loaded.fleet.sidecars[&name.parse().unwrap()];
         (sidecar.inbound.to_string(), sidecar.outbound.to_string())
     };
     assert_eq!(

@@ -126,7 +126,8 @@ fn a_flag_that_names_no_key_is_refused() {
 #[test]
 fn port_zero_for_sidecars_means_any_port_for_each() {
     let text = "[listen]\nsidecar_inbound = 0\nsidecar_outbound = 0\n[services.a]\nupstream = \"127.0.0.1:1\"\n";
-    let sidecar = accept(text).fleet.sidecars[&"a".parse().unwrap()];
+    let loaded = accept(text);
+    let sidecar = &loaded.fleet.sidecars[&"a".parse().unwrap()];
     assert_eq!((sidecar.inbound.port(), sidecar.outbound.port()), (0, 0));
 }
 

@@ -312,6 +312,105 @@ fn limits_and_ranges_hold() {
 }
 
 #[test]
+fn a_service_that_takes_connections_has_ways_and_no_routes() {
+    let plain = |more: &str| {
+        codes(&format!(
+            "[services.db]\nupstream = \"127.0.0.1:5432\"\nprotocol = \"tcp\"\n{more}\n"
+        ))
+    };
+    assert_eq!(plain(""), [""; 0]);
+    assert_eq!(
+        plain("[[services.db.routes]]\noperation = \"x\"\nmatch = \"GET /\""),
+        ["fleet.routes_of_connections"]
+    );
+    assert_eq!(plain("listen = 15432"), ["fleet.listen_of_internal"]);
+    let external = "exposure = \"external\"\n";
+    assert_eq!(plain(external), ["fleet.unreachable"]);
+    assert_eq!(plain(&format!("{external}listen = 15432")), [""; 0]);
+    assert_eq!(
+        plain(&format!("{external}listen = 5432")),
+        ["fleet.port_clash"]
+    );
+    assert_eq!(
+        plain(&format!(
+            "{external}listen = 15432\nhosts = [\"localhost\"]"
+        )),
+        ["fleet.hosts_of_connections"]
+    );
+    assert_eq!(plain("connections = { max = 0 }"), ["fleet.limit_zero"]);
+    assert_eq!(
+        plain("connections = { idle_timeout = \"13h\" }"),
+        ["fleet.out_of_range"]
+    );
+    assert_eq!(
+        plain("limit = [{ per = \"user\", rate = \"1/s\" }]"),
+        ["fleet.limit_without_user"]
+    );
+
+    let app = |more: &str| {
+        let db = "[services.db]\nupstream = \"127.0.0.1:5432\"\nprotocol = \"tcp\"\n";
+        codes(&format!(
+            "{db}{}",
+            service("app", 7000, more, &[("x", "GET /")])
+        ))
+    };
+    assert_eq!(app("sidecar.connections = { db = 15432 }"), [""; 0]);
+    assert_eq!(
+        app("sidecar.connections = { app = 15432 }"),
+        ["fleet.connection_to_requests"]
+    );
+    assert_eq!(
+        app("sidecar.connections = { bd = 15432 }"),
+        ["fleet.unknown_reference"]
+    );
+    assert_eq!(
+        app("sidecar.connections = { db = \"0.0.0.0:15432\" }"),
+        ["fleet.outbound_exposed"]
+    );
+    assert_eq!(
+        app("sidecar.connections = { db = 7000 }"),
+        ["fleet.port_clash"]
+    );
+    assert_eq!(app("listen = 15432"), ["fleet.connections_of_requests"]);
+    assert_eq!(
+        app("connections = { max = 5 }"),
+        ["fleet.connections_of_requests"]
+    );
+}
+
+#[test]
+fn tls_for_one_name_ends_in_one_place() {
+    let passed = |name: &str, port: u16, host: &str| {
+        format!(
+            "[services.{name}]\nupstream = \"127.0.0.1:{port}\"\nprotocol = \"tls\"\nexposure = \"external\"\n\
+             hosts = [\"{host}\"]\n"
+        )
+    };
+    let vault = passed("vault", 8200, "vault.example");
+    assert_eq!(codes(&vault), [""; 0]);
+    let contested = ["fleet.contested_server_name"];
+    assert_eq!(codes(&passed("vault", 8200, "localhost")), contested);
+    let other = passed("other", 8201, "vault.example");
+    assert_eq!(codes(&format!("{vault}{other}")), contested);
+    let more = "exposure = \"external\"\nhosts = [\"vault.example\"]";
+    let site = service("site", 7000, more, &[("x", "GET /")]);
+    let mut found = codes(&format!("{vault}{site}"));
+    found.retain(|code| *code != "fleet.host_not_public");
+    assert_eq!(found, contested);
+}
+
+#[test]
+fn the_proxy_protocol_needs_somebody_to_be_trusted() {
+    let gateway = |more: &str| codes(&format!("[services]\n[gateway]\n{more}\n"));
+    assert_eq!(
+        gateway("proxy_protocol = \"required\""),
+        ["fleet.proxy_protocol"]
+    );
+    let trusted = "trusted_proxies = [\"10.0.0.1\"]\nproxy_protocol = \"optional\"";
+    assert_eq!(gateway(trusted), [""; 0]);
+}
+
+#[test]
 fn the_action_follows_the_method_unless_it_is_given() {
     let mut text = service(
         "a",
@@ -338,7 +437,8 @@ fn a_service_added_at_the_end_does_not_move_the_others() {
         service("zebra", 7000, "", &routes),
         service("ant", 7001, "", &routes),
     );
-    let sidecar =
-        |text: &str| -> SidecarListen { accept(text).fleet.sidecars[&"zebra".parse().unwrap()] };
+    let sidecar = |text: &str| -> SidecarListen {
+        accept(text).fleet.sidecars[&"zebra".parse().unwrap()].clone()
+    };
     assert_eq!(sidecar(&zebra), sidecar(&format!("{zebra}{ant}")));
 }

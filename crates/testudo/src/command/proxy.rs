@@ -1,6 +1,7 @@
 //! `testudo gateway` and `testudo sidecar`: one proxy in a process of its own.
 
 use std::{
+    collections::BTreeMap,
     fs,
     net::SocketAddr,
     num::NonZeroUsize,
@@ -10,6 +11,7 @@ use std::{
 };
 
 use serde_json::json;
+use testudo_controlplane::ServiceName;
 use testudo_dataplane::{
     Delivered, Expected, Gateway, GatewayOptions, Listeners, Member, MemberError, MemberOptions,
     ProxyMetrics, Redirect, Running, Sidecar, SidecarOptions, WebCertificate,
@@ -20,10 +22,11 @@ use tracing::warn;
 use super::{
     Invocation,
     process::{Process, Stopping},
+    up::connection_lines,
     upgrade::Place,
 };
 use crate::{
-    cli::{GatewayArguments, JoinArguments, SidecarArguments},
+    cli::{GatewayArguments, JoinArguments, SidecarArguments, Way},
     failure::{Exit, Failure, Outcome},
 };
 
@@ -48,6 +51,7 @@ pub async fn gateway(invocation: &Invocation, arguments: GatewayArguments) -> Ou
     let listen = GatewayListen {
         https: arguments.listen,
         redirect: arguments.redirect,
+        connections: ways(&arguments.connections),
         names: arguments.public_names.clone(),
         allow_tls12: arguments.tls_min == "1.2",
     };
@@ -65,12 +69,11 @@ pub async fn gateway(invocation: &Invocation, arguments: GatewayArguments) -> Ou
     )?;
     process.offer(place);
     let ready = json!({ "role": "gateway", "id": member.id(), "gateway": format!("https://{}", addresses.https),
-        "ops": format!("http://{}", process.ops), "pid": std::process::id() });
-    process.ready(
-        invocation,
-        &ready,
-        &[("gateway", format!("https://{}", addresses.https))],
-    )?;
+        "connections": addresses.connections, "ops": format!("http://{}", process.ops),
+        "pid": std::process::id() });
+    let mut lines = vec![("gateway", format!("https://{}", addresses.https))];
+    lines.extend(connection_lines("gateway", &addresses.connections));
+    process.ready(invocation, &ready, &lines)?;
     let stopping = Stopping::of(&arguments.join);
     process.run(vec![(running, member)], None, stopping).await
 }
@@ -82,6 +85,7 @@ pub async fn sidecar(invocation: &Invocation, arguments: SidecarArguments) -> Ou
     let listen = |name, address| Listeners::open(&process.sockets, name, address, workers);
     let inbound = listen("inbound", arguments.inbound)?;
     let outbound = listen("outbound", arguments.outbound)?;
+    let connections = open_connections(&process.sockets, &ways(&arguments.connections), workers)?;
     let advertised = arguments.advertise.unwrap_or_else(|| inbound.address());
     if advertised.ip().is_unspecified() {
         return Err(Failure::new(
@@ -99,18 +103,25 @@ pub async fn sidecar(invocation: &Invocation, arguments: SidecarArguments) -> Ou
     )
     .await?;
     let ready = json!({ "role": "sidecar", "id": member.id(), "inbound": inbound.address(),
-        "outbound": outbound.address(), "ops": format!("http://{}", process.ops), "pid": std::process::id() });
-    let lines = [
+        "outbound": outbound.address(), "connections": addresses(&connections),
+        "ops": format!("http://{}", process.ops), "pid": std::process::id() });
+    let mut lines = vec![
         ("inbound", inbound.address().to_string()),
         ("outbound", format!("http://{}", outbound.address())),
     ];
+    lines.extend(connection_lines("loopback", &addresses(&connections)));
+    let listen = SidecarListeners {
+        inbound,
+        outbound,
+        connections,
+    };
     member.keep_up(&process.stage.tasks, &process.stage.drain);
     place.until_fit(&process.readiness, &member).await?;
     let delivered = Delivered::new(Arc::clone(&process.clock));
     place.share(&delivered).await;
     process.delivered = Some(Arc::clone(&delivered));
     let (drain, deadline) = (&process.stage.drain, arguments.join.drain_timeout);
-    let running = start_sidecar(&member, inbound, outbound, delivered, drain, deadline)?;
+    let running = start_sidecar(&member, listen, delivered, drain, deadline)?;
     process.offer(place);
     process.ready(invocation, &ready, &lines)?;
     let stopping = Stopping::of(&arguments.join);
@@ -194,6 +205,8 @@ pub struct GatewayListen {
     pub https: SocketAddr,
     /// Plain HTTP that redirects.
     pub redirect: Option<SocketAddr>,
+    /// Services that take connections, at ports of their own.
+    pub connections: BTreeMap<ServiceName, SocketAddr>,
     /// Names the redirect knows.
     pub names: Vec<String>,
     /// Whether TLS 1.2 is accepted.
@@ -204,6 +217,7 @@ pub struct GatewayListen {
 pub struct GatewayListeners {
     https: Listeners,
     redirect: Option<Listeners>,
+    connections: BTreeMap<ServiceName, Listeners>,
     names: Vec<String>,
     allow_tls12: bool,
 }
@@ -214,6 +228,42 @@ pub struct GatewayAddresses {
     pub https: SocketAddr,
     /// Plain HTTP that redirects.
     pub redirect: Option<SocketAddr>,
+    /// Services that take connections.
+    pub connections: BTreeMap<ServiceName, SocketAddr>,
+}
+
+/// A sidecar's listeners, bound.
+pub struct SidecarListeners {
+    /// For other proxies.
+    pub inbound: Listeners,
+    /// For calls of its service.
+    pub outbound: Listeners,
+    /// For its service's connections to others.
+    pub connections: BTreeMap<ServiceName, Listeners>,
+}
+
+/// Binds the addresses of services that take connections, or takes what the process before had there.
+fn open_connections(
+    sockets: &Sockets,
+    connections: &BTreeMap<ServiceName, SocketAddr>,
+    workers: NonZeroUsize,
+) -> Result<BTreeMap<ServiceName, Listeners>, Failure> {
+    let mut bound = BTreeMap::new();
+    for (called, address) in connections {
+        let listeners = Listeners::open(sockets, &format!("tcp.{called}"), *address, workers)?;
+        bound.insert(called.clone(), listeners);
+    }
+    Ok(bound)
+}
+
+/// Where they are bound.
+pub fn addresses(
+    connections: &BTreeMap<ServiceName, Listeners>,
+) -> BTreeMap<ServiceName, SocketAddr> {
+    let bound = connections.iter();
+    bound
+        .map(|(called, listeners)| (called.clone(), listeners.address()))
+        .collect()
 }
 
 impl GatewayListen {
@@ -229,6 +279,7 @@ impl GatewayListen {
         Ok(GatewayListeners {
             https: bind("gateway", self.https, workers)?,
             redirect: redirect.transpose()?,
+            connections: open_connections(sockets, &self.connections, workers)?,
             names: self.names,
             allow_tls12: self.allow_tls12,
         })
@@ -246,12 +297,14 @@ pub fn start_gateway(
     let GatewayListeners {
         https,
         redirect,
+        connections,
         names,
         allow_tls12,
     } = listen;
     let addresses = GatewayAddresses {
         https: https.address(),
         redirect: redirect.as_ref().map(Listeners::address),
+        connections: addresses(&connections),
     };
     let https_port = https.address().port();
     let running = Gateway::start(GatewayOptions {
@@ -261,6 +314,7 @@ pub fn start_gateway(
             names,
         }),
         listen: https,
+        connections,
         certificate,
         allow_tls12,
         parts: member.parts.clone(),
@@ -273,8 +327,7 @@ pub fn start_gateway(
 /// Starts the sidecar of the service that `member` is.
 pub fn start_sidecar(
     member: &Member,
-    inbound: Listeners,
-    outbound: Listeners,
+    listen: SidecarListeners,
     delivered: Arc<Delivered>,
     drain: &Drain,
     drain_deadline: Duration,
@@ -289,13 +342,20 @@ pub fn start_sidecar(
     })?;
     Ok(Sidecar::start(SidecarOptions {
         service,
-        inbound,
-        outbound,
+        inbound: listen.inbound,
+        outbound: listen.outbound,
+        connections: listen.connections,
         delivered,
         parts: member.parts.clone(),
         drain: drain.clone(),
         drain_deadline,
     })?)
+}
+
+/// The ways to services that flags named; the last of those to one service.
+fn ways(flags: &[Way]) -> BTreeMap<ServiceName, SocketAddr> {
+    let ways = flags.iter();
+    ways.map(|way| (way.called.clone(), way.address)).collect()
 }
 
 /// The workers asked for, or one for each core.

@@ -1,6 +1,7 @@
 //! `testudo up` and `testudo server`: a control plane, and with `up` the whole fleet beside it.
 
 use std::{
+    collections::BTreeMap,
     io::{self, IsTerminal},
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -26,8 +27,8 @@ use super::{
     invitation::invitation,
     process::{DEFAULT_FILTER, Process, RunningProxy, Stage, Stopping},
     proxy::{
-        DRAIN_TIMEOUT, GatewayAddresses, GatewayListen, key_file_beside, start_gateway,
-        start_sidecar, workers,
+        DRAIN_TIMEOUT, GatewayAddresses, GatewayListen, SidecarListeners, addresses,
+        key_file_beside, start_gateway, start_sidecar, workers,
     },
 };
 use crate::{
@@ -156,6 +157,8 @@ struct StartedSidecar {
     service: ServiceName,
     inbound: SocketAddr,
     outbound: SocketAddr,
+    /// Where its service finds others that take connections.
+    connections: BTreeMap<ServiceName, SocketAddr>,
     proxy: RunningProxy,
 }
 
@@ -183,7 +186,8 @@ impl Proxies {
             .sidecars
             .iter()
             .map(|sidecar| {
-                let addresses = json!({ "inbound": sidecar.inbound, "outbound": sidecar.outbound });
+                let addresses = json!({ "inbound": sidecar.inbound, "outbound": sidecar.outbound,
+                    "connections": sidecar.connections });
                 (sidecar.service.to_string(), addresses)
             })
             .collect();
@@ -199,6 +203,7 @@ impl Proxies {
                 "redirect".to_owned(),
                 json!(addresses.redirect.map(|at| format!("http://{at}"))),
             );
+            object.insert("connections".to_owned(), json!(addresses.connections));
             object.insert("sidecars".to_owned(), Value::Object(sidecars));
         }
         all
@@ -211,15 +216,18 @@ impl Proxies {
             format!("https://{}", self.gateway.addresses.https),
         )];
         lines.extend(server_lines(server));
-        lines.extend(self.sidecars.iter().map(|sidecar| {
-            (
+        lines.extend(connection_lines(
+            "gateway",
+            &self.gateway.addresses.connections,
+        ));
+        for sidecar in &self.sidecars {
+            let (service, outbound) = (&sidecar.service, sidecar.outbound);
+            lines.push((
                 "sidecar",
-                format!(
-                    "{}: HTTP_PROXY=http://{}",
-                    sidecar.service, sidecar.outbound
-                ),
-            )
-        }));
+                format!("{service}: HTTP_PROXY=http://{outbound}"),
+            ));
+            lines.extend(connection_lines(service.as_str(), &sidecar.connections));
+        }
         lines
     }
 
@@ -228,6 +236,15 @@ impl Proxies {
         let sidecars = self.sidecars.into_iter().map(|sidecar| sidecar.proxy);
         sidecars.chain([self.gateway.proxy]).collect()
     }
+}
+
+/// Where `whose` leads to services that take connections, for people.
+pub fn connection_lines(
+    whose: &str,
+    connections: &BTreeMap<ServiceName, SocketAddr>,
+) -> Vec<(&'static str, String)> {
+    let line = |(called, address)| ("connections", format!("{whose}: {called} at {address}"));
+    connections.iter().map(line).collect()
 }
 
 /// What `up` logs: people at a terminal see what listens where, and of the log only what needs them.
@@ -291,7 +308,17 @@ impl<'a> Starter<'a> {
         for (service, listen) in &fleet.sidecars {
             let inbound = Listeners::bind(listen.inbound, workers(Some(1)))?;
             let outbound = Listeners::bind(listen.outbound, workers(Some(1)))?;
-            started.push(self.sidecar(fleet, service, inbound, outbound).await?);
+            let mut connections = BTreeMap::new();
+            for (called, address) in &listen.connections {
+                let listeners = Listeners::bind(*address, workers(Some(1)))?;
+                connections.insert(called.clone(), listeners);
+            }
+            let listen = SidecarListeners {
+                inbound,
+                outbound,
+                connections,
+            };
+            started.push(self.sidecar(fleet, service, listen).await?);
         }
         Ok(started)
     }
@@ -300,26 +327,24 @@ impl<'a> Starter<'a> {
         &self,
         fleet: &Fleet,
         service: &ServiceName,
-        inbound: Listeners,
-        outbound: Listeners,
+        listen: SidecarListeners,
     ) -> Result<StartedSidecar, Failure> {
-        let (inbound_address, outbound_address) = (inbound.address(), outbound.address());
+        let (inbound, outbound) = (listen.inbound.address(), listen.outbound.address());
+        let connections = addresses(&listen.connections);
         let id = fleet.trust_domain.service(service);
-        let member = self
-            .join(id, service.as_str(), Some(inbound_address))
-            .await?;
+        let member = self.join(id, service.as_str(), Some(inbound)).await?;
         let running = start_sidecar(
             &member,
-            inbound,
-            outbound,
+            listen,
             Delivered::new(Arc::clone(&self.process.clock)),
             &self.stage.drain,
             DRAIN_TIMEOUT,
         )?;
         Ok(StartedSidecar {
             service: service.clone(),
-            inbound: inbound_address,
-            outbound: outbound_address,
+            inbound,
+            outbound,
+            connections,
             proxy: (running, member),
         })
     }
@@ -334,6 +359,7 @@ impl<'a> Starter<'a> {
         let listen = GatewayListen {
             https: fleet.listen.gateway,
             redirect: Some(fleet.listen.redirect),
+            connections: fleet.public_ports.clone(),
             names: fleet.public_names.clone(),
             allow_tls12: fleet.tls_min == TlsMinimum::Tls12,
         };

@@ -1,13 +1,19 @@
 //! The edge: from outside into the fleet.
 //!
-//! [`GatewayWorker::handle`] is the life of a request, in order.
+//! [`GatewayWorker::handle`] is the life of a request, in order. [`arrival`] is what comes before, and [`connect`] the way
+//! to services that take connections and no requests.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+mod arrival;
+mod connect;
 
+use std::{collections::BTreeMap, convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+
+use arrival::{Arrival, Destination};
+use futures_util::future::join_all;
 use http::{Request, Response, header};
 use hyper::{body::Incoming, service::service_fn};
 use rustls::ServerConfig;
-use testudo_model::{LimitKey, RateLimit, UserRequirement, limits};
+use testudo_model::{LimitKey, RateLimit, ServiceName, UserRequirement, limits};
 use testudo_policy::GATEWAY;
 use testudo_runtime::{Drain, DrainWatch};
 use testudo_trust::{WebCertificate, web_server_config};
@@ -18,7 +24,7 @@ use crate::{
     authorize::{Question, authorize},
     body::AnswerBody,
     exchange::Exchange,
-    forward::{self, Outgoing},
+    forward::{self, Content, Outgoing},
     framing, headers,
     limit::{Counted, Stage},
     listener::{self, ConnectionSlots, Listeners, Running, StartError},
@@ -58,6 +64,8 @@ pub struct GatewayOptions {
     pub allow_tls12: bool,
     /// The plaintext listener that sends browsers to HTTPS, if there is to be one.
     pub redirect: Option<Redirect>,
+    /// Ports of services that take connections and no requests, by their names.
+    pub connections: BTreeMap<ServiceName, Listeners>,
     /// Identity, state, evidence.
     pub parts: ProxyParts,
     /// When to stop.
@@ -83,6 +91,7 @@ impl Gateway {
         );
         let slots = ConnectionSlots::new();
         let mut redirect = options.redirect;
+        let mut ports = listener::seats_by_worker(options.connections);
         let workers = options
             .listen
             .into_seats()
@@ -90,12 +99,24 @@ impl Gateway {
             .map(|seat| {
                 let worker = GatewayWorker::new(Arc::clone(&proxy), Arc::clone(&tls));
                 let (slots, drain) = (slots.clone(), options.drain.watch());
-                let (redirect, deadline) = (redirect.take(), options.drain_deadline);
-                async move { worker.run(seat, slots, redirect, drain, deadline).await }
+                let deadline = options.drain_deadline;
+                let seats = Seats {
+                    https: seat,
+                    redirect: redirect.take(),
+                    connections: ports.next().unwrap_or_default(),
+                };
+                async move { worker.run(seats, slots, drain, deadline).await }
             })
             .collect();
         Running::start("gateway", workers)
     }
+}
+
+/// Where a worker listens.
+struct Seats {
+    https: Seat,
+    redirect: Option<Redirect>,
+    connections: Vec<(ServiceName, Seat)>,
 }
 
 struct GatewayWorker {
@@ -121,31 +142,49 @@ impl GatewayWorker {
 
     async fn run(
         self: Arc<Self>,
-        seat: Seat,
+        seats: Seats,
         slots: ConnectionSlots,
-        redirect: Option<Redirect>,
         drain: DrainWatch,
         deadline: Duration,
     ) {
         tokio::spawn(Arc::clone(&self.worker).close_forbidden_connections(GATEWAY.to_owned()));
         let redirecting = async {
-            if let Some(redirect) = redirect {
+            if let Some(redirect) = seats.redirect {
                 redirect::run(redirect, slots.clone(), drain.clone(), deadline).await;
             }
         };
         let serving = listener::accept(
-            seat,
+            seats.https,
             slots.clone(),
             drain.clone(),
             deadline,
             |stream, peer, drain| Arc::clone(&self).connection(stream, peer, drain),
         );
-        tokio::join!(redirecting, serving);
+        let carrying = seats.connections.into_iter().map(|(called, seat)| {
+            let gateway = Arc::clone(&self);
+            listener::accept(
+                seat,
+                slots.clone(),
+                drain.clone(),
+                deadline,
+                move |stream, peer, _| {
+                    Arc::clone(&gateway).public_port(called.clone(), stream, peer)
+                },
+            )
+        });
+        tokio::join!(redirecting, serving, join_all(carrying));
     }
 
     async fn connection(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, drain: DrainWatch) {
         let metrics = &self.worker.proxy.metrics;
         let _open = metrics.connection(ROLE);
+        let Arrival { stream, client } = match self.arrive(stream, peer).await {
+            Some(Destination::Here(arrival)) => arrival,
+            Some(Destination::Passed(service, arrival)) => {
+                return Box::pin(self.pass(&service, arrival)).await;
+            }
+            None => return,
+        };
         let handshake = TlsAcceptor::from(Arc::clone(&self.tls)).accept(stream);
         let Ok(Ok(stream)) = tokio::time::timeout(limits::HANDSHAKE_TIMEOUT, handshake).await
         else {
@@ -157,7 +196,7 @@ impl GatewayWorker {
         let service = service_fn(move |request| {
             let (gateway, active) = (Arc::clone(&self), requests.begin());
             async move {
-                let exchange = Exchange::begin(&gateway.worker, ROLE, &request, peer.ip(), active);
+                let exchange = Exchange::begin(&gateway.worker, ROLE, &request, client, active);
                 Ok::<_, Infallible>(gateway.respond(exchange, request).await)
             }
         });
@@ -274,8 +313,7 @@ impl GatewayWorker {
             method: head.method,
             target: &target,
             headers: head.headers,
-            body,
-            opens_websocket: opening.is_some(),
+            content: Content::new(body, opening.is_some()),
         };
         let forwarded =
             forward::to_proxy(&self.worker, &permit, outgoing, Some(&transaction)).await?;
