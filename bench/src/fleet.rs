@@ -12,7 +12,7 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    Outcome,
+    Outcome, instructions,
     process::{LOAD_CORE, Process, output, own_program},
 };
 
@@ -34,6 +34,8 @@ pub(crate) struct Placement {
     pub(crate) server: Option<usize>,
     /// Workers of each proxy.
     pub(crate) workers: usize,
+    /// Whether callgrind counts the instructions of the proxies.
+    pub(crate) is_counted: bool,
 }
 
 impl Placement {
@@ -43,6 +45,7 @@ impl Placement {
         sidecars: LOAD_CORE,
         server: LOAD_CORE,
         workers: 1,
+        is_counted: false,
     };
     /// Both sidecars on the measured core.
     pub(crate) const SIDECARS: Self = Self {
@@ -50,6 +53,7 @@ impl Placement {
         sidecars: crate::process::PROXY_CORE,
         server: LOAD_CORE,
         workers: 1,
+        is_counted: false,
     };
     /// As the scheduler likes.
     pub(crate) const ANYWHERE: Self = Self {
@@ -57,6 +61,13 @@ impl Placement {
         sidecars: None,
         server: None,
         workers: 2,
+        is_counted: false,
+    };
+    /// Anywhere, with the instructions of the proxies counted.
+    pub(crate) const COUNTED: Self = Self {
+        workers: 1,
+        is_counted: true,
+        ..Self::ANYWHERE
     };
 }
 
@@ -81,6 +92,8 @@ pub(crate) struct Proxy {
     pub(crate) process: Process,
     /// Where it takes what the bench sends: HTTPS of the gateway, outbound side of a sidecar.
     pub(crate) address: SocketAddr,
+    /// Where callgrind counts its instructions, if it does.
+    pub(crate) counts: Option<PathBuf>,
 }
 
 impl Fleet {
@@ -104,7 +117,7 @@ impl Fleet {
         let gateway = ["gateway", "--listen", any];
         let sidecar = ["sidecar", "--inbound", any, "--outbound", any];
         let join = |name: &str, role: &[&str], core, address: &str| {
-            join(folder, name, role, core, placement.workers, address)
+            join(folder, name, role, core, placement, address)
         };
         let fleet = Self {
             called: join("echo", &sidecar, placement.sidecars, "outbound")?,
@@ -187,7 +200,7 @@ fn join(
     name: &str,
     role: &[&str],
     core: Option<usize>,
-    workers: usize,
+    placement: Placement,
     address: &str,
 ) -> Outcome<Proxy> {
     let who = if name == "gateway" {
@@ -204,12 +217,22 @@ fn join(
         .arg("--data")
         .arg(folder.join(format!("{name}-data")));
     command.args(["--ops", "127.0.0.1:0", "--output", "json"]);
-    command.arg("--workers").arg(workers.to_string());
+    command.arg("--workers").arg(placement.workers.to_string());
+    let counts = placement
+        .is_counted
+        .then(|| folder.join(format!("{name}.callgrind")));
+    if let Some(counts) = &counts {
+        command = instructions::counted(&command, counts);
+    }
     let (process, ready) = start(&command, core, folder, name)?;
     let text = ready.get(address).and_then(Value::as_str);
     let text = text.ok_or_else(|| format!("no {address} in {ready}"))?;
     let address = text.trim_start_matches("https://").parse()?;
-    Ok(Proxy { process, address })
+    Ok(Proxy {
+        process,
+        address,
+        counts,
+    })
 }
 
 /// Starts a role and waits for the JSON document it prints when it is ready.

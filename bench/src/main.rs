@@ -4,6 +4,7 @@
 
 mod certificates;
 mod fleet;
+mod instructions;
 mod load;
 mod machine;
 mod measure;
@@ -54,13 +55,19 @@ pub(crate) struct Plan {
     keep: bool,
 }
 
-/// The parts that run as processes of their own.
+/// What else the program does; upstream and load are processes of their own.
 #[derive(Debug, Subcommand)]
 enum Part {
     /// Answer every request with 100 bytes; prints the port
     Upstream,
     /// Make requests; prints `started` after the warm-up and the tally at the end
     Load(LoadArguments),
+    /// Count the instructions of a request with callgrind, beside the counts that were kept
+    Instructions {
+        /// Keep these counts
+        #[arg(long)]
+        keep_counts: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -68,6 +75,7 @@ fn main() -> ExitCode {
     let outcome = match arguments.part {
         Some(Part::Upstream) => upstream::run(),
         Some(Part::Load(arguments)) => load::run(arguments),
+        Some(Part::Instructions { keep_counts }) => count(&arguments.plan, keep_counts),
         None => bench(&arguments.scenarios, &arguments.plan),
     };
     match outcome {
@@ -77,6 +85,14 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn count(plan: &Plan, keeps: bool) -> Outcome {
+    process::build_own_program("testudo")?;
+    let folder = tempfile::Builder::new()
+        .prefix("testudo-bench-")
+        .tempdir()?;
+    instructions::run(&scenario::Bench::start(folder.path(), plan)?, keeps)
 }
 
 fn bench(scenarios: &[Scenario], plan: &Plan) -> Outcome {

@@ -11,7 +11,7 @@ use std::{
 use serde::Serialize;
 
 use crate::{
-    Outcome,
+    Outcome, instructions,
     load::Tally,
     process::{Process, cpu_micros, resident_kilobytes},
 };
@@ -49,13 +49,15 @@ pub(crate) struct Amount {
     pub(crate) core: Option<usize>,
 }
 
-/// A process whose time is taken.
+/// A process whose cost is taken.
 #[derive(Debug, Clone)]
 pub(crate) struct Part {
     /// Its name.
     pub(crate) name: &'static str,
     /// Its process id.
     pub(crate) process: u32,
+    /// Where callgrind counts its instructions; they are its cost then, and else its time is.
+    pub(crate) counts: Option<PathBuf>,
     /// Whether it counts as the proxy; the others are told for information.
     pub(crate) is_counted: bool,
 }
@@ -103,9 +105,9 @@ pub(crate) fn measure(contender: &Contender, amount: Amount, log: &Path) -> Outc
         }
     };
     line()?;
-    let before = times(contender)?;
+    let before = costs(contender)?;
     let tally: Tally = serde_json::from_str(&line()?)?;
-    let after = times(contender)?;
+    let after = costs(contender)?;
     load.wait()?;
     if tally.requests == 0 {
         return Err(format!(
@@ -167,9 +169,12 @@ impl Series {
     }
 }
 
-fn times(contender: &Contender) -> Outcome<Vec<f64>> {
-    let parts = contender.parts.iter();
-    parts.map(|part| cpu_micros(part.process)).collect()
+fn costs(contender: &Contender) -> Outcome<Vec<f64>> {
+    let cost = |part: &Part| match &part.counts {
+        Some(counts) => instructions::executed(part.process, counts),
+        None => cpu_micros(part.process),
+    };
+    contender.parts.iter().map(cost).collect()
 }
 
 fn load_command(target: &Target, amount: Amount) -> Outcome<Command> {

@@ -198,7 +198,8 @@ fn on_core(command: &Command, core: Option<usize>) -> Command {
     pinned
 }
 
-fn copy_settings(from: &Command, to: &mut Command) {
+/// Gives `to` the environment and the folder of `from`.
+pub(crate) fn copy_settings(from: &Command, to: &mut Command) {
     for (name, value) in from.get_envs() {
         match value {
             Some(value) => to.env(name, value),

@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::{
     Outcome, Plan,
     certificates::{Certificates, Identity},
-    fleet::{Fleet, Placement},
+    fleet::{Fleet, Placement, Proxy},
     measure::{self, Amount, Contender, Part, Series, Target},
     peers::{self, Peer},
     process::{LOAD_CORE, Process},
@@ -88,6 +88,11 @@ impl Bench {
             upstream: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
             _upstream: process,
         })
+    }
+
+    /// Where the upstream listens.
+    pub(crate) const fn upstream(&self) -> SocketAddr {
+        self.upstream
     }
 
     /// Measures one scenario.
@@ -227,7 +232,8 @@ impl Bench {
         }
     }
 
-    fn subfolder(&self, name: &str) -> Outcome<PathBuf> {
+    /// A folder of its own for a comparison.
+    pub(crate) fn subfolder(&self, name: &str) -> Outcome<PathBuf> {
         let folder = self.folder.join(name);
         fs::create_dir_all(&folder)?;
         Ok(folder)
@@ -235,7 +241,7 @@ impl Bench {
 }
 
 /// Load on the gateway. What the sidecar and the control plane use is told beside it.
-fn at_gateway(fleet: &Fleet, name: String, path: &'static str) -> Outcome<Contender> {
+pub(crate) fn at_gateway(fleet: &Fleet, name: String, path: &'static str) -> Outcome<Contender> {
     let wants_token = path == "/checked";
     Ok(Contender {
         name,
@@ -247,15 +253,15 @@ fn at_gateway(fleet: &Fleet, name: String, path: &'static str) -> Outcome<Conten
             token: wants_token.then(|| fleet.token()).transpose()?,
         },
         parts: vec![
-            part("gateway", &fleet.gateway.process, true),
-            part("sidecar", &fleet.called.process, false),
+            proxy("gateway", &fleet.gateway, true),
+            proxy("sidecar", &fleet.called, false),
             part("control plane", &fleet.server, false),
         ],
     })
 }
 
 /// Load on the outbound side of the calling service's sidecar.
-fn between_sidecars(fleet: &Fleet) -> Contender {
+pub(crate) fn between_sidecars(fleet: &Fleet) -> Contender {
     Contender {
         name: "testudo pair: mTLS, both decide and record".to_owned(),
         target: Target {
@@ -266,8 +272,8 @@ fn between_sidecars(fleet: &Fleet) -> Contender {
             token: None,
         },
         parts: vec![
-            part("outbound", &fleet.caller.process, true),
-            part("inbound", &fleet.called.process, true),
+            proxy("outbound", &fleet.caller, true),
+            proxy("inbound", &fleet.called, true),
             part("control plane", &fleet.server, false),
         ],
     }
@@ -277,6 +283,14 @@ fn part(name: &'static str, process: &Process, is_counted: bool) -> Part {
     Part {
         name,
         process: process.id(),
+        counts: None,
         is_counted,
+    }
+}
+
+fn proxy(name: &'static str, proxy: &Proxy, is_counted: bool) -> Part {
+    Part {
+        counts: proxy.counts.clone(),
+        ..part(name, &proxy.process, is_counted)
     }
 }
