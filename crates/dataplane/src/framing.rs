@@ -248,7 +248,7 @@ pub(crate) fn is_authority(text: &str) -> bool {
             None => (text, Some("0")),
         },
     };
-    let host_ok = |b: u8| b.is_ascii_alphanumeric() || b"-._:".contains(&b);
+    let host_ok = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b':');
     let digits =
         |port: &str| port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok();
     !host.is_empty() && host.len() <= 253 && host.bytes().all(host_ok) && port.is_some_and(digits)

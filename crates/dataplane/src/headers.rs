@@ -58,21 +58,6 @@ const MEANINGFUL: &[&str] = &[
     "upgrade",
     "x-request-id",
 ];
-/// Fields of one hop (RFC 9110 section 7.6.1, RFC 9113 section 8.2.2).
-const HOP_BY_HOP: &[&str] = &[
-    "connection",
-    "expect",
-    "http2-settings",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
-
 /// Names of the fields a sidecar sets for its service.
 pub(crate) const X_USER_ID: HeaderName = HeaderName::from_static("x-user-id");
 pub(crate) const X_USER_NAME: HeaderName = HeaderName::from_static("x-user-name");
@@ -89,20 +74,12 @@ pub(crate) const TESTUDO_DECISION: HeaderName = HeaderName::from_static("testudo
 /// Removes from a request whatever may not cross this hop: hop-by-hop fields, fields that `Connection` names,
 /// reserved fields and aliases.
 pub(crate) fn sanitise_request(headers: &mut HeaderMap) {
-    end_hop(headers);
-    let refused: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| is_refused(name.as_str()))
-        .cloned()
-        .collect();
-    for name in refused {
-        headers.remove(name);
-    }
+    end_hop(headers, is_refused);
 }
 
 /// Removes from a response what ends at this hop, and the decision id if it is not from a proxy of ours.
 pub(crate) fn sanitise_response(headers: &mut HeaderMap, from_proxy: bool) {
-    end_hop(headers);
+    end_hop(headers, |_| false);
     if !from_proxy {
         headers.remove(TESTUDO_DECISION);
         headers.remove(TXN_TOKEN);
@@ -131,20 +108,43 @@ pub(crate) fn set_list<'a>(
     }
 }
 
-fn end_hop(headers: &mut HeaderMap) {
-    // Most HTTP/2 messages have none of these.
+/// Removes what ends at this hop, and what `is_refused` as well. One pass over the fields there are: most messages
+/// have none of all those that there could be.
+fn end_hop(headers: &mut HeaderMap, is_refused: impl Fn(&str) -> bool) {
     let nominated: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()
         .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
         .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
         .collect();
-    for name in nominated {
+    let ending: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| {
+            is_hop_by_hop(name.as_str()) || is_refused(name.as_str()) || nominated.contains(name)
+        })
+        .cloned()
+        .collect();
+    for name in ending {
         headers.remove(name);
     }
-    for name in HOP_BY_HOP {
-        headers.remove(*name);
-    }
+}
+
+/// Fields of one hop (RFC 9110 section 7.6.1, RFC 9113 section 8.2.2).
+fn is_hop_by_hop(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "expect"
+            | "http2-settings"
+            | "keep-alive"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
 }
 
 fn is_refused(name: &str) -> bool {

@@ -236,7 +236,7 @@ pub fn normalise_host(authority: &str) -> Option<String> {
             .map_or(authority, |(host, _port)| host),
     };
     let host = host.strip_suffix('.').unwrap_or(host);
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-._:".contains(&b);
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b':');
     (!host.is_empty() && host.len() <= 253 && host.bytes().all(allowed))
         .then(|| host.to_ascii_lowercase())
 }

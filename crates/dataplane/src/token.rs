@@ -103,7 +103,9 @@ pub(crate) fn bearer<'a>(
         .ok()
         .and_then(|value| value.split_once(' '))
         .ok_or(TokenError::Scheme)?;
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-_.~+/=".contains(&b);
+    let allowed = |b: u8| {
+        b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~' | b'+' | b'/' | b'=')
+    };
     if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() || !token.bytes().all(allowed) {
         return Err(TokenError::Scheme);
     }

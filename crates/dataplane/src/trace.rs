@@ -86,7 +86,7 @@ fn sole<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
 }
 
 fn is_clean_request_id(value: &str) -> bool {
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
     !value.is_empty() && value.len() <= MAX_REQUEST_ID_BYTES && value.bytes().all(allowed)
 }
 

@@ -2,9 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use serde::{Deserialize, Serialize};
-
-use crate::{Clock, Entropy, entropy::random_bytes};
+use crate::{Clock, Entropy, entropy::random_bytes, text::serde_as_text};
 
 const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 const ULID_CHARS: usize = 26;
@@ -17,25 +15,32 @@ pub struct InvalidId {
     text: String,
 }
 
-/// 48 bits of milliseconds and 80 random bits in Crockford base32 (the ULID specification).
-fn new_ulid(clock: &dyn Clock, entropy: &dyn Entropy) -> String {
+/// `prefix`, `_`, and a ULID: 48 bits of milliseconds and 80 random bits in Crockford base32.
+fn generate(prefix: &str, clock: &dyn Clock, entropy: &dyn Entropy) -> String {
     let millis = u128::try_from(clock.now().unix_millis()).unwrap_or(0) & ((1 << 48) - 1);
     let random: [u8; 10] = random_bytes(entropy);
     let value = random
         .iter()
         .fold(millis, |value, byte| (value << 8) | u128::from(*byte));
-    (0..ULID_CHARS)
+    let mut text = String::with_capacity(prefix.len() + 1 + ULID_CHARS);
+    text.push_str(prefix);
+    text.push('_');
+    let digits = (0..ULID_CHARS)
         .rev()
-        .filter_map(|digit| ALPHABET.get(((value >> (digit * 5)) & 31) as usize))
-        .map(|byte| char::from(*byte))
-        .collect()
+        .filter_map(|digit| ALPHABET.get(((value >> (digit * 5)) & 31) as usize));
+    text.extend(digits.map(|byte| char::from(*byte)));
+    text
+}
+
+/// A digit of Crockford's base32, in upper case.
+const fn is_digit(byte: u8) -> bool {
+    matches!(byte, b'0'..=b'9' | b'A'..=b'H' | b'J' | b'K' | b'M' | b'N' | b'P'..=b'T' | b'V'..=b'Z')
 }
 
 macro_rules! id {
     ($($(#[$doc:meta])* $name:ident = $prefix:literal;)*) => {$(
         $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
-        #[serde(try_from = "String", into = "String")]
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, schemars::JsonSchema)]
         #[schemars(with = "String")]
         pub struct $name(String);
 
@@ -45,7 +50,7 @@ macro_rules! id {
 
             /// A new identifier.
             pub fn generate(clock: &dyn Clock, entropy: &dyn Entropy) -> Self {
-                Self(format!("{}_{}", $prefix, new_ulid(clock, entropy)))
+                Self(generate($prefix, clock, entropy))
             }
 
             /// The identifier as text.
@@ -60,7 +65,7 @@ macro_rules! id {
             fn from_str(text: &str) -> Result<Self, InvalidId> {
                 let well_formed = text
                     .strip_prefix(concat!($prefix, "_"))
-                    .is_some_and(|ulid| ulid.len() == ULID_CHARS && ulid.bytes().all(|b| ALPHABET.contains(&b)));
+                    .is_some_and(|ulid| ulid.len() == ULID_CHARS && ulid.bytes().all(is_digit));
                 if well_formed {
                     Ok(Self(text.to_owned()))
                 } else {
@@ -69,13 +74,7 @@ macro_rules! id {
             }
         }
 
-        impl TryFrom<String> for $name {
-            type Error = InvalidId;
-
-            fn try_from(text: String) -> Result<Self, InvalidId> {
-                text.parse()
-            }
-        }
+        serde_as_text!($name);
 
         impl From<$name> for String {
             fn from(id: $name) -> Self {

@@ -18,6 +18,7 @@ mod redacted;
 mod refusals;
 mod service;
 mod spiffe;
+mod text;
 
 pub mod event;
 pub mod limits;

@@ -2,9 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use serde::{Deserialize, Serialize};
-
-use crate::ServiceName;
+use crate::{ServiceName, text::serde_as_text};
 
 const MAX_ID_BYTES: usize = 2048;
 const MAX_TRUST_DOMAIN_BYTES: usize = 255;
@@ -29,10 +27,7 @@ pub enum InvalidSpiffeId {
 }
 
 /// A trust domain: the part after `spiffe://`, before the first slash.
-#[derive(
-    Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema,
-)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, schemars::JsonSchema)]
 #[schemars(with = "String")]
 pub struct TrustDomain(String);
 
@@ -69,19 +64,21 @@ impl FromStr for TrustDomain {
     type Err = InvalidSpiffeId;
 
     fn from_str(text: &str) -> Result<Self, InvalidSpiffeId> {
-        let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b".-_".contains(&b);
-        if text.is_empty() || text.len() > MAX_TRUST_DOMAIN_BYTES || !text.bytes().all(allowed) {
-            return Err(InvalidSpiffeId::TrustDomain);
+        if is_trust_domain(text) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidSpiffeId::TrustDomain)
         }
-        Ok(Self(text.to_owned()))
     }
 }
 
+fn is_trust_domain(text: &str) -> bool {
+    let allowed = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b'_');
+    !text.is_empty() && text.len() <= MAX_TRUST_DOMAIN_BYTES && text.bytes().all(allowed)
+}
+
 /// A workload's identity: `spiffe://<trust domain>/<path>`.
-#[derive(
-    Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema,
-)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, schemars::JsonSchema)]
 #[schemars(with = "String")]
 pub struct SpiffeId {
     text: String,
@@ -127,12 +124,14 @@ impl FromStr for SpiffeId {
             .strip_prefix("spiffe://")
             .ok_or(InvalidSpiffeId::Scheme)?;
         let (domain, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
-        domain.parse::<TrustDomain>()?;
+        if !is_trust_domain(domain) {
+            return Err(InvalidSpiffeId::TrustDomain);
+        }
         let segment_ok = |segment: &str| {
             !matches!(segment, "" | "." | "..")
                 && segment
                     .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || b".-_".contains(&b))
+                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
         };
         if !path.is_empty() && !path.split('/').skip(1).all(segment_ok) {
             return Err(InvalidSpiffeId::Path);
@@ -146,13 +145,7 @@ impl FromStr for SpiffeId {
 
 macro_rules! text_conversions {
     ($($name:ident: $field:tt),*) => {$(
-        impl TryFrom<String> for $name {
-            type Error = InvalidSpiffeId;
-
-            fn try_from(text: String) -> Result<Self, InvalidSpiffeId> {
-                text.parse()
-            }
-        }
+        serde_as_text!($name);
 
         impl From<$name> for String {
             fn from(value: $name) -> Self {

@@ -86,21 +86,13 @@ impl TraceContext {
     /// The `traceparent` field value, version 00. No allocation: it is written for every request.
     pub fn traceparent(&self) -> [u8; TRACEPARENT_BYTES] {
         let flags = if self.sampled { SAMPLED } else { 0 };
-        let mut value = [b'-'; TRACEPARENT_BYTES];
-        let bytes = [0]
-            .iter()
-            .chain(&self.trace_id)
-            .chain(&self.span_id)
-            .chain(std::iter::once(&flags));
-        // Every slot but the three dashes after version, trace id and span id.
-        let digits = value
-            .iter_mut()
-            .enumerate()
-            .filter(|(at, _)| !matches!(at, 2 | 35 | 52));
-        let nibbles = bytes.flat_map(|byte| [byte >> 4, byte & 15]);
-        for ((_, slot), nibble) in digits.zip(nibbles) {
-            *slot = hex_digit(nibble);
-        }
+        let mut value = *b"00-00000000000000000000000000000000-0000000000000000-00";
+        let (_, after_version) = value.split_at_mut(3);
+        let (trace_id, rest) = after_version.split_at_mut(33);
+        let (span_id, sampled) = rest.split_at_mut(17);
+        write_hex(trace_id, &self.trace_id);
+        write_hex(span_id, &self.span_id);
+        write_hex(sampled, &[flags]);
         value
     }
 
@@ -213,11 +205,18 @@ fn parse_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes
-        .iter()
-        .flat_map(|byte| [byte >> 4, byte & 15])
-        .map(|nibble| char::from(hex_digit(nibble)))
-        .collect()
+    let mut digits = vec![b'0'; bytes.len() * 2];
+    write_hex(&mut digits, bytes);
+    String::from_utf8(digits).unwrap_or_default()
+}
+
+/// Writes `bytes` as lower-case digits to the beginning of `digits`.
+fn write_hex(digits: &mut [u8], bytes: &[u8]) {
+    for (pair, byte) in digits.chunks_exact_mut(2).zip(bytes) {
+        if let [high, low] = pair {
+            (*high, *low) = (hex_digit(byte >> 4), hex_digit(byte & 15));
+        }
+    }
 }
 
 const fn hex_digit(nibble: u8) -> u8 {
