@@ -9,6 +9,7 @@ use testudo_model::{
     event::Event,
     snapshot::{
         Directory, GatewayRules, Issuer, KNOWN_FEATURES, PolicyFile, Snapshot, SnapshotVersion,
+        TransferRules,
     },
 };
 use testudo_policy::{PolicyEngine, PolicyErrors};
@@ -25,6 +26,7 @@ pub struct Declaration {
     services: Vec<Service>,
     policies: Vec<PolicyFile>,
     gateway: GatewayRules,
+    transfer: TransferRules,
 }
 
 impl Declaration {
@@ -50,6 +52,7 @@ impl Declaration {
             policies: self.policies,
             issuers,
             gateway: self.gateway,
+            transfer: self.transfer,
         }
     }
 }
@@ -61,6 +64,7 @@ impl From<&Fleet> for Declaration {
             services: fleet.services.clone(),
             policies: fleet.policies.clone(),
             gateway: fleet.gateway.clone(),
+            transfer: fleet.transfer,
         }
     }
 }
@@ -259,5 +263,6 @@ fn declaration_of(snapshot: &Snapshot) -> Declaration {
         services: snapshot.services.clone(),
         policies: snapshot.policies.clone(),
         gateway: snapshot.gateway.clone(),
+        transfer: snapshot.transfer,
     }
 }

@@ -9,7 +9,10 @@ use std::{
 };
 
 use http::Method;
-use testudo_model::{DecisionId, Route, Service, ServiceName, SpiffeId, Timestamp, TransactionId};
+use testudo_model::{
+    DecisionId, Route, Service, ServiceName, SpiffeId, Timestamp, TransactionId,
+    snapshot::TransferRules,
+};
 use testudo_policy::{Call, Decision, Peer};
 
 use crate::{
@@ -55,6 +58,11 @@ impl Permit {
     /// The decision.
     pub(crate) const fn decision(&self) -> &DecisionId {
         &self.decision
+    }
+
+    /// How slowly its bodies may be sent and taken.
+    pub(crate) fn transfer(&self) -> TransferRules {
+        self.enforced.snapshot().transfer
     }
 
     /// The service the request may go to, and its operation.

@@ -14,13 +14,20 @@ use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use testudo_model::snapshot::TransferRules;
 use tokio::{
     task::AbortHandle,
     time::{Instant, sleep_until},
 };
 
 use crate::{
-    grpc, headers, inflight::Delivery, pace::Pace, pool::Lease, serve::Active, stream::StreamEnd,
+    grpc, headers,
+    inflight::Delivery,
+    pace::Pace,
+    pool::Lease,
+    rate::{Waiting, Watched},
+    serve::{Active, Untaken},
+    stream::StreamEnd,
 };
 
 /// Why a body ended before its end. The connection that carries it is then broken off, so that nobody takes
@@ -33,6 +40,9 @@ pub(crate) enum BodyError {
     /// The other side broke off.
     #[error("the body was broken off")]
     Broken,
+    /// Slower than the fleet allows.
+    #[error("the body came too slowly")]
+    TooSlow,
     /// Not finished by the route's deadline, or paused for too long.
     #[error("the body did not arrive in time")]
     TimedOut,
@@ -64,6 +74,7 @@ impl Upload {
         match self.0.error.load(Ordering::Acquire) {
             1 => Some(BodyError::TooLarge),
             2 => Some(BodyError::Broken),
+            3 => Some(BodyError::TooSlow),
             _ => None,
         }
     }
@@ -86,7 +97,11 @@ impl Upload {
     }
 
     fn failed(&self, error: BodyError) {
-        let code = if error == BodyError::TooLarge { 1 } else { 2 };
+        let code = match error {
+            BodyError::TooLarge => 1,
+            BodyError::TooSlow => 3,
+            _ => 2,
+        };
         self.0.error.store(code, Ordering::Release);
     }
 }
@@ -98,6 +113,8 @@ pub(crate) struct RequestBody {
     /// `None`: there is none, whatever arrives.
     inner: Option<Incoming>,
     remaining: u64,
+    /// `None`: the client may take its time.
+    rate: Option<Watched>,
     upload: Upload,
 }
 
@@ -107,15 +124,17 @@ impl RequestBody {
         Self {
             inner: None,
             remaining: 0,
+            rate: None,
             upload: Upload::default(),
         }
     }
 
-    /// `inner`, up to `limit` bytes.
-    pub(crate) fn new(inner: Incoming, limit: u64) -> Self {
+    /// `inner`, up to `limit` bytes, at the rate that `rules` ask for.
+    pub(crate) fn new(inner: Incoming, limit: u64, rules: Option<TransferRules>) -> Self {
         Self {
             inner: Some(inner),
             remaining: limit,
+            rate: rules.map(Watched::new),
             upload: Upload::default(),
         }
     }
@@ -141,11 +160,18 @@ impl Body for RequestBody {
         if self.upload.is_unwanted(context) {
             return Poll::Ready(Some(Err(BodyError::Unwanted)));
         }
-        let Some(inner) = &mut self.inner else {
+        let Self { inner, rate, .. } = &mut *self;
+        let Some(inner) = inner else {
             return Poll::Ready(None);
         };
         match Pin::new(&mut *inner).poll_frame(context) {
-            Poll::Pending => Poll::Pending,
+            Poll::Pending => {
+                if let Some(rate) = rate {
+                    ready!(rate.poll_exceeded(context));
+                    return self.fail(BodyError::TooSlow);
+                }
+                Poll::Pending
+            }
             // hyper ends the body of a stream that was reset with NO_ERROR as if it were whole. Sent on as such it
             // would break the next proxy's rules, on a connection that carries everybody's calls.
             Poll::Ready(None) if inner.size_hint().lower() > 0 => self.fail(BodyError::Broken),
@@ -161,6 +187,9 @@ impl Body for RequestBody {
                 {
                     Some(remaining) => {
                         self.remaining = remaining;
+                        if let Some(rate) = &mut self.rate {
+                            rate.moved(data.len());
+                        }
                         Poll::Ready(Some(Ok(Frame::data(data))))
                     }
                     None => self.fail(BodyError::TooLarge),
@@ -210,9 +239,13 @@ type Shared = Arc<Mutex<Option<Upstream>>>;
 struct Upstream {
     body: Incoming,
     pace: Pace,
+    /// Whoever takes the body.
+    client: Waiting,
     lease: Option<Lease>,
     _delivery: Option<Delivery>,
     active: Option<Active>,
+    /// Once all of the body was handed over. A client of HTTP/2 may never take it.
+    untaken: Option<Untaken>,
 }
 
 /// What watches over a body that may last longer than what allowed it.
@@ -233,6 +266,7 @@ impl AnswerBody {
     pub(crate) fn relay(
         body: Incoming,
         pace: Pace,
+        rules: TransferRules,
         from_proxy: bool,
         lease: Lease,
         delivery: Option<Delivery>,
@@ -240,9 +274,11 @@ impl AnswerBody {
         let upstream = Upstream {
             body,
             pace,
+            client: Waiting::new(rules),
             lease: Some(lease),
             _delivery: delivery,
             active: None,
+            untaken: None,
         };
         Self::Relayed(Relayed {
             upstream: Arc::new(Mutex::new(Some(upstream))),
@@ -346,10 +382,12 @@ impl Relayed {
             return Poll::Ready(Some(Err(BodyError::TimedOut)));
         };
         // Before the body is asked: one that always has more would never come to its deadline.
-        if upstream.pace.until() <= Instant::now() {
+        let now = Instant::now();
+        if upstream.until() <= now {
             *held = None;
             return Poll::Ready(Some(Err(BodyError::TimedOut)));
         }
+        upstream.client.end(now);
         match Pin::new(&mut upstream.body).poll_frame(context) {
             Poll::Pending if upstream.pace.poll_exceeded(context).is_ready() => {
                 *held = None;
@@ -363,6 +401,10 @@ impl Relayed {
             Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(BodyError::Broken))),
             Poll::Ready(Some(Ok(mut frame))) => {
                 upstream.pace.moved();
+                upstream
+                    .client
+                    .moved(frame.data_ref().map_or(0, Bytes::len));
+                upstream.client.begin(now);
                 if let Some(trailers) = frame.trailers_mut() {
                     headers::sanitise_response(trailers, self.from_proxy);
                 }
@@ -386,7 +428,16 @@ impl Relayed {
 }
 
 impl Upstream {
+    /// When the body will have taken too long, if it does not move until then: to come, or to be taken.
+    fn until(&self) -> Instant {
+        let until = self.pace.until();
+        self.client
+            .until()
+            .map_or(until, |client| client.min(until))
+    }
+
     fn give_back(&mut self) {
+        self.untaken = self.active.as_ref().map(Active::untaken);
         if let Some(lease) = self.lease.take() {
             lease.give_back();
         }
@@ -395,15 +446,16 @@ impl Upstream {
 
 async fn end_in_time(upstream: Shared) {
     loop {
-        let until = match &mut *lock(&upstream) {
-            Some(upstream) => upstream.pace.until(),
+        let (until, grace) = match &*lock(&upstream) {
+            Some(upstream) => (upstream.until(), upstream.client.grace()),
             None => return,
         };
         if until <= Instant::now() {
             *lock(&upstream) = None;
             return;
         }
-        sleep_until(until).await;
+        // Meanwhile the client may begin to be slow.
+        sleep_until(until.min(Instant::now() + grace)).await;
     }
 }
 
@@ -471,7 +523,10 @@ mod tests {
         let (mut client, server) = tokio::io::duplex(4096);
         let (ends, mut ended) = mpsc::channel(1);
         let service = service_fn(move |request: Request<Incoming>| {
-            let (ends, body) = (ends.clone(), RequestBody::new(request.into_body(), 100));
+            let (ends, body) = (
+                ends.clone(),
+                RequestBody::new(request.into_body(), 100, None),
+            );
             // Apart: hyper gives up the service with the stream.
             tokio::spawn(async move { ends.send(body.collect().await.map(|_| ())).await });
             std::future::pending::<Result<Response<AnswerBody>, Infallible>>()

@@ -12,7 +12,7 @@ use hyper::{
     body::{Body, Incoming},
     ext::Protocol,
 };
-use testudo_model::ServiceProtocol;
+use testudo_model::{ServiceProtocol, snapshot::TransferRules};
 use tokio::io::AsyncWriteExt;
 
 use crate::{
@@ -105,7 +105,8 @@ pub(crate) async fn to_proxy(
     }
     let protocol = outgoing.content.protocol();
     let mut deadline = Deadline::new(route.timeout(), &outgoing.headers);
-    let mut request = outgoing.into_request(NextHop::Proxy, route.max_body_bytes)?;
+    let mut request =
+        outgoing.into_request(NextHop::Proxy, route.max_body_bytes, permit.transfer())?;
     if let Some(protocol) = protocol {
         extend_connect(&mut request, protocol);
     }
@@ -170,7 +171,8 @@ pub(crate) async fn to_service(
     };
     if matches!(outgoing.content, Content::Websocket) {
         // Over HTTP/1.1 whatever else the service speaks: few speak RFC 8441.
-        let mut request = outgoing.into_request(NextHop::Http1, route.max_body_bytes)?;
+        let mut request =
+            outgoing.into_request(NextHop::Http1, route.max_body_bytes, permit.transfer())?;
         let expected = websocket::ask_service(&mut request, &*worker.entropy)
             .ok_or(UpstreamError::Handshake)?;
         let sending = worker.local.switch(service.upstream, request);
@@ -183,11 +185,13 @@ pub(crate) async fn to_service(
     }
     let answer = match service.protocol {
         ServiceProtocol::Http1 => {
-            let request = outgoing.into_request(NextHop::Http1, route.max_body_bytes)?;
+            let request =
+                outgoing.into_request(NextHop::Http1, route.max_body_bytes, permit.transfer())?;
             in_time(worker.local.send(service.upstream, request), &mut deadline).await?
         }
         ServiceProtocol::H2c => {
-            let request = outgoing.into_request(NextHop::H2c, route.max_body_bytes)?;
+            let request =
+                outgoing.into_request(NextHop::H2c, route.max_body_bytes, permit.transfer())?;
             in_time(worker.h2c.send(service.upstream, request), &mut deadline).await?
         }
         // It takes connections and no requests.
@@ -225,6 +229,7 @@ impl Outgoing<'_> {
         mut self,
         next: NextHop,
         max_body_bytes: u64,
+        transfer: TransferRules,
     ) -> Result<Request<RequestBody>, Rejection> {
         if let Content::Body(body) = &self.content
             && body.size_hint().lower() > max_body_bytes
@@ -246,7 +251,11 @@ impl Outgoing<'_> {
         }
         let uri = outgoing_uri(self.target, next.scheme()).ok_or(UpstreamError::Broken)?;
         let mut request = Request::new(match self.content {
-            Content::Body(body) => RequestBody::new(body, max_body_bytes),
+            Content::Body(body) => {
+                // The messages of a gRPC client come when it has them.
+                let transfer = (!grpc::is_grpc(&self.headers)).then_some(transfer);
+                RequestBody::new(body, max_body_bytes, transfer)
+            }
             Content::Websocket | Content::Connection => RequestBody::none(),
         });
         *request.method_mut() = self.method;
@@ -302,7 +311,14 @@ impl Hop<'_> {
         }
         let (head, body) = response.into_parts();
         let pace = deadline.begun(&head.headers);
-        let body = AnswerBody::relay(body, pace, self.from_proxy, lease, self.delivery);
+        let body = AnswerBody::relay(
+            body,
+            pace,
+            self.permit.transfer(),
+            self.from_proxy,
+            lease,
+            self.delivery,
+        );
         Ok(answer(head, body, self.permit, self.from_proxy))
     }
 

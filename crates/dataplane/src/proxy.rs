@@ -7,7 +7,8 @@ use std::{
 };
 
 use testudo_model::{
-    Clock, Entropy, Service, ServiceName, SpiffeId, Timestamp, limits, snapshot::SnapshotVersion,
+    Clock, Entropy, Service, ServiceName, SpiffeId, Timestamp, limits,
+    snapshot::{SnapshotVersion, TransferRules},
 };
 use testudo_policy::{Decision, DecisionKey};
 use testudo_runtime::SpanSink;
@@ -92,6 +93,14 @@ impl Proxy {
         self.state
             .enforced()
             .ok_or(Rejection::NotReady(NotReady::NoSnapshot))
+    }
+
+    /// How slowly bodies may be sent and taken.
+    pub(crate) fn transfer(&self) -> TransferRules {
+        let enforced = self.state.enforced();
+        enforced.map_or_else(TransferRules::default, |enforced| {
+            enforced.snapshot().transfer
+        })
     }
 
     /// The proxy's own workload identity at this moment.

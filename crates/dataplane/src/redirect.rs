@@ -4,6 +4,7 @@ use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{HeaderValue, Request, Response, StatusCode, header, request::Parts};
 use hyper::{body::Incoming, service::service_fn};
+use testudo_model::snapshot::TransferRules;
 use testudo_runtime::DrainWatch;
 
 use crate::{
@@ -61,6 +62,7 @@ pub(crate) async fn run(
                     stream,
                     Protocol::Http1,
                     service,
+                    TransferRules::default(),
                     activity,
                     drain,
                     std::future::pending(),

@@ -114,6 +114,9 @@ pub(crate) enum UpstreamError {
     /// The client's body ended early.
     #[error("the request body was not received")]
     BodyUnreadable,
+    /// The client sent its body slower than the fleet allows.
+    #[error("the request body came too slowly")]
+    BodyTooSlow,
 }
 
 impl Rejection {
@@ -181,7 +184,7 @@ impl Rejection {
             Self::Framing(_)
                 | Self::Tunnel(_)
                 | Self::Websocket(_)
-                | Self::Upstream(UpstreamError::BodyTooLarge)
+                | Self::Upstream(UpstreamError::BodyTooLarge | UpstreamError::BodyTooSlow)
         )
     }
 
@@ -219,6 +222,7 @@ impl Rejection {
             Self::Denied { .. } => "Not allowed",
             Self::NotReady(_) => "Not ready",
             Self::Upstream(UpstreamError::BodyTooLarge) => "The body is too large",
+            Self::Upstream(UpstreamError::BodyTooSlow) => "The body came too slowly",
             Self::Upstream(_) => "The service did not answer",
         }
     }
@@ -268,6 +272,7 @@ impl UpstreamError {
             Self::TimedOut => StatusCode::GATEWAY_TIMEOUT,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyUnreadable => StatusCode::BAD_REQUEST,
+            Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
         }
     }
 
@@ -282,6 +287,7 @@ impl UpstreamError {
             Self::TimedOut => "upstream.timed_out",
             Self::BodyTooLarge => "request.body_too_large",
             Self::BodyUnreadable => "request.body_unreadable",
+            Self::BodyTooSlow => "request.body_too_slow",
         }
     }
 }

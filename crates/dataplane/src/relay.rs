@@ -12,7 +12,7 @@ use std::{
 use bytes::BytesMut;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use testudo_model::limits;
+use testudo_model::{limits, snapshot::TransferRules};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     time::{Instant, sleep, sleep_until},
@@ -28,6 +28,11 @@ use crate::{
 
 /// Bytes read at once. Nothing more is read before they are written: who reads slowly is sent to slowly.
 const BUFFER_BYTES: usize = 8 * 1024;
+/// Messages come when there are some: only who does not read at all is cut off.
+const PAUSES: TransferRules = TransferRules {
+    min_bytes_per_second: 0,
+    grace_millis: 30_000,
+};
 /// Time for one side to finish after the other has. RFC 6455 section 7.1.1: both close at once.
 const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -79,9 +84,9 @@ impl Patience {
 
 /// Carries a WebSocket between `client`, once it is told that it is open, and the next hop.
 pub(crate) async fn websocket(client: OnUpgrade, opened: Opened, standing: Standing) {
-    let client = async { Some(StallGuard::new(TokioIo::new(client.await.ok()?))) };
+    let client = async { Some(StallGuard::new(TokioIo::new(client.await.ok()?), PAUSES)) };
     let (upgraded, kept) = opened.into_parts();
-    let service = StallGuard::new(TokioIo::new(upgraded));
+    let service = StallGuard::new(TokioIo::new(upgraded), PAUSES);
     run(client, service, kept, standing, Patience::WEBSOCKET).await;
 }
 

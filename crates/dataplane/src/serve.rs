@@ -23,7 +23,7 @@ use hyper::{
     service::{Service, service_fn},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use testudo_model::limits;
+use testudo_model::{limits, snapshot::TransferRules};
 use testudo_runtime::DrainWatch;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite},
@@ -34,6 +34,7 @@ use tokio::{
 use crate::{
     body::AnswerBody,
     http1::{Gate, Verdict},
+    http2::{Gate as FrameGate, PREFACE as HTTP2_PREFACE, Peer},
     stall::StallGuard,
 };
 
@@ -55,8 +56,6 @@ const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 /// What hyper may buffer of one HTTP/1.1 message head, and of a body. More than the gate lets through as a head.
 const HTTP1_BUFFER_BYTES: usize = 64 * 1024;
-/// The client's connection preface (RFC 9113 section 3.4).
-const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What the connection speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,7 +98,12 @@ pub(crate) struct Activity {
     streams: Mutex<JoinSet<()>>,
     /// The process drains: what is answered from now on is the last.
     is_draining: AtomicBool,
+    /// Answers that are ready to their end, and not taken.
+    untaken: AtomicUsize,
 }
+
+/// An answer that is ready to its end, and not taken; ends when dropped.
+pub(crate) struct Untaken(Arc<Activity>);
 
 /// A request under way; ends when dropped.
 pub(crate) struct Active(Arc<Activity>);
@@ -111,6 +115,7 @@ impl Activity {
             last: Mutex::default(),
             streams: Mutex::default(),
             is_draining: AtomicBool::new(false),
+            untaken: AtomicUsize::new(0),
         })
     }
 
@@ -119,6 +124,12 @@ impl Activity {
         self.open.fetch_add(1, Ordering::AcqRel);
         self.touch();
         Active(Arc::clone(self))
+    }
+
+    /// Requests and streams under way that do not just wait for the client to take their answer.
+    pub(crate) fn under_way(&self) -> usize {
+        let open = self.open.load(Ordering::Acquire);
+        open.saturating_sub(self.untaken.load(Ordering::Acquire))
     }
 
     /// Resolves when the streams have ended that requests of the connection opened.
@@ -159,6 +170,12 @@ impl Activity {
 }
 
 impl Active {
+    /// Notes that the answer is ready to its end, and not taken.
+    pub(crate) fn untaken(&self) -> Untaken {
+        self.0.untaken.fetch_add(1, Ordering::AcqRel);
+        Untaken(Arc::clone(&self.0))
+    }
+
     /// Runs a stream that the request has opened. It lasts no longer than the connection.
     pub(crate) fn carry(&self, stream: impl Future<Output = ()> + Send + 'static) {
         let active = self.0.begin();
@@ -181,6 +198,12 @@ impl Drop for Streams {
     }
 }
 
+impl Drop for Untaken {
+    fn drop(&mut self) {
+        self.0.untaken.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 impl Drop for Active {
     fn drop(&mut self) {
         self.0.touch();
@@ -194,6 +217,7 @@ pub(crate) async fn connection<I, S>(
     stream: I,
     protocol: Protocol,
     service: S,
+    transfer: TransferRules,
     activity: Arc<Activity>,
     drain: DrainWatch,
     forbidden: impl Future<Output = ()>,
@@ -204,7 +228,7 @@ pub(crate) async fn connection<I, S>(
         + 'static,
     S::Future: Send + 'static,
 {
-    let mut stream = StallGuard::new(stream);
+    let mut stream = StallGuard::new(stream, transfer);
     let (is_http2, read) = match protocol {
         Protocol::Http1 => (false, BytesMut::new()),
         Protocol::Http2 | Protocol::Mesh => (true, BytesMut::new()),
@@ -221,11 +245,11 @@ pub(crate) async fn connection<I, S>(
         forbidden,
     };
     if is_http2 {
-        let settings = match protocol {
-            Protocol::Mesh => mesh_settings(),
-            _ => http2_settings(),
+        let (settings, peer) = match protocol {
+            Protocol::Mesh => (mesh_settings(), Peer::Proxy),
+            _ => (http2_settings(), Peer::Client),
         };
-        let io = TokioIo::new(Gate::open(stream, read, open));
+        let io = TokioIo::new(FrameGate::new(stream, read, peer, transfer, open));
         let served = settings.serve_connection(io, service);
         drive(
             served,

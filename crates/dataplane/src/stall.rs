@@ -1,68 +1,50 @@
-//! A client that does not read: writes that make no progress end the connection.
+//! A client that does not read, or hardly: writes that make too little progress end the connection.
 //!
 //! A body's deadline is looked at when the body is asked for more, and a full socket buffer means that nobody
 //! asks.
 
 use std::{
-    future::Future,
     io,
     pin::Pin,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Instant, Sleep},
-};
+use testudo_model::snapshot::TransferRules;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Time a client may take to make room for more bytes.
-const WRITE_STALL: Duration = Duration::from_secs(30);
+use crate::rate::Watched;
 
-/// A stream whose writes fail when they have not moved for a while.
+/// A stream whose writes fail when its reader is too slow.
 pub(crate) struct StallGuard<S> {
     inner: S,
-    limit: Duration,
-    timer: Option<Pin<Box<Sleep>>>,
-    waiting: bool,
+    reader: Watched,
 }
 
 impl<S> StallGuard<S> {
-    pub(crate) const fn new(inner: S) -> Self {
-        Self::with_limit(inner, WRITE_STALL)
-    }
-
-    const fn with_limit(inner: S, limit: Duration) -> Self {
+    pub(crate) const fn new(inner: S, rules: TransferRules) -> Self {
         Self {
             inner,
-            limit,
-            timer: None,
-            waiting: false,
+            reader: Watched::new(rules),
         }
     }
 
+    /// What became of a write that moved so many bytes.
     fn watch<T>(
         &mut self,
         context: &mut Context<'_>,
         written: Poll<io::Result<T>>,
+        moved: impl FnOnce(&T) -> usize,
     ) -> Poll<io::Result<T>> {
-        if written.is_ready() {
-            self.waiting = false;
-            return written;
+        match &written {
+            Poll::Ready(Ok(written)) => self.reader.moved(moved(written)),
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => {
+                ready!(self.reader.poll_exceeded(context));
+                let error = "the peer does not read";
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, error)));
+            }
         }
-        let limit = self.limit;
-        let timer = self
-            .timer
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
-        if !self.waiting {
-            timer.as_mut().reset(Instant::now() + limit);
-            self.waiting = true;
-        }
-        ready!(timer.as_mut().poll(context));
-        Poll::Ready(Err(io::Error::new(
-            io::ErrorKind::TimedOut,
-            "the peer does not read",
-        )))
+        written
     }
 }
 
@@ -83,7 +65,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for StallGuard<S> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.inner).poll_write(context, bytes);
-        self.watch(context, written)
+        self.watch(context, written, |length| *length)
     }
 
     fn poll_write_vectored(
@@ -92,17 +74,17 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for StallGuard<S> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.inner).poll_write_vectored(context, slices);
-        self.watch(context, written)
+        self.watch(context, written, |length| *length)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.inner).poll_flush(context);
-        self.watch(context, flushed)
+        self.watch(context, flushed, |()| 0)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let closed = Pin::new(&mut self.inner).poll_shutdown(context);
-        self.watch(context, closed)
+        self.watch(context, closed, |()| 0)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -116,12 +98,15 @@ mod tests {
 
     use super::*;
 
-    const LIMIT: Duration = Duration::from_millis(200);
+    const RULES: TransferRules = TransferRules {
+        min_bytes_per_second: 100,
+        grace_millis: 200,
+    };
 
     #[tokio::test]
     async fn a_peer_that_does_not_read_is_given_up() {
         let (ours, _theirs) = tokio::io::duplex(16);
-        let error = StallGuard::with_limit(ours, LIMIT)
+        let error = StallGuard::new(ours, RULES)
             .write_all(&[0; 64])
             .await
             .unwrap_err();
@@ -134,14 +119,30 @@ mod tests {
         let reader = tokio::spawn(async move {
             let mut bytes = [0; 16];
             for _ in 0..4 {
-                tokio::time::sleep(LIMIT / 2).await;
+                tokio::time::sleep(RULES.grace() / 2).await;
                 theirs.read_exact(&mut bytes).await.unwrap();
             }
         });
-        StallGuard::with_limit(ours, LIMIT)
+        StallGuard::new(ours, RULES)
             .write_all(&[0; 64])
             .await
             .unwrap();
+        reader.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_reads_a_byte_now_and_then_is_given_up() {
+        let (ours, mut theirs) = tokio::io::duplex(16);
+        let reader = tokio::spawn(async move {
+            let pause = RULES.grace() / 4;
+            while theirs.read_u8().await.is_ok() {
+                tokio::time::sleep(pause).await;
+            }
+        });
+        let mut guard = StallGuard::new(ours, RULES);
+        let error = guard.write_all(&[0; 64]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        drop(guard);
         reader.await.unwrap();
     }
 }

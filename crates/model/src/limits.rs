@@ -46,6 +46,11 @@ pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(10);
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time a whole request may take unless its route says otherwise. 504 beyond.
 pub const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes of a body that a client must move in a second while it is waited for, unless the fleet says otherwise. Less is
+/// no line that anybody has: a modem of 1990 is as fast.
+pub const DEFAULT_MIN_BODY_BYTES_PER_SECOND: u64 = 240;
+/// Time it may be waited for beyond that, and the longest pause. A train through a tunnel.
+pub const DEFAULT_BODY_GRACE: Duration = Duration::from_secs(30);
 /// Idle time after which a kept-alive connection is closed.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 /// Time in which a stream (a WebSocket, server-sent events, gRPC) must move something. Longer than any common
@@ -73,9 +78,12 @@ pub const MAX_HTTP2_STREAMS: u32 = 250;
 /// What the other side of a connection between proxies may send of one body before its reader has taken it. Over
 /// 1 ms of distance it carries 64 MB/s.
 pub const MESH_STREAM_WINDOW_BYTES: u32 = 64 * 1024;
-/// The same for all bodies of such a connection together: as much as all its streams may hold back. With less, a few
-/// clients that do not read would stop the calls of everybody else on the connection.
-pub const MESH_CONNECTION_WINDOW_BYTES: u32 = MESH_STREAM_WINDOW_BYTES * MAX_HTTP2_STREAMS;
+/// The same for all bodies of such a connection together. With less than all its streams may hold back, a few clients that
+/// do not read would stop the calls of everybody else on the connection. It is much more because h2 bounds the unread
+/// frames of a connection by it, and ends the connection with everybody's calls: a client that sends its body byte by
+/// byte fills the window of its stream with so many frames, of which 16 streams must find room (h2 counts 256 bytes for
+/// each, against half of this). They take some 100 bytes of memory each, 100 MB in all.
+pub const MESH_CONNECTION_WINDOW_BYTES: u32 = 2 * 256 * 16 * MESH_STREAM_WINDOW_BYTES;
 /// Verified tokens a worker remembers.
 pub const MAX_CACHED_TOKENS: usize = 10_000;
 /// Decisions a worker remembers.

@@ -1,13 +1,13 @@
 //! What a proxy enforces: one immutable value, swapped as a whole.
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, time::Duration};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     GroupName, IpLists, RateLimit, RoleName, Service, ServiceName, SessionId, SpiffeId, TenantName,
-    Timestamp, TokenId, TrustDomain, UserId,
+    Timestamp, TokenId, TrustDomain, UserId, limits,
 };
 
 /// The features this build can enforce. A proxy refuses a snapshot that requires more.
@@ -53,6 +53,34 @@ pub struct Snapshot {
     pub edges: Vec<SpiffeId>,
     /// What holds for the gateway as a whole.
     pub gateway: GatewayRules,
+    /// How slowly bodies may be sent and taken.
+    #[serde(default)]
+    pub transfer: TransferRules,
+}
+
+/// The lowest rate of bodies, in both directions. It holds while a client is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TransferRules {
+    /// Bytes per second; with 0 only pauses longer than the grace count.
+    pub min_bytes_per_second: u64,
+    /// Milliseconds that a client may be waited for beyond that.
+    pub grace_millis: u64,
+}
+
+impl TransferRules {
+    /// Time that a client may be waited for beyond what the rate allows.
+    pub const fn grace(&self) -> Duration {
+        Duration::from_millis(self.grace_millis)
+    }
+}
+
+impl Default for TransferRules {
+    fn default() -> Self {
+        Self {
+            min_bytes_per_second: limits::DEFAULT_MIN_BODY_BYTES_PER_SECOND,
+            grace_millis: u64::try_from(limits::DEFAULT_BODY_GRACE.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
 }
 
 /// Rules of the gateway.

@@ -191,6 +191,7 @@ impl GatewayWorker {
             return metrics.handshake_failed(ROLE);
         };
         let protocol = Protocol::from_alpn(stream.get_ref().1.alpn_protocol());
+        let transfer = self.worker.proxy.transfer();
         let activity = Activity::new();
         let requests = Arc::clone(&activity);
         let service = service_fn(move |request| {
@@ -204,6 +205,7 @@ impl GatewayWorker {
             stream,
             protocol,
             service,
+            transfer,
             activity,
             drain,
             std::future::pending(),

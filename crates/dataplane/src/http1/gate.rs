@@ -136,13 +136,6 @@ impl<S> Gate<S> {
         }
     }
 
-    /// Judges nothing: what `stream` brings is another protocol.
-    pub(crate) fn open(stream: S, read: BytesMut, activity: Arc<Activity>) -> Self {
-        let mut gate = Self::new(stream, read, Arc::default(), activity);
-        gate.mode = Mode::Passing;
-        gate
-    }
-
     /// Gives the reader what it may have.
     fn hand_over(&mut self, buffer: &mut ReadBuf<'_>) {
         let length = self.cleared.min(buffer.remaining());

@@ -71,6 +71,7 @@ enum SendFailure {
 fn failure(upload: &Upload) -> UpstreamError {
     match upload.error() {
         Some(BodyError::TooLarge) => UpstreamError::BodyTooLarge,
+        Some(BodyError::TooSlow) => UpstreamError::BodyTooSlow,
         Some(_) => UpstreamError::BodyUnreadable,
         None => UpstreamError::Broken,
     }

@@ -110,6 +110,7 @@ impl SidecarWorker {
         };
         let peer = Arc::new(peer);
         let protocol = Protocol::from_mesh_alpn(stream.get_ref().1.alpn_protocol());
+        let transfer = self.worker.proxy.transfer();
         let activity = Activity::new();
         let requests = Arc::clone(&activity);
         let (sidecar, caller) = (Arc::clone(&self), Arc::clone(&peer));
@@ -123,7 +124,10 @@ impl SidecarWorker {
             }
         });
         let forbidden = self.until_forbidden(&peer);
-        serve::connection(stream, protocol, service, activity, drain, forbidden).await;
+        serve::connection(
+            stream, protocol, service, transfer, activity, drain, forbidden,
+        )
+        .await;
     }
 
     async fn respond_inbound(

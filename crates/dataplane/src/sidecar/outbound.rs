@@ -92,6 +92,7 @@ impl SidecarWorker {
         way: Way,
         drain: DrainWatch,
     ) {
+        let transfer = self.worker.proxy.transfer();
         let activity = Activity::new();
         let requests = Arc::clone(&activity);
         let service = service_fn(move |request| {
@@ -105,6 +106,7 @@ impl SidecarWorker {
             stream,
             Protocol::Detect,
             service,
+            transfer,
             activity,
             drain,
             std::future::pending(),

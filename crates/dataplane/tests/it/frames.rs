@@ -1,17 +1,45 @@
 //! HTTP/2 as bytes (RFC 9113), for what no client library sends.
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use std::{future::pending, time::Duration};
+
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split},
+    time::timeout,
+};
 
 pub const DATA: u8 = 0;
 pub const HEADERS: u8 = 1;
+pub const PRIORITY: u8 = 2;
 pub const RESET: u8 = 3;
-const SETTINGS: u8 = 4;
+pub const SETTINGS: u8 = 4;
+pub const PING: u8 = 6;
 const GOAWAY: u8 = 7;
+pub const WINDOW_UPDATE: u8 = 8;
+pub const CONTINUATION: u8 = 9;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const INITIAL_WINDOW_SIZE: u16 = 4;
 const ACK: u8 = 1;
 pub const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub const END_HEADERS: u8 = 4;
+/// A field that is not indexed (RFC 7541 section 6.2.2).
+const LITERAL: u8 = 0;
+
+/// What the tests need of a connection.
+pub trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Duplex for S {}
+
+/// How a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// With GOAWAY and this error code.
+    GoAway(u32),
+    Closed,
+    /// It did not.
+    Open,
+}
+
+/// RFC 9113 section 7.
+pub const ENHANCE_YOUR_CALM: u32 = 0xb;
 
 pub struct Frame {
     pub kind: u8,
@@ -55,25 +83,58 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Frames<S> {
         self.queued.extend(payload);
     }
 
-    /// The head of a request to `localhost`, every field a literal that is not indexed (RFC 7541 section 6.2.2).
+    /// The head of a request to `localhost`.
     pub fn request(&mut self, stream: u32, flags: u8, method: &str, path: &str, length: &str) {
-        let mut block = Vec::new();
-        for (name, value) in [
+        let fields = [
             (":method", method),
             (":scheme", "https"),
             (":path", path),
             (":authority", "localhost"),
             ("content-length", length),
-        ] {
-            if !value.is_empty() {
-                block.push(0);
-                for text in [name, value] {
-                    block.push(u8::try_from(text.len()).unwrap());
-                    block.extend(text.as_bytes());
+        ];
+        let present = fields.iter().filter(|(_, value)| !value.is_empty());
+        self.head(stream, flags, &present.copied().collect::<Vec<_>>());
+    }
+
+    /// A header section.
+    pub fn head(&mut self, stream: u32, flags: u8, fields: &[(&str, &str)]) {
+        self.queue(HEADERS, flags | END_HEADERS, stream, &literals(fields));
+    }
+
+    /// Sends what is queued, all at once, while whatever comes is read. How the connection ended, if it did within
+    /// `patience`.
+    pub async fn ended_within(&mut self, patience: Duration) -> Ended {
+        let queued = std::mem::take(&mut self.queued);
+        let (mut reader, mut writer) = split(&mut self.stream);
+        let writing = async {
+            let _ = writer.write_all(&queued).await;
+            let _ = writer.flush().await;
+            pending().await
+        };
+        let reading = async {
+            loop {
+                let mut head = [0; 9];
+                if reader.read_exact(&mut head).await.is_err() {
+                    return Ended::Closed;
+                }
+                let mut payload = vec![0; length_in(&head)];
+                if reader.read_exact(&mut payload).await.is_err() {
+                    return Ended::Closed;
+                }
+                if head[3] == GOAWAY {
+                    return Ended::GoAway(u32::from_be_bytes(payload[4..8].try_into().unwrap()));
                 }
             }
-        }
-        self.queue(HEADERS, flags | END_HEADERS, stream, &block);
+        };
+        let both = async {
+            tokio::select! { ended = reading => ended, never = writing => never }
+        };
+        timeout(patience, both).await.unwrap_or(Ended::Open)
+    }
+
+    /// As [`Self::ended_within`] a time that nothing takes.
+    pub async fn ended(&mut self) -> Ended {
+        self.ended_within(Duration::from_secs(30)).await
     }
 
     /// Sends what is queued and answers the next frame that is about `stream`; `None` if the connection ends before.
@@ -82,9 +143,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Frames<S> {
             self.flush().await;
             let mut head = [0; 9];
             self.stream.read_exact(&mut head).await.ok()?;
-            let length =
-                usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
-            let mut payload = vec![0; length];
+            let mut payload = vec![0; length_in(&head)];
             self.stream.read_exact(&mut payload).await.ok()?;
             let frame = Frame {
                 kind: head[3],
@@ -99,4 +158,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Frames<S> {
             }
         }
     }
+}
+
+fn length_in(head: &[u8; 9]) -> usize {
+    usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2])
+}
+
+/// Fields as literals that are not indexed.
+pub fn literals(fields: &[(&str, &str)]) -> Vec<u8> {
+    let mut block = Vec::new();
+    for (name, value) in fields {
+        block.push(LITERAL);
+        for text in [name, value] {
+            block.push(u8::try_from(text.len()).unwrap());
+            block.extend(text.as_bytes());
+        }
+    }
+    block
 }

@@ -5,7 +5,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use testudo_model::{
     ActionClass, ConnectionRules, Exposure, IpLists, Route, Service, ServiceName, ServiceProtocol,
     Timestamp, TrustDomain, UserRequirement,
-    snapshot::{Directory, GatewayRules, PolicyFile, Snapshot, SnapshotVersion, Subject},
+    snapshot::{
+        Directory, GatewayRules, PolicyFile, Snapshot, SnapshotVersion, Subject, TransferRules,
+    },
 };
 use testudo_policy::{Call, Peer, PolicyEngine, TokenFacts};
 
@@ -56,6 +58,7 @@ pub fn snapshot(policies: &[(&str, &str)]) -> Snapshot {
         issuers: Vec::new(),
         edges: vec![trust_domain.gateway()],
         gateway: GatewayRules::default(),
+        transfer: TransferRules::default(),
         trust_domain,
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use testudo_model::{
     IpLists, RateLimit, Redacted, limits,
-    snapshot::{GatewayRules, PolicyFile, ProxyProtocol},
+    snapshot::{GatewayRules, PolicyFile, ProxyProtocol, TransferRules},
 };
 
 use super::{
@@ -76,6 +76,10 @@ pub(super) fn check(file: &FleetFile, tree: Cursor<'_>, context: &mut Context<'_
                 tree.key("gateway").key("limit"),
                 context.problems,
             ),
+        },
+        transfer: TransferRules {
+            min_bytes_per_second: file.transfer.min_per_second.bytes(),
+            grace_millis: file.transfer.grace.millis(),
         },
         tls_min: file.gateway.tls_min,
         listen,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use testudo_model::{
     ClientName, GroupName, Redacted, RoleName, Scope, Service, ServiceName, SpiffeId, TrustDomain,
     Username,
-    snapshot::{GatewayRules, PolicyFile},
+    snapshot::{GatewayRules, PolicyFile, TransferRules},
 };
 
 use crate::LogFormat;
@@ -41,6 +41,8 @@ pub struct Fleet {
     pub policy_tests: Vec<PolicyFile>,
     /// What holds for the gateway as a whole.
     pub gateway: GatewayRules,
+    /// How slowly bodies may be sent and taken.
+    pub transfer: TransferRules,
     /// Lowest TLS version of the public listeners.
     pub tls_min: TlsMinimum,
     /// Where the roles listen.

@@ -34,6 +34,9 @@ pub struct FleetFile {
     /// What holds for the gateway as a whole.
     #[serde(default)]
     pub gateway: GatewaySection,
+    /// How slowly bodies may be sent and taken.
+    #[serde(default)]
+    pub transfer: TransferSection,
     /// The services, by name. A service is called under its name inside the fleet.
     #[serde(default)]
     pub services: BTreeMap<ServiceName, ServiceSection>,
@@ -113,6 +116,27 @@ pub struct GatewaySection {
     pub limit: Vec<LimitSection>,
     /// Lowest TLS version of the public listeners; 1.2 only for clients that cannot do better.
     pub tls_min: TlsMinimum,
+}
+
+/// How slowly bodies may be sent and taken. Who is slower while everybody waits for it is cut off: an upload ends with 408,
+/// a download with its connection or stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TransferSection {
+    /// Bytes that a client must send or take in a second. With `0B` only pauses count. gRPC requests are streams and may
+    /// pause.
+    pub min_per_second: Size,
+    /// Time that a client may be waited for beyond what its bytes pay for, and so its longest pause.
+    pub grace: Period,
+}
+
+impl Default for TransferSection {
+    fn default() -> Self {
+        Self {
+            min_per_second: Size::default_transfer(),
+            grace: Period::default_transfer_grace(),
+        }
+    }
 }
 
 /// Who may connect, by address. `deny` wins; an empty `allow` allows the rest.

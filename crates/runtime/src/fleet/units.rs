@@ -74,6 +74,11 @@ impl Period {
         u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX)
     }
 
+    /// How long a slow client is waited for unless the fleet says otherwise.
+    pub(super) const fn default_transfer_grace() -> Self {
+        Self(limits::DEFAULT_BODY_GRACE)
+    }
+
     /// A route's deadline unless it says otherwise.
     pub(super) const fn default_timeout() -> Self {
         Self(limits::DEFAULT_REQUEST_TIMEOUT)
@@ -84,6 +89,11 @@ impl Size {
     /// The number of bytes.
     pub const fn bytes(self) -> u64 {
         self.0
+    }
+
+    /// What a client must move in a second unless the fleet says otherwise.
+    pub(super) const fn default_transfer() -> Self {
+        Self(limits::DEFAULT_MIN_BODY_BYTES_PER_SECOND)
     }
 
     /// A route's largest body unless it says otherwise.

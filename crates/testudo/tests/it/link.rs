@@ -29,7 +29,7 @@ use testudo_model::{
     Clock, Entropy, EventId, JoinToken, ServiceName, SpiffeId, TenantName, Timestamp, TrustDomain,
     event::{Actor, Event, EventClass, Outcome},
     random_bytes,
-    snapshot::{Directory, GatewayRules, Revoked, Snapshot, SnapshotVersion},
+    snapshot::{Directory, GatewayRules, Revoked, Snapshot, SnapshotVersion, TransferRules},
 };
 use testudo_runtime::{Drain, DrainSignal, Readiness, SystemClock, with_causes};
 use testudo_store::{Store, StoreOptions};
@@ -421,6 +421,7 @@ fn snapshot(version: u64, requires: &[&str]) -> Snapshot {
         issuers: Vec::new(),
         edges: Vec::new(),
         gateway: GatewayRules::default(),
+        transfer: TransferRules::default(),
     }
 }
 
