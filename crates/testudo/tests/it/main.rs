@@ -23,6 +23,7 @@ mod chromium;
 mod commands;
 mod cookbook;
 mod crash;
+mod databases;
 mod differential;
 mod fleet;
 mod forge;
