@@ -23,6 +23,26 @@ const POLICY_FILE_BYTES: usize = 512 * 1024;
 const GROUPS: usize = 10;
 const EXTRA_ROUTES: usize = 100;
 
+/// How much is declared that no measured request is about.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Extra {
+    /// Policies about other groups and routes.
+    pub(crate) policies: usize,
+    /// Routes of the called service.
+    pub(crate) routes: usize,
+    /// Services.
+    pub(crate) services: usize,
+}
+
+impl Extra {
+    /// What a fleet starts with.
+    pub(crate) const START: Self = Self {
+        policies: 0,
+        routes: EXTRA_ROUTES,
+        services: 0,
+    };
+}
+
 /// Which core each part has, and how many workers the proxies have.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Placement {
@@ -74,6 +94,7 @@ impl Placement {
 /// A running fleet.
 pub(crate) struct Fleet {
     folder: PathBuf,
+    upstream: SocketAddr,
     /// The gateway.
     pub(crate) gateway: Proxy,
     /// Sidecar of the calling service.
@@ -105,7 +126,10 @@ impl Fleet {
     ) -> Outcome<Self> {
         fs::create_dir_all(folder.join("policies"))?;
         fs::write(folder.join("password"), "a password for the bench only\n")?;
-        fs::write(folder.join("fleet.toml"), fleet_file(upstream))?;
+        fs::write(
+            folder.join("fleet.toml"),
+            fleet_file(upstream, Extra::START),
+        )?;
         fs::write(folder.join("policies/bench.cedar"), POLICIES)?;
         let mut command = testudo(folder, &["server", "fleet.toml", "--output", "json"])?;
         for name in ["GATEWAY", "REDIRECT", "SERVER", "GRPC", "OPS"] {
@@ -125,6 +149,7 @@ impl Fleet {
             gateway: join("gateway", &gateway, placement.gateway, "gateway")?,
             ca: folder.join(ca),
             folder: folder.to_owned(),
+            upstream,
             server,
         };
         fleet.log_in()?;
@@ -155,8 +180,12 @@ impl Fleet {
         Ok(())
     }
 
-    /// Applies a policy set with `count` policies beside the fleet's own, and waits until every proxy enforces it.
-    pub(crate) fn apply_policies(&self, count: usize) -> Outcome {
+    /// Applies a fleet with `extra` beside its own, and waits until every proxy enforces it.
+    pub(crate) fn apply(&self, extra: Extra) -> Outcome {
+        fs::write(
+            self.folder.join("fleet.toml"),
+            fleet_file(self.upstream, extra),
+        )?;
         let folder = self.folder.join("policies");
         for file in fs::read_dir(&folder)? {
             let path = file?.path();
@@ -165,9 +194,9 @@ impl Fleet {
             }
         }
         let mut text = String::new();
-        for number in 0..count {
+        for number in 0..extra.policies {
             text.push_str(&extra_policy(number));
-            if text.len() > POLICY_FILE_BYTES || number + 1 == count {
+            if text.len() > POLICY_FILE_BYTES || number + 1 == extra.policies {
                 fs::write(folder.join(format!("extra-{number}.cedar")), &text)?;
                 text.clear();
             }
@@ -276,7 +305,7 @@ fn testudo(folder: &Path, arguments: &[&str]) -> Outcome<Command> {
 }
 
 /// Limits are there and counted, and so high that none refuses.
-fn fleet_file(upstream: SocketAddr) -> String {
+fn fleet_file(upstream: SocketAddr, extra: Extra) -> String {
     let mut text = format!(
         r#"trust_domain = "bench.example"
 
@@ -318,9 +347,16 @@ callers = []
     for group in 0..GROUPS {
         text.push_str(&format!("group-{group} = []\n"));
     }
-    for route in 0..EXTRA_ROUTES {
+    for route in 0..extra.routes {
         text.push_str(&format!(
             "\n[[services.echo.routes]]\noperation = \"echo.extra-{route}\"\nmatch = \"GET /extra/{route}\"\n"
+        ));
+    }
+    for service in 0..extra.services {
+        text.push_str(&format!(
+            "\n[services.extra-{service}]\nupstream = \"127.0.0.3:{port}\"\nexposure = \"external\"\n\
+             [[services.extra-{service}.routes]]\noperation = \"extra.read\"\nmatch = \"GET /extra-{service}/{{id}}\"\n",
+            port = upstream.port(),
         ));
     }
     text

@@ -13,16 +13,16 @@ use serde::Serialize;
 use crate::{
     Outcome, Plan,
     certificates::{Certificates, Identity},
-    fleet::{Fleet, Placement, Proxy},
-    measure::{self, Amount, Contender, Part, Series, Target},
+    fleet::{Extra, Fleet, Placement, Proxy},
+    measure::{self, Amount, Contender, Part, Sample, Series, Target},
     peers::{self, Peer},
     process::{LOAD_CORE, Process},
 };
 
 /// Callers at once in `calls-1000`.
 const CALLERS: usize = 1_000;
-/// Policies beside the fleet's own, in `policies`.
-const POLICIES: [usize; 4] = [10, 100, 1_000, 10_000];
+/// How much there is of what grows, in `policies`, `routes` and `services`.
+const GROWTH: [usize; 4] = [10, 100, 1_000, 10_000];
 
 /// A comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -38,6 +38,10 @@ pub(crate) enum Scenario {
     Calls1000,
     /// The gateway's checks with 10 to 10,000 policies
     Policies,
+    /// The same with 10 to 10,000 routes of the called service
+    Routes,
+    /// The same with 10 to 10,000 services
+    Services,
 }
 
 impl Scenario {
@@ -48,6 +52,8 @@ impl Scenario {
         Self::Pair,
         Self::Calls1000,
         Self::Policies,
+        Self::Routes,
+        Self::Services,
     ];
 }
 
@@ -102,7 +108,9 @@ impl Bench {
             Scenario::GatewayChecks => self.gateway("/checked", "token, both legs, limits, record"),
             Scenario::Pair => self.pair(),
             Scenario::Calls1000 => self.calls(),
-            Scenario::Policies => self.policies(),
+            Scenario::Policies => self.growth("policies", |extra| &mut extra.policies),
+            Scenario::Routes => self.growth("routes", |extra| &mut extra.routes),
+            Scenario::Services => self.growth("services", |extra| &mut extra.services),
         }
     }
 
@@ -169,17 +177,34 @@ impl Bench {
         })
     }
 
-    fn policies(&self) -> Outcome<Comparison> {
-        let folder = self.subfolder("policies")?;
+    /// The same request while there is more and more that it is not about. Each round goes through all sizes, so
+    /// that a drift of the machine is in all of them.
+    fn growth(
+        &self,
+        what: &str,
+        growing: impl Fn(&mut Extra) -> &mut usize,
+    ) -> Outcome<Comparison> {
+        let folder = self.subfolder(what)?;
         let fleet = Fleet::start(&folder, self.upstream, Placement::GATEWAY)?;
-        let mut series = Vec::new();
-        for count in POLICIES {
-            fleet.apply_policies(count)?;
-            let contender = at_gateway(&fleet, format!("{count} policies"), "/checked")?;
-            series.extend(self.rounds(&[contender], self.amount(), &fleet.processes())?);
+        let mut series: Vec<Series> = GROWTH
+            .map(|count| Series {
+                name: format!("{count} {what}"),
+                samples: Vec::new(),
+            })
+            .into();
+        for _ in 0..self.plan.rounds {
+            for (count, series) in GROWTH.into_iter().zip(&mut series) {
+                let mut extra = Extra::START;
+                *growing(&mut extra) = count;
+                fleet.apply(extra)?;
+                let contender = at_gateway(&fleet, String::new(), "/checked")?;
+                series
+                    .samples
+                    .push(self.sample(&contender, self.amount(), &fleet.processes())?);
+            }
         }
         Ok(Comparison {
-            title: "gateway with all checks by number of policies; ratio to the fewest".to_owned(),
+            title: format!("gateway with all checks by number of {what}; ratio to the fewest"),
             series,
             reference: 0,
         })
@@ -201,13 +226,17 @@ impl Bench {
             .collect();
         for _ in 0..self.plan.rounds {
             for (contender, series) in contenders.iter().zip(&mut series) {
-                measure::settle(processes)?;
-                let log = self.folder.join("load.log");
-                let sample = measure::measure(contender, amount, &log)?;
-                series.samples.push(sample);
+                series
+                    .samples
+                    .push(self.sample(contender, amount, processes)?);
             }
         }
         Ok(series)
+    }
+
+    fn sample(&self, contender: &Contender, amount: Amount, processes: &[u32]) -> Outcome<Sample> {
+        measure::settle(processes)?;
+        measure::measure(contender, amount, &self.folder.join("load.log"))
     }
 
     const fn amount(&self) -> Amount {
