@@ -23,7 +23,7 @@ use crate::{
 /// Requests under callgrind are some fifty times slower.
 const AMOUNT: Amount = Amount {
     connections: 10,
-    seconds: 6,
+    seconds: 15,
     core: None,
 };
 /// Growth that is refused, of what was kept.

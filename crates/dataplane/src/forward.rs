@@ -347,8 +347,10 @@ fn answer(
     headers::sanitise_response(&mut head.headers, from_proxy);
     // The decision closest to the service explains the answer best; it is kept if a proxy of ours made it.
     if !head.headers.contains_key(TESTUDO_DECISION) {
-        let decision = permit.decision().as_str();
-        headers::set(&mut head.headers, TESTUDO_DECISION, decision);
+        if let Ok(decision) = HeaderValue::from_str(permit.decision().as_str()) {
+            head.headers
+                .insert(TESTUDO_DECISION, headers::passing(decision));
+        }
     }
     let mut response = Response::new(body);
     *response.status_mut() = head.status;

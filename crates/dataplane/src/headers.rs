@@ -94,6 +94,13 @@ pub(crate) fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
     }
 }
 
+/// A value that no other message will have. HTTP/2 compresses fields by remembering them (RFC 7541): values that never
+/// come again would only push out those that do, among them the transaction token.
+pub(crate) fn passing(mut value: HeaderValue) -> HeaderValue {
+    value.set_sensitive(true);
+    value
+}
+
 /// Sets `name` to the comma-separated `values`; removes it if there are none.
 pub(crate) fn set_list<'a>(
     headers: &mut HeaderMap,

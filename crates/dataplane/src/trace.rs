@@ -5,6 +5,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use testudo_model::Entropy;
 use testudo_runtime::TraceContext;
 
+use crate::headers::passing;
+
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -58,7 +60,7 @@ pub(crate) fn settle(headers: &mut HeaderMap, entropy: &dyn Entropy, has_spans: 
 
 fn write(headers: &mut HeaderMap, context: &TraceContext) {
     if let Ok(value) = HeaderValue::from_bytes(&context.traceparent()) {
-        headers.insert(TRACEPARENT, value);
+        headers.insert(TRACEPARENT, passing(value));
     }
     match context
         .tracestate()
@@ -70,7 +72,7 @@ fn write(headers: &mut HeaderMap, context: &TraceContext) {
     if !sole(headers, &X_REQUEST_ID).is_some_and(is_clean_request_id)
         && let Ok(value) = HeaderValue::from_str(&context.trace_id())
     {
-        headers.insert(X_REQUEST_ID, value);
+        headers.insert(X_REQUEST_ID, passing(value));
     }
 }
 
