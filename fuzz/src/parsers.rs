@@ -43,6 +43,7 @@ pub const ALL: &[Target] = &[
     ("forwarded_header", forwarded_header),
     ("framing_admit", framing_admit),
     ("http1_gate", http1_gate),
+    ("http2_frames", http2_frames),
     ("join_token", join_token),
     ("jwt_verification", jwt_verification),
     ("oauth_parameters", oauth_parameters),
@@ -233,6 +234,25 @@ pub fn http1_gate(data: &[u8]) {
         }
     }
     assert_eq!(requests, followed.requests);
+}
+
+/// The bytes of an HTTP/2 connection. Where frames begin does not depend on how they come.
+pub fn http2_frames(data: &[u8]) {
+    const PREFACE_BYTES: usize = 24;
+    const HEAD_BYTES: usize = 9;
+    let frames = fuzzing::frames(data, data.len());
+    for step in [1, 7] {
+        assert_eq!(fuzzing::frames(data, step), frames, "{step} at a time");
+    }
+    let mut rest = data.get(PREFACE_BYTES..).unwrap_or_default();
+    for (kind, stream, length) in frames {
+        let (head, behind) = rest.split_at(HEAD_BYTES);
+        assert_eq!(head[3], kind);
+        assert_eq!(&head[..3], &length.to_be_bytes()[1..]);
+        assert_eq!(&head[6..], &stream.to_be_bytes()[1..]);
+        rest = behind.get(length as usize..).unwrap_or_default();
+    }
+    assert!(rest.len() < HEAD_BYTES);
 }
 
 /// What follows the first request in `bytes`, whose head is whole, as httparse reads it.

@@ -15,6 +15,7 @@ use crate::{
     capsule::Capsules,
     client_hello, framing,
     http1::{Next, Requests},
+    http2::Frames,
     iplist::IpSet,
     proxy_protocol, source,
 };
@@ -106,4 +107,15 @@ pub fn follow(connection: &[u8], step: usize) -> Followed {
         requests: requests.count() - u64::from(matches!(end, Next::Refused(_))),
         is_refused: matches!(end, Next::Refused(_) | Next::Broken(_)),
     }
+}
+
+/// Kind, stream and length of each frame whose head is among the bytes of an HTTP/2 client, which come `step` at a time.
+pub fn frames(connection: &[u8], step: usize) -> Vec<(u8, u32, u32)> {
+    let (mut frames, mut found) = (Frames::of_client(), Vec::new());
+    for mut bytes in connection.chunks(step.max(1)) {
+        while let Some(frame) = frames.next(&mut bytes) {
+            found.push((frame.kind, frame.stream, frame.length));
+        }
+    }
+    found
 }
