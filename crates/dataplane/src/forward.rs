@@ -346,11 +346,11 @@ fn answer(
 ) -> Response<AnswerBody> {
     headers::sanitise_response(&mut head.headers, from_proxy);
     // The decision closest to the service explains the answer best; it is kept if a proxy of ours made it.
-    if !head.headers.contains_key(TESTUDO_DECISION) {
-        if let Ok(decision) = HeaderValue::from_str(permit.decision().as_str()) {
-            head.headers
-                .insert(TESTUDO_DECISION, headers::passing(decision));
-        }
+    if !head.headers.contains_key(TESTUDO_DECISION)
+        && let Ok(decision) = HeaderValue::from_str(permit.decision().as_str())
+    {
+        head.headers
+            .insert(TESTUDO_DECISION, headers::passing(decision));
     }
     let mut response = Response::new(body);
     *response.status_mut() = head.status;
