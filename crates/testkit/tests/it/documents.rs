@@ -32,7 +32,7 @@ const OTHERS: [&str; 19] = [
 ];
 
 /// Beginnings of other names: settings, tasks, and attributes of OpenTelemetry.
-const FOREIGN: [&str; 12] = [
+const FOREIGN: [&str; 13] = [
     "client.address",
     "error.type",
     "http.",
@@ -41,6 +41,7 @@ const FOREIGN: [&str; 12] = [
     "server.",
     "service.name",
     "service.version",
+    "tcp.",
     "task.",
     "telemetry.",
     "testudo.",

@@ -21,6 +21,10 @@ pub enum News {
 }
 
 /// Tells the supervisor, if there is one that listens.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "systemd says in the environment where it listens"
+)]
 pub fn notify(news: News) {
     let Some(address) = env::var_os("NOTIFY_SOCKET") else {
         return;
