@@ -345,8 +345,12 @@ fn copy(from: &Path, to: &Path) {
 fn with_free_ports(text: &str, ports: &[&str]) -> String {
     let free: [u16; 8] = free_ports();
     let mut text = text.to_owned();
-    for (port, free) in ports.iter().zip(free) {
-        text = text.replace(port, &free.to_string());
+    // In two steps: a free port may look like one that is still to be replaced.
+    for (number, port) in ports.iter().enumerate() {
+        text = text.replace(port, &format!("<port {number}>"));
+    }
+    for (number, free) in free.iter().enumerate() {
+        text = text.replace(&format!("<port {number}>"), &free.to_string());
     }
     let cargo = r#""cargo", "run", "--quiet", "--release", "--bin", "bookshop", "--""#;
     assert!(

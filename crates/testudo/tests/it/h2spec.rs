@@ -24,6 +24,10 @@ const CASES: usize = 146;
 /// and the end of the connection, which h2spec takes for a truncated frame.
 const NO_PREFACE: &str = "http2/3.5: Sends invalid connection preface";
 
+/// RFC 7540 demanded an error here. RFC 9113 section 5.1 leaves it to the receiver, and with us it depends on whether
+/// the stream is forgotten when the frame comes.
+const OBSOLETE: &str = "http2/5.1: closed: Sends a HEADERS frame after sending RST_STREAM frame";
+
 #[test]
 fn the_gateway_passes_every_case_of_h2spec() {
     if left_out() {
@@ -68,7 +72,7 @@ fn a_sidecar_passes_every_case_of_h2spec_outbound() {
     works_afterwards(&shop);
 }
 
-/// The cases that do not pass at `address`, each with its section.
+/// The cases of RFC 9113 that do not pass at `address`, each with its section.
 fn failed_cases(address: SocketAddr, options: &[&str]) -> Vec<String> {
     let folder = tempfile::tempdir().unwrap();
     let report = folder.path().join("report.xml");
@@ -86,7 +90,8 @@ fn failed_cases(address: SocketAddr, options: &[&str]) -> Vec<String> {
     let cases: Vec<&str> = report.split("<testcase ").skip(1).collect();
     assert_eq!(cases.len(), CASES, "{printed}");
     let failed = cases.iter().filter(|case| !case.contains("\"></testcase>"));
-    failed.map(|case| name_of(case)).collect()
+    let names = failed.map(|case| name_of(case));
+    names.filter(|name| name != OBSOLETE).collect()
 }
 
 /// `<section>: <title>` of a case in the report.
