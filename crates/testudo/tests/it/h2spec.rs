@@ -24,12 +24,9 @@ const CASES: usize = 146;
 /// and the end of the connection, which h2spec takes for a truncated frame.
 const NO_PREFACE: &str = "http2/3.5: Sends invalid connection preface";
 
-/// RFC 7540 demanded an error here. RFC 9113 section 5.1 leaves it to the receiver, and with us it depends on whether
-/// the stream is forgotten when the frame comes.
-const OBSOLETE: [&str; 2] = [
-    "http2/5.1: closed: Sends a DATA frame after sending RST_STREAM frame",
-    "http2/5.1: closed: Sends a HEADERS frame after sending RST_STREAM frame",
-];
+/// A proxy may answer before the frame comes that is wrong (RFC 9113 section 8.1), or forget a stream before another frame
+/// for it does (section 5.1). h2spec takes both for a failure, so a case has failed that fails every time.
+const RUNS: usize = 3;
 
 #[test]
 fn the_gateway_passes_every_case_of_h2spec() {
@@ -75,8 +72,20 @@ fn a_sidecar_passes_every_case_of_h2spec_outbound() {
     works_afterwards(&shop);
 }
 
-/// The cases of RFC 9113 that do not pass at `address`, each with its section.
+/// The cases that do not pass at `address`, each with its section.
 fn failed_cases(address: SocketAddr, options: &[&str]) -> Vec<String> {
+    let mut failed = failed_once(address, options);
+    for _ in 1..RUNS {
+        if failed.is_empty() {
+            break;
+        }
+        let again = failed_once(address, options);
+        failed.retain(|case| again.contains(case));
+    }
+    failed
+}
+
+fn failed_once(address: SocketAddr, options: &[&str]) -> Vec<String> {
     let folder = tempfile::tempdir().unwrap();
     let report = folder.path().join("report.xml");
     let output = Command::new(tool(&[".tools/h2spec"]))
@@ -93,10 +102,7 @@ fn failed_cases(address: SocketAddr, options: &[&str]) -> Vec<String> {
     let cases: Vec<&str> = report.split("<testcase ").skip(1).collect();
     assert_eq!(cases.len(), CASES, "{printed}");
     let failed = cases.iter().filter(|case| !case.contains("\"></testcase>"));
-    let names = failed.map(|case| name_of(case));
-    names
-        .filter(|name| !OBSOLETE.contains(&name.as_str()))
-        .collect()
+    failed.map(|case| name_of(case)).collect()
 }
 
 /// `<section>: <title>` of a case in the report.
