@@ -121,7 +121,10 @@ fn matching(plane: &Plane, from: u64, filter: &Filter) -> Result<(u64, Vec<Value
 /// `GET /api/v1/audit/events/{event}`: by event id, decision id or index.
 pub async fn show(State(plane): State<Arc<Plane>>, Path(event): Path<String>) -> Answer {
     plane
-        .blocking(move |plane| Ok(Json(whole_entry(plane, &find(plane, &event)?)?)))
+        .blocking(move |plane| {
+            let found = find(plane, &event)?;
+            Ok(Json(whole_entry(&found, grounds_of(plane, &found)?)))
+        })
         .await?
 }
 
@@ -149,10 +152,11 @@ pub async fn decision(State(plane): State<Arc<Plane>>, Path(decision): Path<Deci
                     .detail("it is not in the ledger: proxies ship their events every half second, try again")
             })?;
             let record = found.leaf.event().and_then(|event| event.decision.as_ref());
-            let grounds = plane.ledger.grounds().of(&found).map_err(|error| refusal(&error))?;
-            let grounds = grounds.unwrap_or_default();
-            let text = record.map(|record| explain(plane, record, &grounds)).transpose()?;
-            Ok(Json(json!({ "text": text, "entry": whole_entry(plane, &found)? })))
+            let grounds = grounds_of(plane, &found)?;
+            let text = record
+                .map(|record| explain(plane, record, grounds.as_ref()))
+                .transpose()?;
+            Ok(Json(json!({ "text": text, "entry": whole_entry(&found, grounds) })))
         })
         .await?
 }
@@ -160,7 +164,7 @@ pub async fn decision(State(plane): State<Arc<Plane>>, Path(decision): Path<Deci
 fn explain(
     plane: &Plane,
     record: &DecisionRecord,
-    grounds: &GivenGrounds,
+    grounds: Option<&GivenGrounds>,
 ) -> Result<String, Refusal> {
     let snapshot = plane
         .activation
@@ -185,8 +189,8 @@ fn explain(
             "note: the policies have changed since; what is missing is said by today's".to_owned(),
         );
     }
-    let context = grounds.context.as_deref();
-    for leg in &*grounds.legs {
+    let context = grounds.and_then(|grounds| grounds.context.as_deref());
+    for leg in grounds.map(|grounds| &*grounds.legs).unwrap_or_default() {
         lines.push(
             engine
                 .as_ref()
@@ -336,18 +340,19 @@ fn entry(entry: &Entry) -> Value {
     json!({ "index": entry.index, "time": time.to_string(), "event": content })
 }
 
-/// The same with what its decision rests on, if another event says that.
-fn whole_entry(plane: &Plane, found: &Entry) -> Result<Value, Refusal> {
+/// What the decision at `found` rests on, if it is one.
+fn grounds_of(plane: &Plane, found: &Entry) -> Result<Option<GivenGrounds>, Refusal> {
+    let grounds = plane.ledger.grounds().of(found);
+    grounds.map_err(|error| refusal(&error))
+}
+
+/// The same with `grounds` in their place, if another event gives them.
+fn whole_entry(found: &Entry, grounds: Option<GivenGrounds>) -> Value {
     let mut whole = entry(found);
-    let grounds = plane
-        .ledger
-        .grounds()
-        .of(found)
-        .map_err(|error| refusal(&error))?;
     if let (Some(decision), Some(given)) = (whole.pointer_mut("/event/decision"), grounds) {
         decision["grounds"] = json!(Grounds::Given(given));
     }
-    Ok(whole)
+    whole
 }
 
 fn refusal(error: &LedgerError) -> Refusal {
