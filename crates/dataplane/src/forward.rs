@@ -3,6 +3,7 @@
 use std::{
     future::Future,
     net::{IpAddr, SocketAddr},
+    pin::{Pin, pin},
 };
 
 use http::{
@@ -24,7 +25,7 @@ use crate::{
     headers::{self, TESTUDO_DECISION, TXN_TOKEN},
     inflight::Delivery,
     pace::Deadline,
-    pool::{self, Answer},
+    pool::{self, Answer, Outbound},
     proxy::Worker,
     proxy_protocol,
     rejection::{Rejection, UpstreamError},
@@ -111,7 +112,7 @@ pub(crate) async fn to_proxy(
         extend_connect(&mut request, protocol);
     }
     let mesh = &worker.mesh;
-    let sending = mesh.send(&service.spiffe_id, addresses, request, deadline.at());
+    let sending = pin!(mesh.send(&service.spiffe_id, addresses, request, deadline.at()));
     let answer = in_time(sending, &mut deadline).await?;
     let hop = Hop {
         permit,
@@ -175,7 +176,7 @@ pub(crate) async fn to_service(
             outgoing.into_request(NextHop::Http1, route.max_body_bytes, permit.transfer())?;
         let expected = websocket::ask_service(&mut request, &*worker.entropy)
             .ok_or(UpstreamError::Handshake)?;
-        let sending = worker.local.switch(service.upstream, request);
+        let sending = pin!(worker.local.switch(service.upstream, request));
         let answer = in_time(sending, &mut deadline).await?;
         return match expected.agreed(&answer.0) {
             Some(true) => hop.open(answer).await,
@@ -187,12 +188,14 @@ pub(crate) async fn to_service(
         ServiceProtocol::Http1 => {
             let request =
                 outgoing.into_request(NextHop::Http1, route.max_body_bytes, permit.transfer())?;
-            in_time(worker.local.send(service.upstream, request), &mut deadline).await?
+            let sending = pin!(worker.local.send(service.upstream, request));
+            in_time(sending, &mut deadline).await?
         }
         ServiceProtocol::H2c => {
             let request =
                 outgoing.into_request(NextHop::H2c, route.max_body_bytes, permit.transfer())?;
-            in_time(worker.h2c.send(service.upstream, request), &mut deadline).await?
+            let sending = pin!(worker.h2c.send(service.upstream, request));
+            in_time(sending, &mut deadline).await?
         }
         // It takes connections and no requests.
         ServiceProtocol::Tcp | ServiceProtocol::Tls => return Err(Rejection::NoRoute),
@@ -230,7 +233,7 @@ impl Outgoing<'_> {
         next: NextHop,
         max_body_bytes: u64,
         transfer: TransferRules,
-    ) -> Result<Request<RequestBody>, Rejection> {
+    ) -> Result<Outbound, Rejection> {
         if let Content::Body(body) = &self.content
             && body.size_hint().lower() > max_body_bytes
         {
@@ -250,14 +253,14 @@ impl Outgoing<'_> {
             }
         }
         let uri = outgoing_uri(self.target, next.scheme()).ok_or(UpstreamError::Broken)?;
-        let mut request = Request::new(match self.content {
+        let mut request = Box::new(Request::new(match self.content {
             Content::Body(body) => {
                 // The messages of a gRPC client come when it has them.
                 let transfer = (!grpc::is_grpc(&self.headers)).then_some(transfer);
                 RequestBody::new(body, max_body_bytes, transfer)
             }
             Content::Websocket | Content::Connection => RequestBody::none(),
-        });
+        }));
         *request.method_mut() = self.method;
         *request.uri_mut() = uri;
         *request.version_mut() = match next {
@@ -280,8 +283,9 @@ impl Outgoing<'_> {
     }
 }
 
+/// Pinned by the caller: taken whole, it would lie in two futures.
 async fn in_time(
-    sending: impl Future<Output = Result<Answer, UpstreamError>>,
+    sending: Pin<&mut impl Future<Output = Result<Answer, UpstreamError>>>,
     deadline: &mut Deadline,
 ) -> Result<Answer, Rejection> {
     tokio::select! {

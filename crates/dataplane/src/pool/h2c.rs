@@ -6,14 +6,13 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use http::Request;
 use testudo_model::{Clock, Timestamp};
 
 use super::{
-    Answer, Lease, SendFailure, connect,
+    Answer, Lease, Outbound, SendFailure, connect,
     streams::{Connection, Connections},
 };
-use crate::{body::RequestBody, rejection::UpstreamError};
+use crate::rejection::UpstreamError;
 
 /// A connection that the service closed while it was idle is noticed when it is used; so many in a row are not
 /// chance.
@@ -42,7 +41,7 @@ impl H2cPool {
     pub(crate) async fn send(
         &self,
         address: SocketAddr,
-        request: Request<RequestBody>,
+        request: Outbound,
     ) -> Result<Answer, UpstreamError> {
         let service = self.service(address);
         let mut request = request;
@@ -52,7 +51,7 @@ impl H2cPool {
             match place.send(request).await {
                 Ok((response, stream)) => return Ok((response, Lease::H2c(stream))),
                 Err(SendFailure::Sent(error)) => return Err(error),
-                Err(SendFailure::Unsent(unsent)) => request = *unsent.request,
+                Err(SendFailure::Unsent(unsent)) => request = unsent.request,
             }
         }
         Err(UpstreamError::Broken)

@@ -10,13 +10,13 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, Request, header};
+use http::{HeaderMap, header};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use testudo_model::{Clock, limits};
 use tokio::task::AbortHandle;
 
-use super::{Answer, Lease, SendFailure, Unsent, connect, failure};
+use super::{Answer, Lease, Outbound, SendFailure, Unsent, connect, failure};
 use crate::{
     body::{RequestBody, Upload},
     framing::content_length,
@@ -87,7 +87,7 @@ impl LocalPool {
     pub(crate) async fn send(
         &self,
         address: SocketAddr,
-        request: Request<RequestBody>,
+        request: Outbound,
     ) -> Result<Answer, UpstreamError> {
         let service = self.service(address);
         let upload = request.body().upload();
@@ -107,7 +107,7 @@ impl LocalPool {
                     return Ok((response, Lease::Local(lease)));
                 }
                 Err(SendFailure::Sent(error)) => return Err(error),
-                Err(SendFailure::Unsent(unsent)) => request = *unsent.request,
+                Err(SendFailure::Unsent(unsent)) => request = unsent.request,
             }
         }
         Err(UpstreamError::Broken)
@@ -121,7 +121,7 @@ impl LocalPool {
     pub(crate) async fn switch(
         &self,
         address: SocketAddr,
-        request: Request<RequestBody>,
+        request: Outbound,
     ) -> Result<Answer, UpstreamError> {
         let connection = self.service(address).open().await?;
         let upload = request.body().upload();
@@ -164,10 +164,10 @@ impl LocalPool {
 
 async fn send_on(
     mut connection: LocalConnection,
-    request: Request<RequestBody>,
+    request: Outbound,
     upload: &Upload,
 ) -> Result<(http::Response<hyper::body::Incoming>, LocalConnection), SendFailure> {
-    match connection.sender.try_send_request(request).await {
+    match connection.sender.try_send_request(*request).await {
         Ok(response) if is_framed_once(response.headers()) => Ok((response, connection)),
         Ok(_) => Err(SendFailure::Sent(UpstreamError::Broken)),
         Err(mut error) => Err(match error.take_message() {

@@ -6,7 +6,6 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use http::Request;
 use rustls::ClientConfig;
 use testudo_model::{Clock, Entropy, SpiffeId, limits};
 use testudo_trust::{
@@ -16,12 +15,12 @@ use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
 use super::{
-    Answer, Lease, SendFailure, Unsent,
+    Answer, Lease, Outbound, SendFailure, Unsent,
     balance::{self, Health},
     connect,
     streams::{self, Connection, Connections, Place},
 };
-use crate::{body::RequestBody, rejection::UpstreamError};
+use crate::rejection::UpstreamError;
 
 /// Requests under way from one worker to one endpoint. Beyond it waiting only makes the queue longer.
 const REQUESTS_PER_ENDPOINT: usize = streams::STREAMS_PER_CONNECTION * streams::MAX_CONNECTIONS;
@@ -88,7 +87,7 @@ impl MeshPool {
         &self,
         peer: &SpiffeId,
         addresses: &[SocketAddr],
-        request: Request<RequestBody>,
+        request: Outbound,
         deadline: Instant,
     ) -> Result<Answer, UpstreamError> {
         let mut candidates = self.endpoints(peer, addresses);
@@ -122,7 +121,7 @@ impl MeshPool {
                 }
                 Err(SendFailure::Unsent(unsent)) => {
                     last_error = unsent.error;
-                    request = *unsent.request;
+                    request = unsent.request;
                     match last_error {
                         // A stale connection deserves a fresh one.
                         UpstreamError::Broken => {
@@ -191,14 +190,9 @@ impl MeshPool {
     async fn send_to(
         &self,
         endpoint: &Arc<Endpoint>,
-        request: Request<RequestBody>,
+        request: Outbound,
     ) -> Result<Answer, SendFailure> {
-        let unsent = |request, error| {
-            SendFailure::Unsent(Unsent {
-                request: Box::new(request),
-                error,
-            })
-        };
+        let unsent = |request, error| SendFailure::Unsent(Unsent { request, error });
         if endpoint.health.open() >= REQUESTS_PER_ENDPOINT {
             return Err(unsent(request, UpstreamError::Overloaded));
         }
@@ -291,11 +285,13 @@ mod tests {
     };
 
     use futures_util::future::join_all;
+    use http::Request;
     use testudo_testkit::{FakeClock, SeededEntropy};
     use testudo_trust::{CertificateAuthority, Svid, SvidKey, TrustBundle};
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::body::RequestBody;
 
     fn pool(clock: &Arc<FakeClock>) -> MeshPool {
         let domain = "fleet.example".parse().unwrap();
@@ -373,7 +369,7 @@ mod tests {
         for _ in 0..5 {
             assert!(!health.is_ejected(clock.monotonic_nanos()));
             let deadline = Instant::now() + Duration::from_millis(50);
-            let request = Request::new(RequestBody::none());
+            let request = Box::new(Request::new(RequestBody::none()));
             let to = peer();
             let sending = pool.send(&to, &addresses, request, deadline);
             let waiting = async {

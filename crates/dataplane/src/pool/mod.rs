@@ -53,9 +53,12 @@ impl Lease {
 /// An upstream's answer and what must be kept until its body has passed.
 pub(crate) type Answer = (Response<Incoming>, Lease);
 
+/// A request on its way out. Boxed: it passes through several futures, and each would have room for it whole.
+pub(crate) type Outbound = Box<Request<RequestBody>>;
+
 /// A request that did not leave, and why.
 struct Unsent {
-    request: Box<Request<RequestBody>>,
+    request: Outbound,
     error: UpstreamError,
 }
 

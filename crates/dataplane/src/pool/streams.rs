@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response};
+use http::Response;
 use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use testudo_model::{Timestamp, limits};
@@ -18,7 +18,7 @@ use tokio::{
     task::AbortHandle,
 };
 
-use super::{SendFailure, Unsent, failure};
+use super::{Outbound, SendFailure, Unsent, failure};
 use crate::{
     body::{RequestBody, Upload},
     rejection::UpstreamError,
@@ -159,11 +159,11 @@ impl Place {
     /// Sends `request` from here.
     pub(super) async fn send(
         self,
-        request: Request<RequestBody>,
+        request: Outbound,
     ) -> Result<(Response<Incoming>, OpenStream), SendFailure> {
         let upload = request.body().upload();
         let mut sender = self.0.sender.clone();
-        match sender.try_send_request(request).await {
+        match sender.try_send_request(*request).await {
             Ok(response) => {
                 let stream = OpenStream {
                     _place: self,
