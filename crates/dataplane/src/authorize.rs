@@ -188,7 +188,7 @@ fn decide(worker: &Worker, enforced: &Enforced, call: &Call<'_>) -> Arc<Decision
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .get(&key);
-    worker.proxy.metrics.cache("decision", known.is_some());
+    worker.proxy.metrics.decision_lookup(known.is_some());
     known.unwrap_or_else(|| {
         let decision = Arc::new(enforced.policy().decide(call));
         let mut decisions = worker

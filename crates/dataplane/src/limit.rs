@@ -5,7 +5,7 @@
 
 use std::{
     collections::HashMap,
-    hash::{BuildHasher, Hash, RandomState},
+    hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState},
     net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -130,7 +130,7 @@ impl Stage {
 
 #[derive(Default)]
 struct Shard {
-    cells: HashMap<u64, u64>,
+    cells: HashMap<u64, u64, BuildHasherDefault<Hashed>>,
     refused_since_sweep: u32,
 }
 
@@ -195,8 +195,11 @@ impl Limiter {
             };
         };
         let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(arrival) = shard.cells.get_mut(&cell) {
+            return arrive(arrival, now, limit);
+        }
         // Callers that no longer fit are counted together: a flood of keys buys nobody a fresh allowance.
-        let cell = if shard.has_room_for(cell, now, self.cells_per_shard) {
+        let cell = if shard.has_room(now, self.cells_per_shard) {
             cell
         } else {
             scope
@@ -205,9 +208,30 @@ impl Limiter {
     }
 }
 
+/// The hash of a cell, which is one already, made with a secret key.
+#[derive(Default)]
+struct Hashed(u64);
+
+impl Hasher for Hashed {
+    fn write(&mut self, bytes: &[u8]) {
+        // A cell comes by `write_u64`; whatever else came would be as good as its bytes.
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, cell: u64) {
+        self.0 = cell;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
 impl Shard {
-    fn has_room_for(&mut self, cell: u64, now: u64, capacity: usize) -> bool {
-        if self.cells.contains_key(&cell) || self.cells.len() < capacity {
+    fn has_room(&mut self, now: u64, capacity: usize) -> bool {
+        if self.cells.len() < capacity {
             return true;
         }
         if self.refused_since_sweep == 0 {

@@ -89,12 +89,38 @@ pub struct ProxyMetrics {
     connections: Family<RoleLabels, Gauge>,
     handshake_failures: Family<RoleLabels, Counter>,
     limited: Family<LimitLabels, Counter>,
-    caches: Family<CacheLabels, Counter>,
+    token_cache: CacheCounters,
+    decision_cache: CacheCounters,
     events_refused: Counter,
     svid_expiry: Seconds,
     silence: Seconds,
     spool_waiting: Family<WorkloadLabels, Gauge>,
     spool_faults: Family<WorkloadLabels, Gauge>,
+}
+
+/// Lookups in one cache. Found once: every call counts one.
+#[derive(Debug, Clone)]
+struct CacheCounters {
+    hits: Counter,
+    misses: Counter,
+}
+
+impl CacheCounters {
+    fn of(cache: &'static str, lookups: &Family<CacheLabels, Counter>) -> Self {
+        let counter = |result| {
+            lookups
+                .get_or_create(&CacheLabels { cache, result })
+                .clone()
+        };
+        Self {
+            hits: counter("hit"),
+            misses: counter("miss"),
+        }
+    }
+
+    fn count(&self, hit: bool) {
+        if hit { &self.hits } else { &self.misses }.inc();
+    }
 }
 
 /// How a proxy stands in its fleet.
@@ -113,6 +139,11 @@ impl ProxyMetrics {
     pub fn register(metrics: &Metrics) -> Self {
         let durations: Durations =
             Family::new_with_constructor(|| Histogram::new(DURATION_BUCKETS));
+        let caches = metrics.register(
+            "cache_lookups",
+            "Lookups of remembered results",
+            Family::default(),
+        );
         Self {
             requests: metrics.register(
                 "requests",
@@ -139,11 +170,8 @@ impl ProxyMetrics {
                 "Requests over a rate limit",
                 Family::default(),
             ),
-            caches: metrics.register(
-                "cache_lookups",
-                "Lookups of remembered results",
-                Family::default(),
-            ),
+            token_cache: CacheCounters::of("token", &caches),
+            decision_cache: CacheCounters::of("decision", &caches),
             events_refused: metrics.register(
                 "events_refused",
                 "Decisions that could not be recorded and were therefore refused",
@@ -224,11 +252,12 @@ impl ProxyMetrics {
             .inc();
     }
 
-    pub(crate) fn cache(&self, cache: &'static str, hit: bool) {
-        let result = if hit { "hit" } else { "miss" };
-        self.caches
-            .get_or_create(&CacheLabels { cache, result })
-            .inc();
+    pub(crate) fn token_lookup(&self, hit: bool) {
+        self.token_cache.count(hit);
+    }
+
+    pub(crate) fn decision_lookup(&self, hit: bool) {
+        self.decision_cache.count(hit);
     }
 
     pub(crate) fn event_refused(&self) {

@@ -76,7 +76,7 @@ pub(crate) fn decision(
         about.enforced.snapshot().tenant.clone(),
         EventClass::AuthorizeSession,
     );
-    event.activity = format!("decision.{}", about.role.as_str());
+    event.activity = ["decision.", about.role.as_str()].concat();
     event.outcome = if decision.allowed {
         Outcome::Success
     } else {
@@ -84,8 +84,8 @@ pub(crate) fn decision(
     };
     event.actor = actor(about.workload, about.principal);
     event.target = Some(match about.operation {
-        Some(operation) => format!("{}:{operation}", about.service),
-        None => about.service.to_string(),
+        Some(operation) => [about.service.as_str(), ":", operation].concat(),
+        None => about.service.as_str().to_owned(),
     });
     event.source_ip = Some(about.source_ip);
     event.trace_id = about.trace.map(str::to_owned);
@@ -143,7 +143,7 @@ pub(crate) fn refusal(
         None => TenantName::default_tenant(),
     };
     let mut event = event(worker, tenant, EventClass::HttpActivity);
-    event.activity = format!("request.refuse.{}", role.as_str());
+    event.activity = ["request.refuse.", role.as_str()].concat();
     event.outcome = Outcome::Denied;
     event.source_ip = Some(source_ip);
     event.details = BTreeMap::from([

@@ -2,7 +2,7 @@
 //! changes.
 
 use std::sync::{
-    Arc, Mutex, PoisonError,
+    Arc, Mutex, MutexGuard, PoisonError,
     atomic::{AtomicU64, Ordering},
 };
 
@@ -98,21 +98,26 @@ pub(crate) fn bearer<'a>(
     if fields.next().is_some() {
         return Err(TokenError::Several);
     }
-    let (scheme, token) = field
-        .to_str()
+    let (scheme, token) = std::str::from_utf8(field.as_bytes())
         .ok()
         .and_then(|value| value.split_once(' '))
         .ok_or(TokenError::Scheme)?;
-    let allowed = |b: u8| {
-        b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~' | b'+' | b'/' | b'=')
-    };
-    if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() || !token.bytes().all(allowed) {
+    if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() || !is_token68(token) {
         return Err(TokenError::Scheme);
     }
     if token.len() > limits::MAX_TOKEN_BYTES {
         return Err(TokenError::TooLong);
     }
     Ok(Some(token))
+}
+
+/// Whether only characters of `token68` (RFC 9110 section 11.2) are in it. It looks at all of them whatever it finds,
+/// which lets the compiler look at many at once.
+fn is_token68(token: &str) -> bool {
+    let allowed = |b: u8| {
+        b.is_ascii_alphanumeric() | matches!(b, b'-' | b'_' | b'.' | b'~' | b'+' | b'/' | b'=')
+    };
+    token.bytes().fold(true, |all, byte| all & allowed(byte))
 }
 
 /// RFC 6750 section 2.3: `access_token` as a query parameter, however its name is escaped.
@@ -128,27 +133,24 @@ fn has_token_parameter(query: &str) -> bool {
 /// Verified tokens of one worker.
 pub(crate) struct TokenVerifier {
     clock: Arc<dyn Clock>,
-    verified: Mutex<Generations<Box<str>, Verified>>,
+    verified: Mutex<Generations<Ending, Verified>>,
     next_serial: AtomicU64,
 }
 
+/// The last bytes of a token, which are of its signature: enough to tell two that were verified apart, and quick to
+/// hash. What is found by them is compared whole.
+type Ending = [u8; 32];
+
+/// A token whose signature was good.
 #[derive(Clone)]
-struct Verified {
+pub(crate) struct Verified {
+    token: Arc<str>,
     login: Arc<Login>,
     issuers: [u8; 32],
     /// Revocation sequence it was checked against, `None` if it was not yet.
     revocations: Option<u64>,
     /// `x5t#S256` the token is bound to.
     certificate: Option<Arc<str>>,
-}
-
-/// How a token came to be known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Lookup {
-    /// Remembered.
-    Hit,
-    /// Not remembered: a signature has to be checked.
-    Miss,
 }
 
 impl TokenVerifier {
@@ -160,29 +162,24 @@ impl TokenVerifier {
         }
     }
 
-    /// Whether `token` is remembered, so that the caller can limit how many signatures it has checked.
-    pub(crate) fn lookup(&self, token: &str, enforced: &Enforced) -> Lookup {
-        let known = self
-            .remembered(token)
-            .is_some_and(|known| known.issuers == *enforced.issuers_fingerprint());
-        if known { Lookup::Hit } else { Lookup::Miss }
+    /// `token`, if its signature was verified before, with the keys of today.
+    pub(crate) fn remembered(&self, token: &str, enforced: &Enforced) -> Option<Verified> {
+        let known = self.lock().get(&ending(token)?)?;
+        let holds = *known.token == *token && known.issuers == *enforced.issuers_fingerprint();
+        holds.then_some(known)
     }
 
-    /// Verifies `token`; `certificate` is the thumbprint of the client certificate, if there is one.
+    /// The login behind a token, if nothing has taken it back since it was verified; `certificate` is the thumbprint
+    /// of the client certificate, if there is one.
     ///
     /// # Errors
     /// [`TokenError`].
-    pub(crate) fn verify(
+    pub(crate) fn login(
         &self,
-        token: &str,
+        known: Verified,
         certificate: Option<&str>,
-        enforced: &Enforced,
         state: &ProxyState,
     ) -> Result<Arc<Login>, TokenError> {
-        let known = match self.remembered(token) {
-            Some(known) if known.issuers == *enforced.issuers_fingerprint() => known,
-            _ => self.verify_signature(token, enforced)?,
-        };
         // The number before the entries: one that arrives in between is looked at again next time.
         let revocations = state.revocations().generation();
         let is_checked = known.revocations == Some(revocations);
@@ -191,11 +188,11 @@ impl TokenVerifier {
                 .revocations()
                 .revokes_token(known.login.principal.identity())
         {
-            self.forget(token);
+            self.forget(&known.token);
             return Err(TokenError::Revoked);
         }
         if known.login.expires <= self.clock.now() {
-            self.forget(token);
+            self.forget(&known.token);
             return Err(TokenError::Time);
         }
         if let Some(bound) = &known.certificate
@@ -205,18 +202,19 @@ impl TokenVerifier {
         }
         let login = Arc::clone(&known.login);
         if !is_checked {
-            self.remember(
-                token,
-                Verified {
-                    revocations: Some(revocations),
-                    ..known
-                },
-            );
+            self.remember(Verified {
+                revocations: Some(revocations),
+                ..known
+            });
         }
         Ok(login)
     }
 
-    fn verify_signature(&self, token: &str, enforced: &Enforced) -> Result<Verified, TokenError> {
+    /// Verifies the signature of `token`, and what it says about where and when it is good.
+    ///
+    /// # Errors
+    /// [`TokenError`].
+    pub(crate) fn verify(&self, token: &str, enforced: &Enforced) -> Result<Verified, TokenError> {
         let (claims, audience) = enforced
             .issuers()
             .iter()
@@ -258,6 +256,7 @@ impl TokenVerifier {
             expires: Timestamp::from_unix_seconds(access.exp) + limits::CLOCK_SKEW,
         };
         Ok(Verified {
+            token: token.into(),
             login: Arc::new(login),
             issuers: *enforced.issuers_fingerprint(),
             revocations: None,
@@ -265,26 +264,25 @@ impl TokenVerifier {
         })
     }
 
-    fn remembered(&self, token: &str) -> Option<Verified> {
-        self.verified
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(token)
-    }
-
-    fn remember(&self, token: &str, entry: Verified) {
-        self.verified
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(token.into(), entry);
+    fn remember(&self, known: Verified) {
+        if let Some(ending) = ending(&known.token) {
+            self.lock().insert(ending, known);
+        }
     }
 
     fn forget(&self, token: &str) {
-        self.verified
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(token);
+        if let Some(ending) = ending(token) {
+            self.lock().remove(&ending);
+        }
     }
+
+    fn lock(&self) -> MutexGuard<'_, Generations<Ending, Verified>> {
+        self.verified.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn ending(token: &str) -> Option<Ending> {
+    token.as_bytes().last_chunk().copied()
 }
 
 /// Claims of an access token and the one registered claim that our own tokens never have.

@@ -1,11 +1,12 @@
 //! Identifiers: a prefix that tells the kind and a ULID that sorts by time of making.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use crate::{Clock, Entropy, entropy::random_bytes, text::serde_as_text};
 
 const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 const ULID_CHARS: usize = 26;
+const MAX_PREFIX_BYTES: usize = 4;
 
 /// Why a text is not an identifier of the expected kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -16,20 +17,24 @@ pub struct InvalidId {
 }
 
 /// `prefix`, `_`, and a ULID: 48 bits of milliseconds and 80 random bits in Crockford base32.
-fn generate(prefix: &str, clock: &dyn Clock, entropy: &dyn Entropy) -> String {
+fn generate(prefix: &str, clock: &dyn Clock, entropy: &dyn Entropy) -> Arc<str> {
     let millis = u128::try_from(clock.now().unix_millis()).unwrap_or(0) & ((1 << 48) - 1);
     let random: [u8; 10] = random_bytes(entropy);
     let value = random
         .iter()
         .fold(millis, |value, byte| (value << 8) | u128::from(*byte));
-    let mut text = String::with_capacity(prefix.len() + 1 + ULID_CHARS);
-    text.push_str(prefix);
-    text.push('_');
     let digits = (0..ULID_CHARS)
         .rev()
         .filter_map(|digit| ALPHABET.get(((value >> (digit * 5)) & 31) as usize));
-    text.extend(digits.map(|byte| char::from(*byte)));
-    text
+    let ascii = prefix.bytes().chain([b'_']).chain(digits.copied());
+    let mut text = [0; MAX_PREFIX_BYTES + 1 + ULID_CHARS];
+    let length = text
+        .iter_mut()
+        .zip(ascii)
+        .map(|(place, byte)| *place = byte)
+        .count();
+    let text = text.get(..length).unwrap_or_default();
+    std::str::from_utf8(text).unwrap_or_default().into()
 }
 
 /// A digit of Crockford's base32, in upper case.
@@ -42,11 +47,14 @@ macro_rules! id {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, schemars::JsonSchema)]
         #[schemars(with = "String")]
-        pub struct $name(String);
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// The prefix all identifiers of this kind carry.
-            pub const PREFIX: &'static str = $prefix;
+            pub const PREFIX: &'static str = {
+                assert!($prefix.len() <= MAX_PREFIX_BYTES);
+                $prefix
+            };
 
             /// A new identifier.
             pub fn generate(clock: &dyn Clock, entropy: &dyn Entropy) -> Self {
@@ -67,7 +75,7 @@ macro_rules! id {
                     .strip_prefix(concat!($prefix, "_"))
                     .is_some_and(|ulid| ulid.len() == ULID_CHARS && ulid.bytes().all(is_digit));
                 if well_formed {
-                    Ok(Self(text.to_owned()))
+                    Ok(Self(text.into()))
                 } else {
                     Err(InvalidId { prefix: $prefix, text: text.chars().take(64).collect() })
                 }
@@ -78,7 +86,7 @@ macro_rules! id {
 
         impl From<$name> for String {
             fn from(id: $name) -> Self {
-                id.0
+                id.as_str().to_owned()
             }
         }
 

@@ -1,6 +1,6 @@
 //! Names people give: services, operations, roles, scopes. Short, lower case, safe in URLs, logs and policies.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use crate::text::serde_as_text;
 
@@ -74,7 +74,7 @@ macro_rules! name {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, schemars::JsonSchema)]
         #[schemars(with = "String")]
-        pub struct $name(String);
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// The name as text.
@@ -88,7 +88,7 @@ macro_rules! name {
 
             fn from_str(text: &str) -> Result<Self, InvalidName> {
                 check($kind, text, $limit, $extra, $allowed)?;
-                Ok(Self(text.to_owned()))
+                Ok(Self(text.into()))
             }
         }
 
@@ -96,7 +96,7 @@ macro_rules! name {
 
         impl From<$name> for String {
             fn from(name: $name) -> Self {
-                name.0
+                name.as_str().to_owned()
             }
         }
 
@@ -136,14 +136,14 @@ name! {
 impl TenantName {
     /// The tenant everything belongs to until realms exist.
     pub fn default_tenant() -> Self {
-        Self("default".to_owned())
+        Self("default".into())
     }
 }
 
 impl OperationId {
     /// The operation of a service whose bytes are carried unread.
     pub fn connect() -> Self {
-        Self("connect".to_owned())
+        Self("connect".into())
     }
 }
 

@@ -1,6 +1,6 @@
 //! SPIFFE identities (SPIFFE-ID specification, section 2).
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use crate::{ServiceName, text::serde_as_text};
 
@@ -29,7 +29,7 @@ pub enum InvalidSpiffeId {
 /// A trust domain: the part after `spiffe://`, before the first slash.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, schemars::JsonSchema)]
 #[schemars(with = "String")]
-pub struct TrustDomain(String);
+pub struct TrustDomain(Arc<str>);
 
 impl TrustDomain {
     /// The name as text, e.g. `bookshop.example`.
@@ -54,7 +54,7 @@ impl TrustDomain {
 
     fn known_path(&self, prefix: &str, last: &str) -> SpiffeId {
         SpiffeId {
-            text: format!("spiffe://{}{prefix}{last}", self.0),
+            text: format!("spiffe://{}{prefix}{last}", self.0).into(),
             path_at: "spiffe://".len() + self.0.len(),
         }
     }
@@ -65,7 +65,7 @@ impl FromStr for TrustDomain {
 
     fn from_str(text: &str) -> Result<Self, InvalidSpiffeId> {
         if is_trust_domain(text) {
-            Ok(Self(text.to_owned()))
+            Ok(Self(text.into()))
         } else {
             Err(InvalidSpiffeId::TrustDomain)
         }
@@ -81,7 +81,7 @@ fn is_trust_domain(text: &str) -> bool {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, schemars::JsonSchema)]
 #[schemars(with = "String")]
 pub struct SpiffeId {
-    text: String,
+    text: Arc<str>,
     path_at: usize,
 }
 
@@ -99,7 +99,7 @@ impl SpiffeId {
     /// The trust domain.
     pub fn trust_domain(&self) -> TrustDomain {
         let domain = self.text.get("spiffe://".len()..self.path_at).unwrap_or("");
-        TrustDomain(domain.to_owned())
+        TrustDomain(domain.into())
     }
 
     /// Whether the id is in `domain`. No allocation.
@@ -137,7 +137,7 @@ impl FromStr for SpiffeId {
             return Err(InvalidSpiffeId::Path);
         }
         Ok(Self {
-            text: text.to_owned(),
+            text: text.into(),
             path_at: "spiffe://".len() + domain.len(),
         })
     }
@@ -149,7 +149,7 @@ macro_rules! text_conversions {
 
         impl From<$name> for String {
             fn from(value: $name) -> Self {
-                value.$field
+                value.as_str().to_owned()
             }
         }
 

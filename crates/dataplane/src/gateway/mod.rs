@@ -38,7 +38,7 @@ use crate::{
     spread::Seat,
     state::Enforced,
     stream::{Admission, Standing},
-    token::{self, Login, Lookup, TokenError, TokenVerifier},
+    token::{self, Login, TokenError, TokenVerifier},
     transaction::{Mint, OutsideCall},
     websocket::{self, Opening},
 };
@@ -370,20 +370,19 @@ impl GatewayWorker {
             Err(TokenError::Scheme) if !wants_user(enforced, route) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        let lookup = self.tokens.lookup(token, enforced);
-        proxy.metrics.cache("token", lookup == Lookup::Hit);
-        if lookup == Lookup::Miss {
-            proxy
-                .limiter
-                .enforce(&[UNKNOWN_TOKENS], "unknown-tokens", Stage::Arrival, arrived)
-                .map_err(Rejection::Limited)?;
-        }
-        Ok(Some(self.tokens.verify(
-            token,
-            None,
-            enforced,
-            &proxy.state,
-        )?))
+        let remembered = self.tokens.remembered(token, enforced);
+        proxy.metrics.token_lookup(remembered.is_some());
+        let verified = match remembered {
+            Some(verified) => verified,
+            None => {
+                proxy
+                    .limiter
+                    .enforce(&[UNKNOWN_TOKENS], "unknown-tokens", Stage::Arrival, arrived)
+                    .map_err(Rejection::Limited)?;
+                self.tokens.verify(token, enforced)?
+            }
+        };
+        Ok(Some(self.tokens.login(verified, None, &proxy.state)?))
     }
 }
 
