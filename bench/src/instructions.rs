@@ -24,6 +24,8 @@ use crate::{
 const AMOUNT: Amount = Amount {
     connections: 10,
     seconds: 15,
+    rate: None,
+    fresh: false,
     core: None,
 };
 /// Growth that is refused, of what was kept.

@@ -1,4 +1,5 @@
-//! The load generator: HTTP/1.1 over kept connections, one request under way on each, exact percentiles.
+//! The load generator: HTTP/1.1 over kept connections, one request under way on each, exact percentiles. As fast as
+//! answers come, at a fixed rate, or each request on a connection of its own.
 //!
 //! Written for this bench because generator, upstream and everything that is not measured share one core: it
 //! formats a request once and parses answers with `httparse`, so it costs less than any proxy here. It knows
@@ -11,6 +12,7 @@ use std::{
 
 use rustls::{
     ClientConfig, RootCertStore,
+    client::Resumption,
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, ServerName, pem::PemObject},
 };
@@ -51,6 +53,12 @@ pub(crate) struct LoadArguments {
     /// Connections
     #[arg(long)]
     pub(crate) connections: usize,
+    /// Requests a second, over all connections; as many as are answered without
+    #[arg(long)]
+    pub(crate) rate: Option<u32>,
+    /// A new connection with a full handshake for each request
+    #[arg(long)]
+    pub(crate) fresh: bool,
     /// Seconds before measuring
     #[arg(long)]
     pub(crate) warm_up: f64,
@@ -97,12 +105,17 @@ async fn generate(arguments: LoadArguments) -> Outcome {
 
     let record = Rc::new(RefCell::new(Record::default()));
     let mut callers = JoinSet::new();
-    for stream in streams {
-        callers.spawn_local(call_for_ever(
-            Rc::clone(&client),
+    let begin = Instant::now();
+    for (number, stream) in (0..).zip(streams) {
+        let caller = Caller {
+            client: Rc::clone(&client),
             stream,
-            Rc::clone(&record),
-        ));
+            record: Rc::clone(&record),
+        };
+        let pace = arguments
+            .rate
+            .map(|rate| Pace::new(begin, rate, number, arguments.connections));
+        callers.spawn_local(caller.call_for_ever(pace, arguments.fresh));
     }
     tokio::time::sleep(Duration::from_secs_f64(arguments.warm_up)).await;
     *record.borrow_mut() = Record::default();
@@ -157,7 +170,10 @@ impl Client {
         let tls = match &arguments.ca {
             Some(path) => {
                 let name = ServerName::try_from(arguments.host.clone())?;
-                Some((TlsConnector::from(tls_config(&fs::read(path)?)?), name))
+                Some((
+                    TlsConnector::from(tls_config(&fs::read(path)?, arguments.fresh)?),
+                    name,
+                ))
             }
             None => None,
         };
@@ -189,8 +205,8 @@ impl Client {
     }
 }
 
-/// One cipher suite and one group: whoever answers, the same cryptography is done.
-fn tls_config(ca: &[u8]) -> Outcome<Arc<ClientConfig>> {
+/// One cipher suite and one group: whoever answers, the same cryptography is done. `fresh`: no session is resumed.
+fn tls_config(ca: &[u8], fresh: bool) -> Outcome<Arc<ClientConfig>> {
     let provider = CryptoProvider {
         cipher_suites: vec![aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256],
         kx_groups: vec![aws_lc_rs::kx_group::X25519],
@@ -205,32 +221,79 @@ fn tls_config(ca: &[u8]) -> Outcome<Arc<ClientConfig>> {
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    if fresh {
+        config.resumption = Resumption::disabled();
+    }
     Ok(Arc::new(config))
 }
 
-async fn call_for_ever(
+/// When a caller has to send. Its turns are fixed beforehand: an answer that is late does not put off the requests
+/// behind it, and they count as late too.
+struct Pace {
+    next: Instant,
+    interval: Duration,
+}
+
+impl Pace {
+    /// Of caller `number` of so many that send `rate` requests a second together, one after the other.
+    fn new(begin: Instant, rate: u32, number: u32, callers: usize) -> Self {
+        let apart = Duration::from_secs(1) / rate.max(1);
+        Self {
+            next: begin + apart * number,
+            interval: apart * u32::try_from(callers).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// Waits for the next turn; when it was.
+    async fn turn(&mut self) -> Instant {
+        let turn = self.next;
+        self.next += self.interval;
+        tokio::time::sleep_until(turn).await;
+        turn
+    }
+}
+
+struct Caller {
     client: Rc<Client>,
-    mut stream: Box<dyn Stream>,
+    stream: Box<dyn Stream>,
     record: Rc<RefCell<Record>>,
-) {
-    let mut buffer = Vec::with_capacity(4096);
-    loop {
-        let sent = Instant::now();
-        match exchange(&mut stream, &client.request, &mut buffer).await {
-            Ok(200) => {
-                let took = u32::try_from(sent.elapsed().as_micros()).unwrap_or(u32::MAX);
-                record.borrow_mut().latencies.push(took);
-            }
-            Ok(status) => record.borrow_mut().fail(format!("status {status}")),
-            Err(error) => {
-                record.borrow_mut().fail(error.to_string());
-                tokio::time::sleep(Duration::from_millis(10)).await;
-                match client.connect().await {
-                    Ok(next) => stream = next,
-                    Err(error) => record.borrow_mut().fail(format!("connecting: {error}")),
+}
+
+impl Caller {
+    async fn call_for_ever(mut self, mut pace: Option<Pace>, fresh: bool) {
+        let mut buffer = Vec::with_capacity(4096);
+        loop {
+            let due = match &mut pace {
+                Some(pace) => pace.turn().await,
+                None => Instant::now(),
+            };
+            match self.call(fresh, &mut buffer).await {
+                Ok(200) => {
+                    let took = u32::try_from(due.elapsed().as_micros()).unwrap_or(u32::MAX);
+                    self.record.borrow_mut().latencies.push(took);
+                }
+                Ok(status) => self.fail(format!("status {status}")),
+                Err(error) => {
+                    self.fail(error.to_string());
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    match self.client.connect().await {
+                        Ok(next) => self.stream = next,
+                        Err(error) => self.fail(format!("connecting: {error}")),
+                    }
                 }
             }
         }
+    }
+
+    async fn call(&mut self, fresh: bool, buffer: &mut Vec<u8>) -> Outcome<u16> {
+        if fresh {
+            self.stream = self.client.connect().await?;
+        }
+        exchange(&mut self.stream, &self.client.request, buffer).await
+    }
+
+    fn fail(&self, what: String) {
+        self.record.borrow_mut().fail(what);
     }
 }
 
@@ -293,6 +356,15 @@ mod tests {
         let chunked = b"HTTP/1.1 503 No\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n";
         assert_eq!(complete(chunked).unwrap(), Some(503));
         assert!(complete(b"HTTP/1.1 200 OK\r\n\r\n").is_err());
+    }
+
+    #[test]
+    fn callers_take_turns() {
+        let begin = Instant::now();
+        let turns = |number| Pace::new(begin, 100, number, 4);
+        assert_eq!(turns(0).next, begin);
+        assert_eq!(turns(3).next, begin + Duration::from_millis(30));
+        assert_eq!(turns(3).interval, Duration::from_millis(40));
     }
 
     #[test]

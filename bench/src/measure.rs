@@ -45,6 +45,10 @@ pub(crate) struct Amount {
     pub(crate) connections: usize,
     /// Seconds.
     pub(crate) seconds: u64,
+    /// Requests a second; as many as are answered without.
+    pub(crate) rate: Option<u32>,
+    /// Whether each request has a connection of its own.
+    pub(crate) fresh: bool,
     /// Core of the generator.
     pub(crate) core: Option<usize>,
 }
@@ -194,6 +198,12 @@ fn load_command(target: &Target, amount: Amount) -> Outcome<Command> {
         ("--warm-up", WARM_UP_SECONDS.to_string()),
     ] {
         command.args([name, &value]);
+    }
+    if let Some(rate) = amount.rate {
+        command.arg("--rate").arg(rate.to_string());
+    }
+    if amount.fresh {
+        command.arg("--fresh");
     }
     Ok(command)
 }

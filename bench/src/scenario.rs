@@ -19,6 +19,8 @@ use crate::{
     process::{LOAD_CORE, Process},
 };
 
+/// Requests a second in `gateway-paced`: about half of what the slowest contender can do.
+const PACE: u32 = 4_000;
 /// Callers at once in `calls-1000`.
 const CALLERS: usize = 1_000;
 /// How much there is of what grows, in `policies`, `routes` and `services`.
@@ -31,6 +33,10 @@ pub(crate) enum Scenario {
     GatewayBare,
     /// Access token, both legs, limits and record, warm; the peers check nothing
     GatewayChecks,
+    /// The same, everybody at 4,000 requests a second: what a request costs and takes when nobody is busy
+    GatewayPaced,
+    /// A new connection with a full handshake for each request
+    Handshakes,
     /// Plain HTTP in, mutual TLS between two sidecars, plain HTTP out; Envoy with RBAC
     Pair,
     /// 1,000 calls at once on all cores with the load
@@ -49,6 +55,8 @@ impl Scenario {
     pub(crate) const ALL: &'static [Self] = &[
         Self::GatewayBare,
         Self::GatewayChecks,
+        Self::GatewayPaced,
+        Self::Handshakes,
         Self::Pair,
         Self::Calls1000,
         Self::Policies,
@@ -104,8 +112,10 @@ impl Bench {
     /// Measures one scenario.
     pub(crate) fn run(&mut self, scenario: Scenario) -> Outcome<Comparison> {
         match scenario {
-            Scenario::GatewayBare => self.gateway("/open", "TLS, no user"),
-            Scenario::GatewayChecks => self.gateway("/checked", "token, both legs, limits, record"),
+            Scenario::GatewayBare => self.gateway(scenario, "TLS, no user"),
+            Scenario::GatewayChecks => self.gateway(scenario, "token, both legs, limits, record"),
+            Scenario::GatewayPaced => self.gateway(scenario, "all checks, 4,000 requests/s"),
+            Scenario::Handshakes => self.gateway(scenario, "a handshake each, no user"),
             Scenario::Pair => self.pair(),
             Scenario::Calls1000 => self.calls(),
             Scenario::Policies => self.growth("policies", |extra| &mut extra.policies),
@@ -114,8 +124,17 @@ impl Bench {
         }
     }
 
-    fn gateway(&self, path: &'static str, what: &str) -> Outcome<Comparison> {
-        let folder = self.subfolder(&path.replace('/', "gateway-"))?;
+    fn gateway(&self, scenario: Scenario, what: &str) -> Outcome<Comparison> {
+        let folder = self.subfolder(&format!("{scenario:?}"))?;
+        let path = match scenario {
+            Scenario::GatewayChecks | Scenario::GatewayPaced => "/checked",
+            _ => "/open",
+        };
+        let amount = Amount {
+            rate: (scenario == Scenario::GatewayPaced).then_some(PACE),
+            fresh: scenario == Scenario::Handshakes,
+            ..self.amount()
+        };
         let fleet = Fleet::start(&folder, self.upstream, Placement::GATEWAY)?;
         let nginx = peers::nginx(&folder, &self.web, self.upstream)?;
         let haproxy = peers::haproxy(&folder, &self.web, self.upstream)?;
@@ -128,7 +147,7 @@ impl Bench {
         ];
         Ok(Comparison {
             title: format!("gateway, {what}, 100 bytes; ratio to nginx without checks"),
-            series: self.rounds(&contenders, self.amount(), &fleet.processes())?,
+            series: self.rounds(&contenders, amount, &fleet.processes())?,
             reference: 0,
         })
     }
@@ -243,6 +262,8 @@ impl Bench {
         Amount {
             connections: self.plan.connections,
             seconds: self.plan.seconds,
+            rate: None,
+            fresh: false,
             core: LOAD_CORE,
         }
     }
