@@ -229,6 +229,8 @@ pub(crate) async fn connection<I, S>(
     S::Future: Send + 'static,
 {
     let mut stream = StallGuard::new(stream, transfer);
+    // The future of a request has some kilobytes, and hyper would move them a dozen times.
+    let service = service_fn(move |request| Box::pin(service.call(request)));
     let (is_http2, read) = match protocol {
         Protocol::Http1 => (false, BytesMut::new()),
         Protocol::Http2 | Protocol::Mesh => (true, BytesMut::new()),
