@@ -11,6 +11,15 @@ pub(crate) struct Generations<K, V> {
     young_limit: usize,
 }
 
+/// The last bytes of a token, which are of its signature: enough to tell two that were verified apart, and quick to
+/// hash. What is found by them is compared whole.
+pub(crate) type TokenEnding = [u8; 32];
+
+/// How `token` is found; `None` if it is too short to be one.
+pub(crate) fn token_ending(token: &str) -> Option<TokenEnding> {
+    token.as_bytes().last_chunk().copied()
+}
+
 impl<K: Hash + Eq, V: Clone> Generations<K, V> {
     /// A map of at most `limit` entries.
     pub(crate) fn new(limit: usize) -> Self {

@@ -22,7 +22,7 @@ use crate::{
     connection,
     framing::{Target, outgoing_uri},
     grpc,
-    headers::{self, TESTUDO_DECISION, TXN_TOKEN},
+    headers::{self, TESTUDO_DECISION},
     inflight::Delivery,
     pace::Deadline,
     pool::{self, Answer, Outbound},
@@ -102,7 +102,7 @@ pub(crate) async fn to_proxy(
         return Err(UpstreamError::NoEndpoint.into());
     }
     if let Some(transaction) = transaction {
-        headers::set(&mut outgoing.headers, TXN_TOKEN, &transaction.token);
+        transaction.put(&mut outgoing.headers);
     }
     let protocol = outgoing.content.protocol();
     let mut deadline = Deadline::new(route.timeout(), &outgoing.headers);

@@ -278,11 +278,7 @@ mod tests {
     }
 
     fn transaction(claims: TransactionClaims) -> Arc<Transaction> {
-        Arc::new(Transaction {
-            token: claims.txn.as_str().into(),
-            principal: None,
-            claims,
-        })
+        Arc::new(Transaction::new(claims.txn.as_str().into(), claims))
     }
 
     impl Delivered {

@@ -12,7 +12,7 @@ use testudo_model::{ACCESS_TOKEN_TYPE, AccessTokenClaims, Clock, Timestamp, limi
 use testudo_trust::{JoseError, check_times, verify_jwt};
 
 use crate::{
-    cache::Generations,
+    cache::{Generations, TokenEnding, token_ending},
     principal::Principal,
     state::{Enforced, ProxyState},
 };
@@ -133,13 +133,9 @@ fn has_token_parameter(query: &str) -> bool {
 /// Verified tokens of one worker.
 pub(crate) struct TokenVerifier {
     clock: Arc<dyn Clock>,
-    verified: Mutex<Generations<Ending, Verified>>,
+    verified: Mutex<Generations<TokenEnding, Verified>>,
     next_serial: AtomicU64,
 }
-
-/// The last bytes of a token, which are of its signature: enough to tell two that were verified apart, and quick to
-/// hash. What is found by them is compared whole.
-type Ending = [u8; 32];
 
 /// A token whose signature was good.
 #[derive(Clone)]
@@ -164,7 +160,7 @@ impl TokenVerifier {
 
     /// `token`, if its signature was verified before, with the keys of today.
     pub(crate) fn remembered(&self, token: &str, enforced: &Enforced) -> Option<Verified> {
-        let known = self.lock().get(&ending(token)?)?;
+        let known = self.lock().get(&token_ending(token)?)?;
         let holds = *known.token == *token && known.issuers == *enforced.issuers_fingerprint();
         holds.then_some(known)
     }
@@ -265,24 +261,20 @@ impl TokenVerifier {
     }
 
     fn remember(&self, known: Verified) {
-        if let Some(ending) = ending(&known.token) {
+        if let Some(ending) = token_ending(&known.token) {
             self.lock().insert(ending, known);
         }
     }
 
     fn forget(&self, token: &str) {
-        if let Some(ending) = ending(token) {
+        if let Some(ending) = token_ending(token) {
             self.lock().remove(&ending);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Generations<Ending, Verified>> {
+    fn lock(&self) -> MutexGuard<'_, Generations<TokenEnding, Verified>> {
         self.verified.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn ending(token: &str) -> Option<Ending> {
-    token.as_bytes().last_chunk().copied()
 }
 
 /// Claims of an access token and the one registered claim that our own tokens never have.

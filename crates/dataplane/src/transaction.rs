@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use http::{HeaderMap, HeaderValue};
 use testudo_model::{
     Clock, Entropy, RequestContext, SpiffeId, TRANSACTION_TOKEN_TYPE, Timestamp, TransactionClaims,
     TransactionId, TrustDomain, limits,
@@ -17,7 +18,8 @@ use testudo_model::{
 use testudo_trust::{IdentitySource, check_times, verify_jwt_x5c};
 
 use crate::{
-    cache::Generations,
+    cache::{Generations, TokenEnding, token_ending},
+    headers::TXN_TOKEN,
     principal::Principal,
     rejection::NotReady,
     state::{Enforced, ProxyState},
@@ -58,6 +60,8 @@ pub(crate) enum TransactionError {
 pub(crate) struct Transaction {
     /// As sent.
     pub(crate) token: Arc<str>,
+    /// The same as a field value: it is sent many times. `None` if it cannot be one.
+    field: Option<HeaderValue>,
     /// Its claims.
     pub(crate) claims: TransactionClaims,
     /// Who; `None` for an anonymous call from outside.
@@ -65,11 +69,20 @@ pub(crate) struct Transaction {
 }
 
 impl Transaction {
-    fn new(token: Arc<str>, claims: TransactionClaims) -> Self {
+    pub(crate) fn new(token: Arc<str>, claims: TransactionClaims) -> Self {
         Self {
+            field: HeaderValue::from_str(&token).ok(),
             token,
             principal: Principal::from_transaction(&claims),
             claims,
+        }
+    }
+
+    /// Lets a request with `headers` carry it.
+    pub(crate) fn put(&self, headers: &mut HeaderMap) {
+        match &self.field {
+            Some(field) => drop(headers.insert(TXN_TOKEN, field.clone())),
+            None => drop(headers.remove(TXN_TOKEN)),
         }
     }
 
@@ -221,7 +234,7 @@ impl Mint {
 pub(crate) struct TransactionVerifier {
     identity: IdentitySource,
     clock: Arc<dyn Clock>,
-    verified: Mutex<Generations<Arc<str>, Verified>>,
+    verified: Mutex<Generations<TokenEnding, Verified>>,
 }
 
 #[derive(Clone)]
@@ -251,11 +264,11 @@ impl TransactionVerifier {
         state: &ProxyState,
     ) -> Result<Arc<Transaction>, TransactionError> {
         let identity_generation = self.identity.generation();
-        let known = match self.lock().get(token) {
-            Some(known) if known.identity_generation == identity_generation => Some(known),
-            _ => None,
-        };
-        let known = match known {
+        let ending = token_ending(token).ok_or(TransactionError::Untrusted)?;
+        let remembered = self.lock().get(&ending).filter(|known| {
+            *known.transaction.token == *token && known.identity_generation == identity_generation
+        });
+        let known = match remembered {
             Some(known) => known,
             None => Verified {
                 transaction: Arc::new(
@@ -281,7 +294,7 @@ impl TransactionVerifier {
                 revocations: Some(revocations),
                 ..known
             };
-            self.lock().insert(Arc::clone(&transaction.token), entry);
+            self.lock().insert(ending, entry);
         }
         Ok(transaction)
     }
@@ -308,7 +321,7 @@ impl TransactionVerifier {
         Ok(Transaction::new(token.into(), claims))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Generations<Arc<str>, Verified>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Generations<TokenEnding, Verified>> {
         self.verified.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -211,7 +211,7 @@ impl SidecarWorker {
             &target,
         );
         if let Some(transaction) = &transaction {
-            headers::set(&mut head.headers, TXN_TOKEN, &transaction.token);
+            transaction.put(&mut head.headers);
         }
         let delivery = self.delivered.deliver(&trace, transaction.as_ref());
         let outgoing = Outgoing {
