@@ -2,10 +2,13 @@
 
 use std::{
     fs,
-    net::SocketAddr,
+    net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::Command,
-    sync::mpsc,
+    sync::{
+        atomic::{AtomicU16, Ordering},
+        mpsc,
+    },
     time::{Duration, Instant},
 };
 
@@ -13,13 +16,17 @@ use serde_json::Value;
 
 use crate::{
     Outcome, instructions,
-    process::{LOAD_CORE, Process, output, own_program},
+    process::{LOAD_CORE, Process, again, output, own_program},
 };
 
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 const ENFORCE_TIMEOUT: Duration = Duration::from_secs(90);
 /// Bytes of a policy file, well below what Testudo takes.
 const POLICY_FILE_BYTES: usize = 512 * 1024;
+/// The user of the measurements, and one who may do nothing.
+const BENCH: &str = "bench";
+pub(crate) const STRANGER: &str = "stranger";
+const USERS: [&str; 2] = [BENCH, STRANGER];
 const GROUPS: usize = 10;
 const EXTRA_ROUTES: usize = 100;
 
@@ -103,6 +110,7 @@ pub(crate) struct Fleet {
     pub(crate) called: Proxy,
     /// The control plane. Last, so that it stops after those that report to it.
     pub(crate) server: Process,
+    server_command: Command,
     /// Its CA.
     pub(crate) ca: PathBuf,
 }
@@ -115,6 +123,9 @@ pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
     /// Where callgrind counts its instructions, if it does.
     pub(crate) counts: Option<PathBuf>,
+    name: &'static str,
+    command: Command,
+    core: Option<usize>,
 }
 
 impl Fleet {
@@ -133,14 +144,15 @@ impl Fleet {
         fs::write(folder.join("policies/bench.cedar"), POLICIES)?;
         let mut command = testudo(folder, &["server", "fleet.toml", "--output", "json"])?;
         for name in ["GATEWAY", "REDIRECT", "SERVER", "GRPC", "OPS"] {
-            command.env(format!("TESTUDO__LISTEN__{name}"), "127.0.0.1:0");
+            let address = format!("127.0.0.1:{}", free_port()?);
+            command.env(format!("TESTUDO__LISTEN__{name}"), address);
         }
         let (server, ready) = start(&command, placement.server, folder, "server")?;
         let ca = ready.get("ca").and_then(Value::as_str).ok_or("no CA")?;
         let any = "127.0.0.1:0";
         let gateway = ["gateway", "--listen", any];
         let sidecar = ["sidecar", "--inbound", any, "--outbound", any];
-        let join = |name: &str, role: &[&str], core, address: &str| {
+        let join = |name: &'static str, role: &[&str], core, address: &str| {
             join(folder, name, role, core, placement, address)
         };
         let fleet = Self {
@@ -151,8 +163,11 @@ impl Fleet {
             folder: folder.to_owned(),
             upstream,
             server,
+            server_command: command,
         };
-        fleet.log_in()?;
+        for user in USERS {
+            fleet.log_in(user)?;
+        }
         Ok(fleet)
     }
 
@@ -163,21 +178,54 @@ impl Fleet {
         proxies.chain([self.server.id()]).collect()
     }
 
-    /// A file with an access token that has most of its life before it.
+    /// A file with an access token of the user of the measurements that has most of its life before it.
     pub(crate) fn token(&self) -> Outcome<PathBuf> {
         let file = self.folder.join("token");
-        fs::write(&file, output(&mut testudo(&self.folder, &["token"])?)?)?;
+        fs::write(&file, self.token_of(BENCH)?)?;
         Ok(file)
     }
 
-    fn log_in(&self) -> Outcome {
+    /// An access token of `user`.
+    pub(crate) fn token_of(&self, user: &str) -> Outcome<String> {
+        output(&mut self.testudo_as(user, &["token"])?)
+    }
+
+    /// Stops the control plane, or kills it, and starts it again.
+    pub(crate) fn restart_server(&mut self, is_killed: bool) -> Outcome {
+        if is_killed {
+            self.server.kill()?;
+        } else {
+            self.server.stop()?;
+        }
+        (self.server, _) = start(&self.server_command, None, &self.folder, "server")?;
+        Ok(())
+    }
+
+    /// Lets another process take over from `proxy`.
+    pub(crate) fn upgrade(folder: &Path, proxy: &mut Proxy) -> Outcome {
+        let mut command = again(&proxy.command);
+        command.arg("--upgrade");
+        let (next, _) = start(&command, proxy.core, folder, proxy.name)?;
+        let mut before = std::mem::replace(&mut proxy.process, next);
+        before.wait_in_time()
+    }
+
+    fn log_in(&self, user: &str) -> Outcome {
         let scope = "openid profile offline_access bench:read";
-        let mut login = testudo(
-            &self.folder,
-            &["login", "--username", "bench", "--scope", scope],
-        )?;
+        let mut login = self.testudo_as(user, &["login", "--username", user, "--scope", scope])?;
         output(login.stdin(fs::File::open(self.folder.join("password"))?))?;
         Ok(())
+    }
+
+    fn testudo_as(&self, user: &str, arguments: &[&str]) -> Outcome<Command> {
+        let mut command = testudo(&self.folder, arguments)?;
+        if user != BENCH {
+            let home = self.folder.join(format!("home-{user}"));
+            fs::create_dir_all(&home)?;
+            fs::copy(self.folder.join("home/fleet.json"), home.join("fleet.json"))?;
+            command.env("TESTUDO_HOME", home);
+        }
+        Ok(command)
     }
 
     /// Applies a fleet with `extra` beside its own, and waits until every proxy enforces it.
@@ -226,7 +274,7 @@ impl Fleet {
 
 fn join(
     folder: &Path,
-    name: &str,
+    name: &'static str,
     role: &[&str],
     core: Option<usize>,
     placement: Placement,
@@ -261,7 +309,23 @@ fn join(
         process,
         address,
         counts,
+        name,
+        command,
+        core,
     })
+}
+
+/// A port that nobody uses, below the range the kernel takes ports of connections from: it stays free over a restart.
+fn free_port() -> Outcome<u16> {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let offset = u16::try_from(std::process::id() % 1_000)? * 10;
+    for _ in 0..1_000 {
+        let port = 20_000 + offset + NEXT.fetch_add(1, Ordering::Relaxed);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    Err("no port is free".into())
 }
 
 /// Starts a role and waits for the JSON document it prints when it is ready.
@@ -337,6 +401,9 @@ match = "GET /unused"
 
 [users.bench]
 groups = ["callers"]
+password = {{ file = "password" }}
+
+[users.stranger]
 password = {{ file = "password" }}
 
 [groups]

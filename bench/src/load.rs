@@ -14,21 +14,19 @@ use rustls::{
     ClientConfig, RootCertStore,
     client::Resumption,
     crypto::{CryptoProvider, aws_lc_rs},
-    pki_types::{CertificateDer, ServerName, pem::PemObject},
+    pki_types::{CertificateDer, pem::PemObject},
 };
 use serde::{Deserialize, Serialize};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::TcpStream,
     task::{JoinSet, LocalSet},
     time::Instant,
 };
-use tokio_rustls::TlsConnector;
 
-use crate::Outcome;
+use crate::{
+    Outcome,
+    caller::{Origin, Stream, exchange},
+};
 
-/// Longest answer taken.
-const MAX_ANSWER_BYTES: usize = 64 * 1024;
 /// Time for all connections to open.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -97,7 +95,7 @@ async fn generate(arguments: LoadArguments) -> Outcome {
     let mut streams = Vec::with_capacity(arguments.connections);
     let opening = async {
         for _ in 0..arguments.connections {
-            streams.push(client.connect().await?);
+            streams.push(client.origin.connect().await?);
         }
         Outcome::Ok(())
     };
@@ -157,26 +155,12 @@ impl Record {
 }
 
 struct Client {
-    target: SocketAddr,
-    tls: Option<(TlsConnector, ServerName<'static>)>,
+    origin: Origin,
     request: Vec<u8>,
 }
 
-trait Stream: AsyncRead + AsyncWrite + Unpin {}
-impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
-
 impl Client {
     fn new(arguments: &LoadArguments) -> Outcome<Self> {
-        let tls = match &arguments.ca {
-            Some(path) => {
-                let name = ServerName::try_from(arguments.host.clone())?;
-                Some((
-                    TlsConnector::from(tls_config(&fs::read(path)?, arguments.fresh)?),
-                    name,
-                ))
-            }
-            None => None,
-        };
         let authorization = match &arguments.token {
             Some(path) => format!(
                 "Authorization: Bearer {}\r\n",
@@ -189,24 +173,19 @@ impl Client {
             arguments.path, arguments.host
         );
         Ok(Self {
-            target: arguments.target,
-            tls,
+            origin: Origin::new(
+                arguments.target,
+                &arguments.host,
+                arguments.ca.as_deref(),
+                arguments.fresh,
+            )?,
             request: request.into_bytes(),
-        })
-    }
-
-    async fn connect(&self) -> Outcome<Box<dyn Stream>> {
-        let tcp = TcpStream::connect(self.target).await?;
-        tcp.set_nodelay(true)?;
-        Ok(match &self.tls {
-            Some((connector, name)) => Box::new(connector.connect(name.clone(), tcp).await?),
-            None => Box::new(tcp),
         })
     }
 }
 
 /// One cipher suite and one group: whoever answers, the same cryptography is done. `fresh`: no session is resumed.
-fn tls_config(ca: &[u8], fresh: bool) -> Outcome<Arc<ClientConfig>> {
+pub(crate) fn tls_config(ca: &[u8], fresh: bool) -> Outcome<Arc<ClientConfig>> {
     let provider = CryptoProvider {
         cipher_suites: vec![aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256],
         kx_groups: vec![aws_lc_rs::kx_group::X25519],
@@ -276,7 +255,7 @@ impl Caller {
                 Err(error) => {
                     self.fail(error.to_string());
                     tokio::time::sleep(Duration::from_millis(10)).await;
-                    match self.client.connect().await {
+                    match self.client.origin.connect().await {
                         Ok(next) => self.stream = next,
                         Err(error) => self.fail(format!("connecting: {error}")),
                     }
@@ -287,9 +266,10 @@ impl Caller {
 
     async fn call(&mut self, fresh: bool, buffer: &mut Vec<u8>) -> Outcome<u16> {
         if fresh {
-            self.stream = self.client.connect().await?;
+            self.stream = self.client.origin.connect().await?;
         }
-        exchange(&mut self.stream, &self.client.request, buffer).await
+        let answered = exchange(&mut self.stream, &self.client.request, buffer).await?;
+        Ok(answered.status)
     }
 
     fn fail(&self, what: String) {
@@ -297,66 +277,11 @@ impl Caller {
     }
 }
 
-/// Sends the request and reads the whole answer; its status.
-async fn exchange(
-    stream: &mut Box<dyn Stream>,
-    request: &[u8],
-    buffer: &mut Vec<u8>,
-) -> Outcome<u16> {
-    stream.write_all(request).await?;
-    stream.flush().await?;
-    buffer.clear();
-    loop {
-        if stream.read_buf(buffer).await? == 0 {
-            return Err("closed in an answer".into());
-        }
-        if let Some(status) = complete(buffer)? {
-            return Ok(status);
-        }
-        if buffer.len() > MAX_ANSWER_BYTES {
-            return Err("the answer is too long".into());
-        }
-    }
-}
-
-/// The status, once head and body are there.
-fn complete(bytes: &[u8]) -> Outcome<Option<u16>> {
-    let mut fields = [httparse::EMPTY_HEADER; 32];
-    let mut answer = httparse::Response::new(&mut fields);
-    let httparse::Status::Complete(head) = answer.parse(bytes)? else {
-        return Ok(None);
-    };
-    let body = bytes.get(head..).unwrap_or_default();
-    let value = |name: &str| {
-        let mut fields = answer.headers.iter();
-        let field = fields.find(|field| field.name.eq_ignore_ascii_case(name))?;
-        std::str::from_utf8(field.value).ok()
-    };
-    let is_complete = match value("content-length") {
-        Some(length) => body.len() >= length.parse()?,
-        None if value("transfer-encoding").is_some() => body.ends_with(b"0\r\n\r\n"),
-        None => return Err("an answer without a length".into()),
-    };
-    Ok(is_complete.then_some(answer.code).flatten())
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "test code")]
 
     use super::*;
-
-    #[test]
-    fn an_answer_is_complete_with_its_last_byte() {
-        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc";
-        assert_eq!(complete(answer).unwrap(), Some(200));
-        for end in 0..answer.len() {
-            assert_eq!(complete(answer.get(..end).unwrap()).unwrap(), None, "{end}");
-        }
-        let chunked = b"HTTP/1.1 503 No\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n";
-        assert_eq!(complete(chunked).unwrap(), Some(503));
-        assert!(complete(b"HTTP/1.1 200 OK\r\n\r\n").is_err());
-    }
 
     #[test]
     fn callers_take_turns() {

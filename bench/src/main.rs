@@ -2,6 +2,7 @@
 //!
 //! `cargo run --release -p testudo-bench -- [SCENARIO]…`; method and figures are in `docs/performance.md`.
 
+mod caller;
 mod certificates;
 mod fleet;
 mod instructions;
@@ -12,13 +13,18 @@ mod peers;
 mod process;
 mod report;
 mod scenario;
+mod soak;
+mod steady;
+mod upgrade;
 mod upstream;
 
 use std::{error::Error, fs, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-use crate::{load::LoadArguments, scenario::Scenario};
+use crate::{
+    load::LoadArguments, scenario::Scenario, soak::SoakArguments, upgrade::UpgradeArguments,
+};
 
 /// A bench stops at the first surprise and says what it was.
 pub(crate) type Outcome<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
@@ -59,7 +65,11 @@ pub(crate) struct Plan {
 #[derive(Debug, Subcommand)]
 enum Part {
     /// Answer every request with 100 bytes; prints the port
-    Upstream,
+    Upstream {
+        /// Port to listen on [default: a free one]
+        #[arg(long, default_value_t = 0)]
+        port: u16,
+    },
     /// Make requests; prints `started` after the warm-up and the tally at the end
     Load(LoadArguments),
     /// Count the instructions of a request with callgrind, beside the counts that were kept
@@ -68,14 +78,20 @@ enum Part {
         #[arg(long)]
         keep_counts: bool,
     },
+    /// Load for a long time, with faults: nothing may be decided wrongly, and memory must not grow
+    Soak(SoakArguments),
+    /// Replace proxies again and again under load: no request may fail
+    Upgrade(UpgradeArguments),
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = match arguments.part {
-        Some(Part::Upstream) => upstream::run(),
+        Some(Part::Upstream { port }) => upstream::run(port),
         Some(Part::Load(arguments)) => load::run(arguments),
         Some(Part::Instructions { keep_counts }) => count(&arguments.plan, keep_counts),
+        Some(Part::Soak(arguments)) => soak::run(&arguments),
+        Some(Part::Upgrade(arguments)) => upgrade::run(&arguments),
         None => bench(&arguments.scenarios, &arguments.plan),
     };
     match outcome {

@@ -28,7 +28,7 @@ impl Process {
     /// Starts `command` on `core`, its error output into `log`.
     pub(crate) fn start(command: &Command, core: Option<usize>, log: &Path) -> Outcome<Self> {
         let mut pinned = on_core(command, core);
-        let log = fs::File::create(log)?;
+        let log = fs::OpenOptions::new().create(true).append(true).open(log)?;
         pinned
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -62,12 +62,8 @@ impl Process {
         Ok(())
     }
 
-    fn stop(&mut self) -> Outcome {
-        if self.has_ended() {
-            return Ok(());
-        }
-        let id = self.id().to_string();
-        Command::new("kill").args(["-TERM", &id]).status()?;
+    /// Waits for its end by itself, which must come soon.
+    pub(crate) fn wait_in_time(&mut self) -> Outcome {
         let until = Instant::now() + STOP_TIMEOUT;
         while Instant::now() < until {
             if self.has_ended() {
@@ -75,8 +71,32 @@ impl Process {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
+        Err(format!("process {} does not end", self.id()).into())
+    }
+
+    /// Ends it at once.
+    pub(crate) fn kill(&mut self) -> Outcome {
         self.child.kill()?;
         self.child.wait()?;
+        Ok(())
+    }
+
+    /// Sends a signal.
+    pub(crate) fn signal(&self, signal: &str) -> Outcome {
+        let id = self.id().to_string();
+        Command::new("kill").args([signal, &id]).status()?;
+        Ok(())
+    }
+
+    /// Asks it to stop, and ends it if it does not.
+    pub(crate) fn stop(&mut self) -> Outcome {
+        if self.has_ended() {
+            return Ok(());
+        }
+        self.signal("-TERM")?;
+        if self.wait_in_time().is_err() {
+            self.kill()?;
+        }
         Ok(())
     }
 }
@@ -183,11 +203,16 @@ fn tree(process: u32) -> Outcome<Vec<u32>> {
     Ok(all)
 }
 
+/// The same command once more.
+pub(crate) fn again(command: &Command) -> Command {
+    let mut same = Command::new(command.get_program());
+    copy_settings(command, same.args(command.get_args()));
+    same
+}
+
 fn on_core(command: &Command, core: Option<usize>) -> Command {
     let Some(core) = core else {
-        let mut same = Command::new(command.get_program());
-        copy_settings(command, same.args(command.get_args()));
-        return same;
+        return again(command);
     };
     let mut pinned = Command::new("taskset");
     pinned

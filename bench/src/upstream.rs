@@ -14,13 +14,13 @@ use crate::Outcome;
 /// The answer's body.
 const ANSWER: &[u8; 100] = &[b'x'; 100];
 
-/// Listens on a free loopback port, prints it, answers until killed.
-pub(crate) fn run() -> Outcome {
+/// Listens on a loopback port, prints it, answers until killed.
+pub(crate) fn run(port: u16) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .build()?;
     runtime.block_on(async {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let listener = TcpListener::bind(("127.0.0.1", port)).await?;
         writeln!(std::io::stdout(), "{}", listener.local_addr()?.port())?;
         loop {
             let (stream, _) = listener.accept().await?;

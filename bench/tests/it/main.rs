@@ -72,3 +72,22 @@ fn the_generator_counts_what_the_upstream_answers() {
     assert!(tally["p50"].as_u64() <= tally["p99"].as_u64());
     assert!(tally["p99"].as_u64() <= tally["slowest"].as_u64());
 }
+
+/// As long as `TESTUDO_SOAK_MINUTES` says, e.g. `1`; without it not at all. It builds Testudo and needs a quiet machine.
+#[test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test that is asked for by its environment, and says when it is not"
+)]
+fn a_fleet_that_keeps_breaking_decides_nothing_wrongly() {
+    let Ok(minutes) = std::env::var("TESTUDO_SOAK_MINUTES") else {
+        return eprintln!("skipped: TESTUDO_SOAK_MINUTES is not set");
+    };
+    let output = Command::new(BENCH)
+        .args(["soak", "--minutes", &minutes, "--rate", "100"])
+        .output()
+        .unwrap();
+    let report = String::from_utf8_lossy(&output.stdout);
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{complaint}\n{report}");
+}

@@ -4,7 +4,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU8, Ordering},
     },
     task::{Context, Poll, ready},
@@ -23,6 +23,7 @@ use tokio::{
 use crate::{
     grpc, headers,
     inflight::Delivery,
+    overload::Admitted,
     pace::Pace,
     pool::Lease,
     rate::{Waiting, Watched},
@@ -62,7 +63,7 @@ pub(crate) struct Upload(Arc<UploadState>);
 #[derive(Debug, Default)]
 struct UploadState {
     error: AtomicU8,
-    has_ended: AtomicBool,
+    ended_at: OnceLock<Instant>,
     is_unwanted: AtomicBool,
     /// Whoever sends the body on and waits for more of it.
     sending: AtomicWaker,
@@ -81,7 +82,12 @@ impl Upload {
 
     /// Whether no more of it will be sent.
     pub(crate) fn has_ended(&self) -> bool {
-        self.0.has_ended.load(Ordering::Acquire)
+        self.ended_at().is_some()
+    }
+
+    /// Since when the upstream has all that it will get.
+    pub(crate) fn ended_at(&self) -> Option<Instant> {
+        self.0.ended_at.get().copied()
     }
 
     /// Breaks it off if it has not ended.
@@ -211,7 +217,8 @@ impl Body for RequestBody {
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
-        self.upload.0.has_ended.store(true, Ordering::Release);
+        // Nobody else sets it.
+        let _ = self.upload.0.ended_at.set(Instant::now());
     }
 }
 
@@ -243,7 +250,7 @@ struct Upstream {
     client: Waiting,
     lease: Option<Lease>,
     _delivery: Option<Delivery>,
-    active: Option<Active>,
+    active: Option<(Active, Admitted)>,
     /// Once all of the body was handed over. A client of HTTP/2 may never take it.
     untaken: Option<Untaken>,
 }
@@ -289,7 +296,7 @@ impl AnswerBody {
     }
 
     /// Keeps the connection from being idle until the body has passed.
-    pub(crate) fn hold(&mut self, active: Active) {
+    pub(crate) fn hold(&mut self, active: (Active, Admitted)) {
         if let Self::Relayed(relayed) = self
             && let Some(upstream) = &mut *lock(&relayed.upstream)
         {
@@ -437,7 +444,7 @@ impl Upstream {
     }
 
     fn give_back(&mut self) {
-        self.untaken = self.active.as_ref().map(Active::untaken);
+        self.untaken = self.active.as_ref().map(|(active, _)| active.untaken());
         if let Some(lease) = self.lease.take() {
             lease.give_back();
         }

@@ -109,13 +109,14 @@ impl Ask {
         })
     }
 
-    /// The request that asks for it.
-    pub(crate) fn outgoing(&self) -> Outgoing<'_> {
+    /// The request that asks for it, at a proxy that stands at `role`.
+    pub(crate) fn outgoing(&self, role: Role) -> Outgoing<'_> {
         Outgoing {
             method: Method::CONNECT,
             target: &self.target,
             headers: self.headers.clone(),
             content: Content::Connection,
+            role,
         }
     }
 }

@@ -13,6 +13,7 @@ use crate::{
     framing::{self, Target},
     grpc,
     metrics::Role,
+    overload::Admitted,
     proxy::Worker,
     record,
     rejection::{Rejection, UpstreamError},
@@ -45,6 +46,7 @@ pub(crate) struct Exchange {
     /// The client's address: the peer's until the source is known better.
     pub(crate) client: IpAddr,
     active: Active,
+    admitted: Admitted,
 }
 
 impl Exchange {
@@ -70,6 +72,7 @@ impl Exchange {
             span: None,
             client: peer.to_canonical(),
             active,
+            admitted: worker.pressure.begin(),
         }
     }
 
@@ -199,7 +202,7 @@ impl Exchange {
             };
             spans.end(*span, &ending, &*proxy.clock);
         }
-        response.body_mut().hold(self.active);
+        response.body_mut().hold((self.active, self.admitted));
         response
     }
 

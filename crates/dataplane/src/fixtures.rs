@@ -1,7 +1,7 @@
 //! Small values for unit tests.
 
 use testudo_model::{
-    ActionClass, ConnectionRules, Exposure, IpLists, Route, Service, ServiceProtocol,
+    ActionClass, ConnectionRules, Exposure, IpLists, Priority, Route, Service, ServiceProtocol,
     UserRequirement, limits::DEFAULT_MAX_BODY_BYTES,
 };
 
@@ -40,6 +40,7 @@ pub(crate) fn route(operation: &str, methods: &[&str], path: &str) -> Route {
         limits: vec![],
         max_body_bytes: DEFAULT_MAX_BODY_BYTES,
         timeout_millis: 30_000,
+        priority: Priority::Default,
         websocket: false,
     }
 }

@@ -1,9 +1,8 @@
 //! Sending on what was permitted. Every way out of a proxy is in this file and takes a [`Permit`].
 
 use std::{
-    future::Future,
     net::{IpAddr, SocketAddr},
-    pin::{Pin, pin},
+    pin::pin,
 };
 
 use http::{
@@ -24,6 +23,8 @@ use crate::{
     grpc,
     headers::{self, TESTUDO_DECISION},
     inflight::Delivery,
+    metrics::Role,
+    overload::Turn,
     pace::Deadline,
     pool::{self, Answer, Outbound},
     proxy::Worker,
@@ -41,6 +42,8 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) target: &'a Target,
     pub(crate) headers: HeaderMap,
     pub(crate) content: Content,
+    /// Where this proxy stands.
+    pub(crate) role: Role,
 }
 
 /// What follows the head of a request.
@@ -104,16 +107,27 @@ pub(crate) async fn to_proxy(
     if let Some(transaction) = transaction {
         transaction.put(&mut outgoing.headers);
     }
-    let protocol = outgoing.content.protocol();
+    let (protocol, role) = (outgoing.content.protocol(), outgoing.role);
+    let is_grpc = grpc::is_grpc(&outgoing.headers);
     let mut deadline = Deadline::new(route.timeout(), &outgoing.headers);
     let mut request =
         outgoing.into_request(NextHop::Proxy, route.max_body_bytes, permit.transfer())?;
     if let Some(protocol) = protocol {
         extend_connect(&mut request, protocol);
     }
+    let turn = Turn::wait(
+        worker,
+        &worker.to_proxies,
+        permit,
+        role,
+        is_grpc,
+        &mut deadline,
+    )
+    .await?;
+    let upload = request.body().upload();
     let mesh = &worker.mesh;
     let sending = pin!(mesh.send(&service.spiffe_id, addresses, request, deadline.at()));
-    let answer = in_time(sending, &mut deadline).await?;
+    let answer = turn.send(sending, &upload, &mut deadline).await?;
     let hop = Hop {
         permit,
         from_proxy: true,
@@ -165,6 +179,9 @@ pub(crate) async fn to_service(
     let (service, route) = permit.target().ok_or(Rejection::NoRoute)?;
     let authority = outgoing.target.authority.as_str();
     let mut deadline = Deadline::new(route.timeout(), &outgoing.headers);
+    let own = &worker.to_service;
+    let is_grpc = grpc::is_grpc(&outgoing.headers);
+    let turn = Turn::wait(worker, own, permit, outgoing.role, is_grpc, &mut deadline).await?;
     let hop = Hop {
         permit,
         from_proxy: false,
@@ -176,8 +193,9 @@ pub(crate) async fn to_service(
             outgoing.into_request(NextHop::Http1, route.max_body_bytes, permit.transfer())?;
         let expected = websocket::ask_service(&mut request, &*worker.entropy)
             .ok_or(UpstreamError::Handshake)?;
+        let upload = request.body().upload();
         let sending = pin!(worker.local.switch(service.upstream, request));
-        let answer = in_time(sending, &mut deadline).await?;
+        let answer = turn.send(sending, &upload, &mut deadline).await?;
         return match expected.agreed(&answer.0) {
             Some(true) => hop.open(answer).await,
             Some(false) => hop.relay(answer, deadline).map(Forwarded::Answered),
@@ -188,14 +206,16 @@ pub(crate) async fn to_service(
         ServiceProtocol::Http1 => {
             let request =
                 outgoing.into_request(NextHop::Http1, route.max_body_bytes, permit.transfer())?;
+            let upload = request.body().upload();
             let sending = pin!(worker.local.send(service.upstream, request));
-            in_time(sending, &mut deadline).await?
+            turn.send(sending, &upload, &mut deadline).await?
         }
         ServiceProtocol::H2c => {
             let request =
                 outgoing.into_request(NextHop::H2c, route.max_body_bytes, permit.transfer())?;
+            let upload = request.body().upload();
             let sending = pin!(worker.h2c.send(service.upstream, request));
-            in_time(sending, &mut deadline).await?
+            turn.send(sending, &upload, &mut deadline).await?
         }
         // It takes connections and no requests.
         ServiceProtocol::Tcp | ServiceProtocol::Tls => return Err(Rejection::NoRoute),
@@ -280,18 +300,6 @@ impl Outgoing<'_> {
             let chunked = HeaderValue::from_static("chunked");
             self.headers.insert(header::TRANSFER_ENCODING, chunked);
         }
-    }
-}
-
-/// Pinned by the caller: taken whole, it would lie in two futures.
-async fn in_time(
-    sending: Pin<&mut impl Future<Output = Result<Answer, UpstreamError>>>,
-    deadline: &mut Deadline,
-) -> Result<Answer, Rejection> {
-    tokio::select! {
-        biased;
-        answer = sending => Ok(answer?),
-        () = deadline.passed() => Err(UpstreamError::TimedOut.into()),
     }
 }
 

@@ -64,8 +64,8 @@ pub(crate) fn refuse(rejection: &Rejection) -> Response<AnswerBody> {
     if let Some(decision) = rejection.decision() {
         headers::set(fields, TESTUDO_DECISION, decision.as_str());
     }
-    if let Rejection::Limited(limited) = rejection {
-        let pushback = limited.retry_after_seconds().saturating_mul(1000);
+    if let Some(seconds) = rejection.retry_after_seconds() {
+        let pushback = seconds.saturating_mul(1000);
         headers::set(fields, GRPC_RETRY_PUSHBACK_MS, &pushback.to_string());
     }
     response

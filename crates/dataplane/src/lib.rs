@@ -36,6 +36,7 @@ mod limit;
 mod listener;
 mod member;
 mod metrics;
+mod overload;
 mod pace;
 mod pool;
 mod principal;

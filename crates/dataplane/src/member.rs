@@ -200,6 +200,11 @@ impl Member {
         self.parts.identity.current().id().clone()
     }
 
+    /// Has the certificate renewed at once instead of at half of its life.
+    pub fn renew_now(&self) {
+        self.link.renew_now();
+    }
+
     /// Whether the control plane has answered since the start.
     pub fn was_heard(&self) -> bool {
         self.link.since_contact().is_some()

@@ -10,7 +10,7 @@ use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
 };
-use testudo_model::{SpiffeId, Timestamp};
+use testudo_model::{Priority, SpiffeId, Timestamp};
 use testudo_runtime::Metrics;
 
 use crate::spool::SpoolStatus;
@@ -67,6 +67,13 @@ struct LimitLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TurnedAwayLabels {
+    role: &'static str,
+    priority: &'static str,
+    by: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CacheLabels {
     cache: &'static str,
     result: &'static str,
@@ -91,6 +98,7 @@ pub struct ProxyMetrics {
     limited: Family<LimitLabels, Counter>,
     token_cache: CacheCounters,
     decision_cache: CacheCounters,
+    turned_away: Family<TurnedAwayLabels, Counter>,
     events_refused: Counter,
     svid_expiry: Seconds,
     silence: Seconds,
@@ -172,6 +180,11 @@ impl ProxyMetrics {
             ),
             token_cache: CacheCounters::of("token", &caches),
             decision_cache: CacheCounters::of("decision", &caches),
+            turned_away: metrics.register(
+                "turned_away",
+                "Requests turned away because the proxy or the upstream had too much to do",
+                Family::default(),
+            ),
             events_refused: metrics.register(
                 "events_refused",
                 "Decisions that could not be recorded and were therefore refused",
@@ -258,6 +271,17 @@ impl ProxyMetrics {
 
     pub(crate) fn decision_lookup(&self, hit: bool) {
         self.decision_cache.count(hit);
+    }
+
+    /// `by` is what was overloaded: `proxy` or `upstream`.
+    pub(crate) fn turned_away(&self, role: Role, priority: Priority, by: &'static str) {
+        self.turned_away
+            .get_or_create(&TurnedAwayLabels {
+                role: role.as_str(),
+                priority: priority.as_str(),
+                by,
+            })
+            .inc();
     }
 
     pub(crate) fn event_refused(&self) {

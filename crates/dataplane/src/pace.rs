@@ -47,6 +47,11 @@ impl Deadline {
         self.until.deadline()
     }
 
+    /// Whether it is the client who does not wait for longer, and not the route.
+    pub(crate) fn is_clients(&self) -> bool {
+        self.client_waits_until == Some(self.at())
+    }
+
     /// Resolves when the answer should have begun.
     pub(crate) async fn passed(&mut self) {
         self.until.as_mut().await;

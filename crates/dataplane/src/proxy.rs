@@ -19,6 +19,7 @@ use crate::{
     cache::Generations,
     limit::{Counted, Limiter, Stage},
     metrics::{ProxyMetrics, Role},
+    overload::{Pressure, Turnstiles},
     pool::{H2cPool, LocalPool, MeshPool},
     rejection::{NotReady, Rejection},
     routes::RouteRef,
@@ -170,6 +171,11 @@ pub(crate) struct Worker {
     pub(crate) mesh: MeshPool,
     pub(crate) local: LocalPool,
     pub(crate) h2c: H2cPool,
+    /// How this worker is.
+    pub(crate) pressure: Arc<Pressure>,
+    /// What other services, and the local one, are asked for at once.
+    pub(crate) to_proxies: Turnstiles,
+    pub(crate) to_service: Turnstiles,
     /// Label of requests that reached no service.
     pub(crate) no_service: Arc<str>,
     /// The snapshot under which a connection to the service of this index was last allowed.
@@ -188,11 +194,34 @@ impl Worker {
             local: LocalPool::new(Arc::clone(&proxy.clock)),
             h2c: H2cPool::new(Arc::clone(&proxy.clock)),
             decisions: Mutex::new(Generations::new(limits::MAX_CACHED_DECISIONS)),
+            pressure: Arc::default(),
+            to_proxies: Turnstiles::new(Arc::clone(&proxy.clock)),
+            to_service: Turnstiles::new(Arc::clone(&proxy.clock)),
             no_service: Arc::from("none"),
             connects: Mutex::default(),
             entropy,
             proxy,
         }
+    }
+
+    /// Turns a request for `route` away if the worker has too much to do for one of its importance.
+    ///
+    /// # Errors
+    /// [`Rejection::Overloaded`].
+    pub(crate) fn admit(
+        &self,
+        role: Role,
+        enforced: &Enforced,
+        route: RouteRef,
+    ) -> Result<(), Rejection> {
+        let service = enforced.snapshot().services.get(route.service);
+        let operation = service.and_then(|service| service.routes.get(route.route));
+        let priority = operation.ok_or(Rejection::NoRoute)?.priority;
+        if self.pressure.admits(priority) {
+            return Ok(());
+        }
+        self.proxy.metrics.turned_away(role, priority, "proxy");
+        Err(Rejection::Overloaded)
     }
 
     /// Decides whether `caller`, which is this proxy, may use a mesh connection to the service at `index`: when

@@ -5,8 +5,9 @@ use testudo_model::{DecisionId, PathError, Problem};
 use testudo_policy::ReasonCode;
 
 use crate::{
-    framing::FramingError, limit::Limited, proxy_protocol::HeaderError, sidecar::TunnelError,
-    token::TokenError, transaction::TransactionError, websocket::WebsocketError,
+    framing::FramingError, limit::Limited, overload::RETRY_AFTER_SECONDS,
+    proxy_protocol::HeaderError, sidecar::TunnelError, token::TokenError,
+    transaction::TransactionError, websocket::WebsocketError,
 };
 
 /// Why a request is not forwarded, or why its answer could not be had.
@@ -59,6 +60,9 @@ pub(crate) enum Rejection {
     /// The proxy cannot decide or prove: it fails closed.
     #[error("not ready: {0}")]
     NotReady(NotReady),
+    /// The proxy has too much to do, and this matters less than the rest.
+    #[error("the proxy is overloaded")]
+    Overloaded,
     /// The called service could not answer.
     #[error("the upstream failed")]
     Upstream(#[from] UpstreamError),
@@ -93,8 +97,8 @@ pub(crate) enum UpstreamError {
     /// No connection could be made.
     #[error("no connection could be made")]
     Unreachable,
-    /// As many requests are open as may be.
-    #[error("too many requests are open")]
+    /// As many requests are open as it takes at once, and more important ones wait.
+    #[error("too many requests are open; try again in a moment")]
     Overloaded,
     /// The connection broke before an answer.
     #[error("the connection broke")]
@@ -138,7 +142,7 @@ impl Rejection {
                 ..
             } => StatusCode::UNAUTHORIZED,
             Self::Source | Self::Peer(_) | Self::Denied { .. } => StatusCode::FORBIDDEN,
-            Self::NotReady(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NotReady(_) | Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
             Self::Upstream(error) => error.status(),
         }
     }
@@ -164,7 +168,19 @@ impl Rejection {
             Self::NotReady(NotReady::SpoolFull) => "proxy.spool_full",
             Self::NotReady(NotReady::UndeclaredService) => "proxy.undeclared_service",
             Self::NotReady(NotReady::Signing) => "proxy.signing",
+            Self::Overloaded => "proxy.overloaded",
             Self::Upstream(error) => error.code(),
+        }
+    }
+
+    /// When to try again, if that may help and is known.
+    pub(crate) fn retry_after_seconds(&self) -> Option<u64> {
+        match self {
+            Self::Limited(limited) => Some(limited.retry_after_seconds()),
+            Self::NotReady(_) | Self::Overloaded | Self::Upstream(UpstreamError::Overloaded) => {
+                Some(RETRY_AFTER_SECONDS)
+            }
+            _ => None,
         }
     }
 
@@ -221,6 +237,7 @@ impl Rejection {
             } => "A login is required",
             Self::Denied { .. } => "Not allowed",
             Self::NotReady(_) => "Not ready",
+            Self::Overloaded | Self::Upstream(UpstreamError::Overloaded) => "Too much to do",
             Self::Upstream(UpstreamError::BodyTooLarge) => "The body is too large",
             Self::Upstream(UpstreamError::BodyTooSlow) => "The body came too slowly",
             Self::Upstream(_) => "The service did not answer",
@@ -253,6 +270,7 @@ impl Rejection {
             ),
             Self::Upstream(error) => Some(error.to_string()),
             Self::NotReady(why) => Some(why.to_string()),
+            Self::Overloaded => Some("try again in a moment".to_owned()),
             Self::Source
             | Self::NoRoute
             | Self::Method(_)

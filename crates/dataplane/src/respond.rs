@@ -31,13 +31,11 @@ pub(crate) fn refuse(rejection: &Rejection, version: Version) -> Response<Answer
     if rejection.closes_connection() && version != Version::HTTP_2 {
         fields.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
+    if let Some(seconds) = rejection.retry_after_seconds() {
+        headers::set(fields, header::RETRY_AFTER, &seconds.to_string());
+    }
     match rejection {
         Rejection::Limited(limited) => {
-            headers::set(
-                fields,
-                header::RETRY_AFTER,
-                &limited.retry_after_seconds().to_string(),
-            );
             headers::set(
                 fields,
                 header::HeaderName::from_static("ratelimit"),
@@ -57,7 +55,6 @@ pub(crate) fn refuse(rejection: &Rejection, version: Version) -> Response<Answer
             headers::set(fields, header::SEC_WEBSOCKET_VERSION, "13");
             headers::set(fields, header::UPGRADE, "websocket");
         }
-        Rejection::NotReady(_) => headers::set(fields, header::RETRY_AFTER, "1"),
         _ => {}
     }
     if let Some(challenge) = challenge(rejection) {
@@ -94,7 +91,10 @@ mod tests {
     use http::StatusCode;
 
     use super::*;
-    use crate::{framing::FramingError, rejection::NotReady};
+    use crate::{
+        framing::FramingError,
+        rejection::{NotReady, UpstreamError},
+    };
 
     #[test]
     fn a_malformed_request_ends_its_connection() {
@@ -117,6 +117,20 @@ mod tests {
             answer.headers()[header::WWW_AUTHENTICATE],
             "Bearer error=\"invalid_token\""
         );
+    }
+
+    #[test]
+    fn whoever_is_turned_away_is_told_when_to_come_back() {
+        for rejection in [
+            Rejection::Overloaded,
+            Rejection::Upstream(UpstreamError::Overloaded),
+        ] {
+            let answer = refuse(&rejection, Version::HTTP_2);
+            assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+            assert_eq!(answer.headers()[header::RETRY_AFTER], "1");
+        }
+        let broken = refuse(&Rejection::Upstream(UpstreamError::Broken), Version::HTTP_2);
+        assert!(!broken.headers().contains_key(header::RETRY_AFTER));
     }
 
     #[test]

@@ -47,6 +47,6 @@ pub use redacted::Redacted;
 pub use refusals::RefusalBudget;
 pub use service::{
     ActionClass, ConnectionRules, Exposure, InvalidPathPattern, IpLists, LimitKey, PathPattern,
-    RateLimit, Route, Service, ServiceProtocol, UserRequirement,
+    Priority, RateLimit, Route, Service, ServiceProtocol, UserRequirement,
 };
 pub use spiffe::{InvalidSpiffeId, SpiffeId, TrustDomain};

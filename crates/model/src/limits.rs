@@ -84,6 +84,8 @@ pub const MESH_STREAM_WINDOW_BYTES: u32 = 64 * 1024;
 /// byte fills the window of its stream with so many frames, of which 16 streams must find room (h2 counts 256 bytes for
 /// each, against half of this). They take some 100 bytes of memory each, 100 MB in all.
 pub const MESH_CONNECTION_WINDOW_BYTES: u32 = 2 * 256 * 16 * MESH_STREAM_WINDOW_BYTES;
+/// Requests of one worker that may wait for one upstream. One more takes the place of a less important one.
+pub const MAX_WAITING_REQUESTS: usize = 10_000;
 /// Verified tokens a worker remembers.
 pub const MAX_CACHED_TOKENS: usize = 10_000;
 /// Decisions a worker remembers.

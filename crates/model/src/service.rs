@@ -125,6 +125,9 @@ pub struct Route {
     pub max_body_bytes: u64,
     /// Deadline for the whole request, in milliseconds; for an answer that is a stream, until it begins.
     pub timeout_millis: u64,
+    /// How much it matters when not all calls can be served.
+    #[serde(default)]
+    pub priority: Priority,
     /// Whether a WebSocket may be opened. It outlives `timeout_millis`, and `max_body_bytes` does not count its
     /// bytes.
     #[serde(default)]
@@ -153,6 +156,7 @@ impl Route {
             max_body_bytes: 0,
             timeout_millis: u64::try_from(limits::DEFAULT_REQUEST_TIMEOUT.as_millis())
                 .unwrap_or(u64::MAX),
+            priority: Priority::Default,
             websocket: false,
         }
     }
@@ -160,6 +164,50 @@ impl Route {
     /// The deadline.
     pub const fn timeout(&self) -> Duration {
         Duration::from_millis(self.timeout_millis)
+    }
+}
+
+/// How much a call matters when not all can be served: the least important are turned away first. In the order of
+/// importance.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Default,
+    Serialize,
+    Deserialize,
+    JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Priority {
+    /// Can wait until tomorrow: reports, prefetching, crawlers.
+    Low,
+    /// What is not said to be anything else.
+    #[default]
+    Default,
+    /// People are waiting for it.
+    High,
+    /// The last that is given up: paying, logging in, what others depend on.
+    Critical,
+}
+
+impl Priority {
+    /// All of them, the least important first.
+    pub const ALL: [Self; 4] = [Self::Low, Self::Default, Self::High, Self::Critical];
+
+    /// Its name in the fleet file.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Low => "low",
+            Self::Default => "default",
+            Self::High => "high",
+            Self::Critical => "critical",
+        }
     }
 }
 

@@ -18,6 +18,8 @@ pub enum Asked {
     Stop(ShutdownSignal),
     /// To let a new process of the same role take over (`SIGUSR2`, as nginx and haproxy have it).
     Upgrade,
+    /// To get new certificates (`SIGHUP`).
+    Refresh,
 }
 
 impl fmt::Display for ShutdownSignal {
@@ -38,30 +40,43 @@ pub struct Signals {
     terminate: tokio::signal::unix::Signal,
     #[cfg(unix)]
     upgrade: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    refresh: Option<tokio::signal::unix::Signal>,
 }
 
 #[cfg(unix)]
 impl Signals {
-    /// Catches the signals from now on; until then they end the process at once.
+    /// Catches the signals from now on; until then they end the process at once. `SIGHUP` only where it has a meaning:
+    /// elsewhere it says that the terminal is gone, and `nohup` has it ignored.
     ///
     /// # Errors
     /// When the operating system refuses a signal handler.
-    pub fn listen() -> io::Result<Self> {
+    pub fn listen(has_certificates: bool) -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
 
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             upgrade: signal(SignalKind::user_defined2())?,
+            refresh: has_certificates
+                .then(|| signal(SignalKind::hangup()))
+                .transpose()?,
         })
     }
 
     /// Waits until the process is asked for something. Cancel-safe.
     pub async fn next(&mut self) -> Asked {
+        let refresh = async {
+            match &mut self.refresh {
+                Some(refresh) => refresh.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = self.interrupt.recv() => Asked::Stop(ShutdownSignal::Interrupt),
             _ = self.terminate.recv() => Asked::Stop(ShutdownSignal::Terminate),
             _ = self.upgrade.recv() => Asked::Upgrade,
+            _ = refresh => Asked::Refresh,
         }
     }
 }
@@ -72,7 +87,7 @@ impl Signals {
     ///
     /// # Errors
     /// None.
-    pub fn listen() -> io::Result<Self> {
+    pub fn listen(_: bool) -> io::Result<Self> {
         Ok(Self {})
     }
 

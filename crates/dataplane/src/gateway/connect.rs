@@ -125,7 +125,7 @@ impl GatewayWorker {
             .mint
             .token(begun, None, &enforced.snapshot().trust_domain)
             .map_err(Rejection::NotReady)?;
-        let outgoing = ask.outgoing();
+        let outgoing = ask.outgoing(ROLE);
         let forwarded =
             forward::to_proxy(&self.worker, &permit, outgoing, Some(&transaction)).await?;
         let Forwarded::Opened(_, opened) = forwarded else {

@@ -148,6 +148,7 @@ impl GatewayWorker {
         deadline: Duration,
     ) {
         tokio::spawn(Arc::clone(&self.worker).close_forbidden_connections(GATEWAY.to_owned()));
+        tokio::spawn(Arc::clone(&self.worker.pressure).watch());
         let redirecting = async {
             if let Some(redirect) = seats.redirect {
                 redirect::run(redirect, slots.clone(), drain.clone(), deadline).await;
@@ -252,6 +253,7 @@ impl GatewayWorker {
             .map_err(no_route)?;
         exchange.reached(&enforced, route.service);
         exchange.matched(&enforced, route);
+        self.worker.admit(ROLE, &enforced, route)?;
         websocket::check_route(&enforced, route, opening.as_ref())?;
         if !enforced
             .service_ip(route.service)
@@ -316,6 +318,7 @@ impl GatewayWorker {
             target: &target,
             headers: head.headers,
             content: Content::new(body, opening.is_some()),
+            role: ROLE,
         };
         let forwarded =
             forward::to_proxy(&self.worker, &permit, outgoing, Some(&transaction)).await?;

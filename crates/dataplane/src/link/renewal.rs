@@ -21,6 +21,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 const SLICE: Duration = Duration::from_secs(1);
 
 impl Link {
+    /// Has the certificate renewed at once.
+    pub fn renew_now(&self) {
+        self.renew_now.notify_one();
+    }
+
     /// Renews for ever. A failure leaves the certificate in place as long as it lives.
     pub(super) async fn keep_renewing(&self) {
         let mut backoff = Backoff::new(Arc::clone(&self.entropy), FIRST_PAUSE, LONGEST_PAUSE);

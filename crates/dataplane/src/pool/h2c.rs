@@ -12,7 +12,7 @@ use super::{
     Answer, Lease, Outbound, SendFailure, connect,
     streams::{Connection, Connections},
 };
-use crate::rejection::UpstreamError;
+use crate::{overload::RetryBudget, rejection::UpstreamError};
 
 /// A connection that the service closed while it was idle is noticed when it is used; so many in a row are not
 /// chance.
@@ -23,7 +23,13 @@ const FOR_EVER: Timestamp = Timestamp::from_unix_seconds(i64::MAX);
 /// The HTTP/2 connections of one worker to local services.
 pub(crate) struct H2cPool {
     clock: Arc<dyn Clock>,
-    services: Mutex<HashMap<SocketAddr, Arc<Connections>>>,
+    services: Mutex<HashMap<SocketAddr, Arc<Service>>>,
+}
+
+#[derive(Default)]
+struct Service {
+    connections: Connections,
+    retries: RetryBudget,
 }
 
 impl H2cPool {
@@ -45,19 +51,25 @@ impl H2cPool {
     ) -> Result<Answer, UpstreamError> {
         let service = self.service(address);
         let mut request = request;
+        service.retries.earn();
         for _ in 0..ATTEMPTS {
             let now = self.clock.now();
-            let place = service.place(now, || open(address)).await?;
+            let place = service.connections.place(now, || open(address)).await?;
             match place.send(request).await {
                 Ok((response, stream)) => return Ok((response, Lease::H2c(stream))),
                 Err(SendFailure::Sent(error)) => return Err(error),
-                Err(SendFailure::Unsent(unsent)) => request = unsent.request,
+                Err(SendFailure::Unsent(unsent)) => {
+                    request = unsent.request;
+                    if !unsent.was_kept && !service.retries.spend() {
+                        break;
+                    }
+                }
             }
         }
         Err(UpstreamError::Broken)
     }
 
-    fn service(&self, address: SocketAddr) -> Arc<Connections> {
+    fn service(&self, address: SocketAddr) -> Arc<Service> {
         let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(services.entry(address).or_default())
     }

@@ -20,6 +20,7 @@ use super::{Answer, Lease, Outbound, SendFailure, Unsent, connect, failure};
 use crate::{
     body::{RequestBody, Upload},
     framing::content_length,
+    overload::RetryBudget,
     rejection::UpstreamError,
 };
 
@@ -48,6 +49,7 @@ struct Service {
     address: SocketAddr,
     open: AtomicUsize,
     idle: Mutex<Vec<Idle>>,
+    retries: RetryBudget,
 }
 
 struct Idle {
@@ -92,12 +94,15 @@ impl LocalPool {
         let service = self.service(address);
         let upload = request.body().upload();
         let mut request = request;
+        service.retries.earn();
         for _ in 0..ATTEMPTS {
-            let connection = match self.idle_connection(&service).await {
+            let kept = self.idle_connection(&service).await;
+            let was_kept = kept.is_some();
+            let connection = match kept {
                 Some(connection) => connection,
                 None => service.open().await?,
             };
-            match send_on(connection, request, &upload).await {
+            match send_on(connection, request, &upload, was_kept).await {
                 Ok((response, connection)) => {
                     let lease = LocalLease {
                         connection,
@@ -107,7 +112,12 @@ impl LocalPool {
                     return Ok((response, Lease::Local(lease)));
                 }
                 Err(SendFailure::Sent(error)) => return Err(error),
-                Err(SendFailure::Unsent(unsent)) => request = unsent.request,
+                Err(SendFailure::Unsent(unsent)) => {
+                    request = unsent.request;
+                    if !unsent.was_kept && !service.retries.spend() {
+                        break;
+                    }
+                }
             }
         }
         Err(UpstreamError::Broken)
@@ -125,7 +135,7 @@ impl LocalPool {
     ) -> Result<Answer, UpstreamError> {
         let connection = self.service(address).open().await?;
         let upload = request.body().upload();
-        match send_on(connection, request, &upload).await {
+        match send_on(connection, request, &upload, false).await {
             Ok((response, connection)) => Ok((response, Lease::Switched(connection))),
             Err(SendFailure::Sent(error)) => Err(error),
             Err(SendFailure::Unsent(unsent)) => Err(unsent.error),
@@ -139,6 +149,7 @@ impl LocalPool {
                 address,
                 open: AtomicUsize::new(0),
                 idle: Mutex::default(),
+                retries: RetryBudget::default(),
             })
         });
         Arc::clone(service)
@@ -166,6 +177,7 @@ async fn send_on(
     mut connection: LocalConnection,
     request: Outbound,
     upload: &Upload,
+    was_kept: bool,
 ) -> Result<(http::Response<hyper::body::Incoming>, LocalConnection), SendFailure> {
     match connection.sender.try_send_request(*request).await {
         Ok(response) if is_framed_once(response.headers()) => Ok((response, connection)),
@@ -174,6 +186,7 @@ async fn send_on(
             Some(request) => SendFailure::Unsent(Unsent {
                 request: Box::new(request),
                 error: UpstreamError::Broken,
+                was_kept,
             }),
             None => SendFailure::Sent(failure(upload)),
         }),

@@ -20,7 +20,7 @@ use super::{
     connect,
     streams::{self, Connection, Connections, Place},
 };
-use crate::rejection::UpstreamError;
+use crate::{overload::RetryBudget, rejection::UpstreamError};
 
 /// Requests under way from one worker to one endpoint. Beyond it waiting only makes the queue longer.
 const REQUESTS_PER_ENDPOINT: usize = streams::STREAMS_PER_CONNECTION * streams::MAX_CONNECTIONS;
@@ -39,6 +39,7 @@ pub(crate) struct MeshPool {
 struct Peer {
     tls: Arc<ClientConfig>,
     endpoints: HashMap<SocketAddr, Arc<Endpoint>>,
+    retries: Arc<RetryBudget>,
 }
 
 struct Endpoint {
@@ -90,7 +91,8 @@ impl MeshPool {
         request: Outbound,
         deadline: Instant,
     ) -> Result<Answer, UpstreamError> {
-        let mut candidates = self.endpoints(peer, addresses);
+        let (mut candidates, retries) = self.endpoints(peer, addresses);
+        retries.earn();
         let mut request = request;
         let mut last_error = UpstreamError::NoEndpoint;
         for _ in 0..ATTEMPTS {
@@ -133,6 +135,9 @@ impl MeshPool {
                         }
                         _ => {}
                     }
+                    if !unsent.was_kept && !retries.spend() {
+                        break;
+                    }
                 }
             }
         }
@@ -153,7 +158,11 @@ impl MeshPool {
         });
     }
 
-    fn endpoints(&self, peer: &SpiffeId, addresses: &[SocketAddr]) -> Vec<Arc<Endpoint>> {
+    fn endpoints(
+        &self,
+        peer: &SpiffeId,
+        addresses: &[SocketAddr],
+    ) -> (Vec<Arc<Endpoint>>, Arc<RetryBudget>) {
         let mut peers = self.lock();
         let known = match peers.get_mut(peer) {
             Some(known) => known,
@@ -166,16 +175,15 @@ impl MeshPool {
                 .endpoints
                 .retain(|address, _| addresses.contains(address));
         }
-        addresses
-            .iter()
-            .map(|address| {
-                let endpoint = known
-                    .endpoints
-                    .entry(*address)
-                    .or_insert_with(|| Arc::new(Endpoint::new(*address, Arc::clone(&known.tls))));
-                Arc::clone(endpoint)
-            })
-            .collect()
+        let endpoint = |address: &SocketAddr| {
+            let endpoint = known
+                .endpoints
+                .entry(*address)
+                .or_insert_with(|| Arc::new(Endpoint::new(*address, Arc::clone(&known.tls))));
+            Arc::clone(endpoint)
+        };
+        let endpoints = addresses.iter().map(endpoint).collect();
+        (endpoints, Arc::clone(&known.retries))
     }
 
     fn new_peer(&self, peer: &SpiffeId) -> Peer {
@@ -184,6 +192,7 @@ impl MeshPool {
         Peer {
             tls,
             endpoints: HashMap::new(),
+            retries: Arc::default(),
         }
     }
 
@@ -192,7 +201,13 @@ impl MeshPool {
         endpoint: &Arc<Endpoint>,
         request: Outbound,
     ) -> Result<Answer, SendFailure> {
-        let unsent = |request, error| SendFailure::Unsent(Unsent { request, error });
+        let unsent = |request, error| {
+            SendFailure::Unsent(Unsent {
+                request,
+                error,
+                was_kept: false,
+            })
+        };
         if endpoint.health.open() >= REQUESTS_PER_ENDPOINT {
             return Err(unsent(request, UpstreamError::Overloaded));
         }
@@ -334,7 +349,7 @@ mod tests {
         let clock = FakeClock::today();
         let pool = pool(&clock);
         let (address, taken) = broken_endpoint().await;
-        let endpoints = pool.endpoints(&peer(), &[address]);
+        let (endpoints, _) = pool.endpoints(&peer(), &[address]);
         let [endpoint] = endpoints.as_slice() else {
             panic!("one endpoint");
         };
@@ -358,13 +373,34 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn endpoints_that_all_fail_see_a_fifth_more_than_what_is_asked_for() {
+        let pool = pool(&FakeClock::today());
+        let mut endpoints = Vec::new();
+        for _ in 0..3 {
+            endpoints.push(broken_endpoint().await);
+        }
+        let addresses: Vec<_> = endpoints.iter().map(|(address, _)| *address).collect();
+        for _ in 0..200 {
+            let deadline = Instant::now() + Duration::from_secs(5);
+            let request = Box::new(Request::new(RequestBody::none()));
+            let sent = pool.send(&peer(), &addresses, request, deadline).await;
+            assert!(matches!(sent, Err(UpstreamError::Unreachable)));
+        }
+        let seen: usize = endpoints
+            .iter()
+            .map(|(_, taken)| taken.load(Ordering::Acquire))
+            .sum();
+        assert!((200..=250).contains(&seen), "{seen}");
+    }
+
+    #[tokio::test]
     async fn an_endpoint_that_says_nothing_looks_busy_and_then_unfit() {
         let clock = FakeClock::today();
         let pool = pool(&clock);
         // Connections are made by the system, and nobody takes them.
         let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addresses = [silent.local_addr().unwrap()];
-        let endpoints = pool.endpoints(&peer(), &addresses);
+        let (endpoints, _) = pool.endpoints(&peer(), &addresses);
         let health = &endpoints.first().unwrap().health;
         for _ in 0..5 {
             assert!(!health.is_ejected(clock.monotonic_nanos()));

@@ -60,6 +60,8 @@ pub(crate) type Outbound = Box<Request<RequestBody>>;
 struct Unsent {
     request: Outbound,
     error: UpstreamError,
+    /// The connection had served before: that it has ended meanwhile says nothing about the other side.
+    was_kept: bool,
 }
 
 /// How sending failed.

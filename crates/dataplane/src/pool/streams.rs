@@ -4,7 +4,7 @@ use std::{
     future::Future,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -45,6 +45,7 @@ pub(super) struct Connections {
 pub(super) struct Connection {
     sender: http2::SendRequest<RequestBody>,
     streams: AtomicUsize,
+    has_answered: AtomicBool,
     /// No stream begins on it after this.
     usable_until: Timestamp,
     task: AbortHandle,
@@ -144,6 +145,7 @@ impl Connection {
         Ok(Self {
             sender,
             streams: AtomicUsize::new(0),
+            has_answered: AtomicBool::new(false),
             usable_until,
             task,
         })
@@ -165,6 +167,7 @@ impl Place {
         let mut sender = self.0.sender.clone();
         match sender.try_send_request(*request).await {
             Ok(response) => {
+                self.0.has_answered.store(true, Ordering::Relaxed);
                 let stream = OpenStream {
                     _place: self,
                     upload,
@@ -175,6 +178,7 @@ impl Place {
                 Some(request) => SendFailure::Unsent(Unsent {
                     request: Box::new(request),
                     error: UpstreamError::Broken,
+                    was_kept: self.0.has_answered.load(Ordering::Relaxed),
                 }),
                 None => SendFailure::Sent(failure(&upload)),
             }),

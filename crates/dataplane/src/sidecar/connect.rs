@@ -113,7 +113,7 @@ impl SidecarWorker {
             trace: &ask.trace,
         };
         let permit = authorize(&self.worker, &question)?;
-        let forwarded = forward::to_proxy(&self.worker, &permit, ask.outgoing(), None).await?;
+        let forwarded = forward::to_proxy(&self.worker, &permit, ask.outgoing(ROLE), None).await?;
         let admission = Admission {
             peer: None,
             listed: None,

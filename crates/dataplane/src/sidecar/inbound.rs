@@ -168,6 +168,7 @@ impl SidecarWorker {
             .find_in(own, &head.method, &target.path)
             .map_err(no_route)?;
         exchange.matched(&enforced, route);
+        self.worker.admit(ROLE, &enforced, route)?;
         websocket::check_route(&enforced, route, opening.as_ref())?;
         // There is no user leg on a route without users: whoever stands behind the call, nobody decided about them.
         let transaction = transaction
@@ -219,6 +220,7 @@ impl SidecarWorker {
             target: &target,
             headers: head.headers,
             content: Content::new(body, opening.is_some()),
+            role: ROLE,
         };
         let forwarded = forward::to_service(&self.worker, &permit, outgoing, delivery).await?;
         let admission = Admission {

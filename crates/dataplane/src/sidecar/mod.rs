@@ -157,6 +157,7 @@ impl SidecarWorker {
         tokio::spawn(
             Arc::clone(&self.worker).close_forbidden_connections(self.service.to_string()),
         );
+        tokio::spawn(Arc::clone(&self.worker.pressure).watch());
         let accept_inbound = listener::accept(
             seats.inbound,
             slots.clone(),

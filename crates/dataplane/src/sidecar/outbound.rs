@@ -200,6 +200,7 @@ impl SidecarWorker {
             .find_in(called, &head.method, &target.path)
             .map_err(no_route)?;
         exchange.matched(&enforced, route);
+        self.worker.admit(ROLE, &enforced, route)?;
         websocket::check_route(&enforced, route, opening.as_ref())?;
         let own = proxy.own_identity();
         let caller = own.as_caller(self.service.as_str());
@@ -227,6 +228,7 @@ impl SidecarWorker {
             target: &target,
             headers: head.headers,
             content: Content::new(body, opening.is_some()),
+            role: ROLE,
         };
         let forwarded =
             forward::to_proxy(&self.worker, &permit, outgoing, transaction.as_deref()).await?;

@@ -18,6 +18,7 @@ mod fleet;
 mod frames;
 mod http2_table;
 mod limits;
+mod overload;
 mod sharing;
 mod slowness;
 mod streams;

@@ -134,6 +134,7 @@ pub fn route(operation: &str, action: ActionClass) -> Route {
         limits: Vec::new(),
         max_body_bytes: 0,
         timeout_millis: 1000,
+        priority: testudo_model::Priority::Default,
         websocket: false,
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use testudo_model::{
-    ActionClass, ClientName, Exposure, GroupName, LimitKey, OperationId, RoleName, Scope,
+    ActionClass, ClientName, Exposure, GroupName, LimitKey, OperationId, Priority, RoleName, Scope,
     ServiceName, ServiceProtocol, TrustDomain, UserRequirement, Username, snapshot::ProxyProtocol,
 };
 
@@ -300,6 +300,10 @@ pub struct RouteSection {
     /// time; then it may last, as long as it does not stand still for five minutes.
     #[serde(default = "Period::default_timeout")]
     pub timeout: Period,
+    /// How much the call matters when not all can be served: `low`, `default`, `high` or `critical`. The least important
+    /// are turned away first, with 503 and `Retry-After`.
+    #[serde(default)]
+    pub priority: Priority,
     /// Whether a WebSocket may be opened here. It is decided about like any request, ends when that decision no
     /// longer holds or nothing has moved for five minutes, and is bound by neither `timeout` nor `max_body`.
     #[serde(default)]

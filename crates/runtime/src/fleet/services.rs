@@ -218,6 +218,7 @@ fn route(section: &RouteSection, at: Cursor<'_>, problems: &mut Problems<'_>) ->
         limits: rate_limits(&section.limit, at.key("limit"), problems),
         max_body_bytes: section.max_body.bytes(),
         timeout_millis: section.timeout.millis(),
+        priority: section.priority,
         websocket: section.websocket,
     }
 }

@@ -9,7 +9,7 @@ use crate::sources::{dotted_literals, first_cells, product, read, root};
 
 /// Literals that look like an activity or an error code and are neither: files, a collection without a record type,
 /// an example in a message.
-const OTHERS: [&str; 19] = [
+const OTHERS: [&str; 20] = [
     "admin.sock",
     "ca.pem",
     "fleet.cedarschema",
@@ -19,6 +19,7 @@ const OTHERS: [&str; 19] = [
     "login.html",
     "login.json",
     "logout.html",
+    "memory.max",
     "message.html",
     "returned.html",
     "pem.new",

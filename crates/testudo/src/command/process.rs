@@ -92,6 +92,8 @@ pub struct Process {
     pub delivered: Option<Arc<Delivered>>,
     /// Who answers for health, to the very end.
     ops_stage: Stage,
+    /// Reads again what a proxy was given in files.
+    pub refresh: Option<Box<dyn Fn() + Send + Sync>>,
     /// Signals, caught since the role said that it is ready.
     signals: OnceLock<Signals>,
     /// The data folder of a proxy, and where the process asks that is to take it over.
@@ -174,6 +176,7 @@ impl Process {
             spans: None,
             sockets,
             delivered: None,
+            refresh: None,
             ops_stage,
             signals: OnceLock::new(),
             place: None,
@@ -210,7 +213,7 @@ impl Process {
         ready: &Value,
         lines: &[(&str, String)],
     ) -> Outcome {
-        let _ = self.signals.set(Signals::listen()?);
+        let _ = self.signals.set(Signals::listen(self.place.is_some())?);
         notify(News::Ready);
         Ok(invocation.output.item(ready, |_| {
             let ops = [("health, metrics", format!("http://{}", self.ops))];
@@ -287,7 +290,7 @@ impl Process {
     async fn until_end(&mut self, proxies: &[RunningProxy]) -> Result<End, Failure> {
         let mut signals = match self.signals.take() {
             Some(signals) => signals,
-            None => Signals::listen()?,
+            None => Signals::listen(self.place.is_some())?,
         };
         let offer = self.place.as_ref().and_then(|(_, offer)| offer.as_ref());
         let taken = async {
@@ -309,6 +312,13 @@ impl Process {
                 Asked::Stop(signal) => {
                     info!(%signal, "stopping");
                     return Ok(End::Asked);
+                }
+                Asked::Refresh => {
+                    info!("getting new certificates");
+                    proxies.iter().for_each(|(_, member)| member.renew_now());
+                    if let Some(refresh) = &self.refresh {
+                        refresh();
+                    }
                 }
                 Asked::Upgrade if offer.is_none() => {
                     warn!(

@@ -41,7 +41,12 @@ pub async fn gateway(invocation: &Invocation, arguments: GatewayArguments) -> Ou
     let member = join(&process, &place, &arguments.join, Expected::Gateway, None).await?;
     member.keep_up(&process.stage.tasks, &process.stage.drain);
     let certificate = match (&arguments.tls_certificate, &arguments.tls_key) {
-        (Some(chain), Some(key)) => WebCertificate::from_pem(&read(chain)?, &read(key)?)?,
+        (Some(chain), Some(key)) => {
+            let certificate = WebCertificate::from_pem(&read(chain)?, &read(key)?)?;
+            let (swapped, chain, key) = (certificate.clone(), chain.clone(), key.clone());
+            process.refresh = Some(Box::new(move || read_again(&swapped, &chain, &key)));
+            certificate
+        }
         _ => {
             let gate = process.readiness.gate("public certificate");
             let (tasks, drain) = (&process.stage.tasks, &process.stage.drain);
@@ -126,6 +131,17 @@ pub async fn sidecar(invocation: &Invocation, arguments: SidecarArguments) -> Ou
     process.ready(invocation, &ready, &lines)?;
     let stopping = Stopping::of(&arguments.join);
     process.run(vec![(running, member)], None, stopping).await
+}
+
+/// Takes the public certificate from its files once more; what cannot be used changes nothing.
+fn read_again(certificate: &WebCertificate, chain: &Path, key: &Path) {
+    let read = || -> Result<WebCertificate, Failure> {
+        Ok(WebCertificate::from_pem(&read(chain)?, &read(key)?)?)
+    };
+    match read() {
+        Ok(next) => certificate.swap(&next),
+        Err(failure) => warn!(%failure, "the public certificate stays as it is"),
+    }
 }
 
 /// The process of a proxy, in a data folder that is its own.

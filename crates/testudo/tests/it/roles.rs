@@ -119,13 +119,16 @@ impl Role {
 
     /// The process that answers for its health now, by its start.
     pub fn started(&self) -> String {
+        self.metric("process_start_time_seconds")
+    }
+
+    /// The first line of its metrics that begins so.
+    pub fn metric(&self, name: &str) -> String {
         let mut stream = wire::connect(self.ops).unwrap();
         let request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
         let page = wire::exchange(&mut stream, request).unwrap().unwrap().body;
-        let started = page
-            .lines()
-            .find(|line| line.starts_with("process_start_time_seconds"));
-        started.unwrap().to_owned()
+        let line = page.lines().find(|line| line.starts_with(name));
+        line.unwrap_or_else(|| panic!("{name}: {page}")).to_owned()
     }
 
     /// What it says about its readiness: the status and the gates.

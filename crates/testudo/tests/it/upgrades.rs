@@ -24,6 +24,9 @@ use crate::{
 /// requests a second.
 const UPGRADES: [&str; 5] = ["gateway", "catalog", "inventory", "orders", "gateway"];
 
+/// When the certificate of a proxy expires.
+const EXPIRY: &str = "testudo_svid_expiry_timestamp_seconds{";
+
 /// One kind of request and the status that is right for it.
 #[derive(Clone)]
 struct Call {
@@ -190,6 +193,46 @@ fn no_request_fails_while_every_proxy_is_upgraded() {
     let listed: Value = serde_json::from_str(&listed).unwrap();
     let live = listed.as_array().unwrap().iter();
     assert_eq!(live.filter(|item| item["live"] == true).count(), 6);
+}
+
+#[test]
+fn no_request_fails_while_changes_are_applied() {
+    let apart = Apart::bookshop();
+    let (gateway, tls) = (apart.fleet.address("/gateway"), apart.fleet.tls());
+    let load = Load::start(gateway, &tls, &calls(&apart));
+    let folder = &apart.fleet.folder;
+    for seconds in 10..15 {
+        let_pass(&load, 20);
+        let timeout = |seconds: u32| format!("timeout = \"{seconds}s\"");
+        folder.edit(&timeout(seconds), &timeout(seconds + 1));
+        folder.run(&["apply", "fleet.toml"]);
+    }
+    let_pass(&load, 20);
+    load.end();
+    let status = folder.run(&["status", "--output", "json"]);
+    let status: Value = serde_json::from_str(&status).unwrap();
+    assert!(status["snapshot"].as_u64() > Some(5), "{status:#}");
+}
+
+#[test]
+fn a_storm_of_sighup_renews_certificates_and_fails_no_request() {
+    let apart = Apart::bookshop();
+    let (gateway, tls) = (apart.fleet.address("/gateway"), apart.fleet.tls());
+    let catalog = &apart.sidecars["catalog"];
+    let expiries = || [&apart.gateway, catalog].map(|role| role.metric(EXPIRY));
+    let before = expiries();
+    let load = Load::start(gateway, &tls, &calls(&apart));
+    let_pass(&load, 20);
+    for _ in 0..200 {
+        apart.gateway.process.signal("-HUP");
+        catalog.process.signal("-HUP");
+    }
+    eventually("certificates are renewed", || {
+        let now = expiries();
+        now.iter().zip(&before).all(|(now, before)| now != before)
+    });
+    let_pass(&load, 20);
+    load.end();
 }
 
 #[test]

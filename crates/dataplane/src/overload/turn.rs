@@ -1,0 +1,117 @@
+//! A request's turn at its upstream: waits for its place, sends, and tells the turnstile how the upstream was.
+
+use std::{
+    future::Future,
+    pin::{Pin, pin},
+    time::Duration,
+};
+
+use tokio::time::{Instant, timeout_at};
+
+use super::{Ticket, TurnedAway, Turnstiles};
+use crate::{
+    authorize::Permit,
+    body::Upload,
+    metrics::Role,
+    pace::Deadline,
+    pool::Answer,
+    proxy::Worker,
+    rejection::{Rejection, UpstreamError},
+};
+
+/// After this time is looked who it is that takes so long.
+const LONG: Duration = Duration::from_secs(1);
+
+/// A request's place among those that the upstream has at once.
+pub(crate) struct Turn<'a> {
+    ticket: Ticket,
+    operation: &'a str,
+    is_grpc: bool,
+}
+
+impl<'a> Turn<'a> {
+    /// Waits for a place for the request that `permit` allows.
+    ///
+    /// # Errors
+    /// [`UpstreamError::Overloaded`] and [`UpstreamError::TimedOut`].
+    pub(crate) async fn wait(
+        worker: &Worker,
+        turnstiles: &Turnstiles,
+        permit: &'a Permit,
+        role: Role,
+        is_grpc: bool,
+        deadline: &mut Deadline,
+    ) -> Result<Self, Rejection> {
+        let (service, route) = permit.target().ok_or(Rejection::NoRoute)?;
+        let entering = pin!(async {
+            let entered = turnstiles.enter(service.name.as_str(), route.priority);
+            entered.await.map_err(|TurnedAway| {
+                let metrics = &worker.proxy.metrics;
+                metrics.turned_away(role, route.priority, "upstream");
+                UpstreamError::Overloaded
+            })
+        });
+        Ok(Self {
+            ticket: in_time(entering, deadline).await?,
+            operation: route.operation.as_str(),
+            is_grpc,
+        })
+    }
+
+    /// The head of the answer, from `sending` the request with the body that `upload` tells about.
+    ///
+    /// # Errors
+    /// Those of `sending`, and [`UpstreamError::TimedOut`].
+    pub(crate) async fn send(
+        self,
+        mut sending: Pin<&mut impl Future<Output = Result<Answer, UpstreamError>>>,
+        upload: &Upload,
+        deadline: &mut Deadline,
+    ) -> Result<Answer, Rejection> {
+        let long = (Instant::now() + LONG).min(deadline.at());
+        let (turn, answer) = match timeout_at(long, sending.as_mut()).await {
+            Ok(answer) => (Some(self), answer.map_err(Rejection::from)),
+            Err(_) => (self.if_worked_on(upload), in_time(sending, deadline).await),
+        };
+        if let Some(turn) = turn {
+            turn.tell(&answer, upload, deadline);
+        }
+        answer
+    }
+
+    /// Gives the place away if it is not the upstream that takes so long: while a body drips in, nobody works on it, and
+    /// many a stream of gRPC begins with its first message, whenever that is.
+    fn if_worked_on(self, upload: &Upload) -> Option<Self> {
+        let may_be_stream =
+            self.is_grpc && !self.ticket.is_usually_within(self.operation, LONG / 2);
+        (upload.has_ended() && !may_be_stream).then_some(self)
+    }
+
+    /// Tells only what no client has a hand in: the time from when all of the request was sent, and the route's own
+    /// deadline. An upstream that refuses does so at once, which says nothing.
+    fn tell(self, answer: &Result<Answer, Rejection>, upload: &Upload, deadline: &Deadline) {
+        match answer {
+            Ok((answer, _)) if answer.status().as_u16() < 400 => {
+                if let Some(sent) = upload.ended_at() {
+                    self.ticket.answered(self.operation, sent.elapsed());
+                }
+            }
+            Err(Rejection::Upstream(UpstreamError::TimedOut)) if !deadline.is_clients() => {
+                self.ticket.timed_out();
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Pinned by the caller: taken whole, it would lie in two futures.
+async fn in_time<T>(
+    work: Pin<&mut impl Future<Output = Result<T, UpstreamError>>>,
+    deadline: &mut Deadline,
+) -> Result<T, Rejection> {
+    tokio::select! {
+        biased;
+        done = work => Ok(done?),
+        () = deadline.passed() => Err(UpstreamError::TimedOut.into()),
+    }
+}
