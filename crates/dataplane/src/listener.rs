@@ -17,7 +17,7 @@ use std::{
 use futures_util::FutureExt;
 use socket2::{Domain, Protocol, Socket, Type};
 use testudo_model::limits;
-use testudo_runtime::{DrainWatch, Sockets};
+use testudo_runtime::{DrainWatch, Sockets, descriptor_limit};
 use tokio::{
     net::TcpStream,
     sync::{AcquireError, OwnedSemaphorePermit, Semaphore},
@@ -234,8 +234,18 @@ impl Running {
 pub(crate) struct ConnectionSlots(Arc<Semaphore>);
 
 impl ConnectionSlots {
+    /// As many as the limit says, or as there are descriptors for. A quarter of these is left for what a process opens
+    /// itself, connections to services most of all.
     pub(crate) fn new() -> Self {
-        Self(Arc::new(Semaphore::new(limits::MAX_CONNECTIONS)))
+        let affordable = descriptor_limit() / 4 * 3;
+        if affordable < limits::MAX_CONNECTIONS {
+            tracing::info!(
+                connections = affordable,
+                "fewer connections than usual: the hard limit of file descriptors is low (`ulimit -Hn`)"
+            );
+        }
+        let connections = affordable.min(limits::MAX_CONNECTIONS);
+        Self(Arc::new(Semaphore::new(connections)))
     }
 }
 
@@ -308,10 +318,8 @@ fn serve_one<F>(
     F: Future<Output = ()> + Send + 'static,
 {
     let serving = serve(stream, peer, drain.clone());
-    connections.spawn(async move {
-        serving.await;
-        drop(place);
-    });
+    // An `async` block would have room for it twice.
+    connections.spawn(serving.map(|()| drop(place)));
 }
 
 /// A new connection, if this worker shall serve it.

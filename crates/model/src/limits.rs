@@ -71,7 +71,8 @@ pub const MAX_CLIENT_HELLO_BYTES: usize = 16 * 1024;
 pub const MAX_PROXY_HEADER_BYTES: usize = 1024;
 /// Time a trusted proxy has to send its header of the PROXY protocol.
 pub const PROXY_HEADER_TIMEOUT: Duration = Duration::from_secs(3);
-/// Open connections for one proxy. Further ones are not accepted until one closes.
+/// Open connections for one proxy, if the system lets it have the descriptors. Further ones are not accepted until one
+/// closes.
 pub const MAX_CONNECTIONS: usize = 20_000;
 /// Concurrent streams on one HTTP/2 connection (RFC 9113 recommends at least 100).
 pub const MAX_HTTP2_STREAMS: u32 = 250;

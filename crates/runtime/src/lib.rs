@@ -11,6 +11,7 @@
 
 mod causes;
 mod clock;
+mod descriptors;
 mod drain;
 mod environment;
 mod metrics;
@@ -29,6 +30,7 @@ pub mod handover;
 
 pub use causes::{causes, with_causes};
 pub use clock::SystemClock;
+pub use descriptors::{descriptor_limit, raise_descriptor_limit};
 pub use drain::{Drain, DrainOutcome, DrainSignal, DrainWatch};
 pub use environment::Environment;
 pub use metrics::Metrics;

@@ -5,6 +5,7 @@ mod collector;
 mod command;
 mod context;
 mod failure;
+mod memory;
 mod ops;
 mod output;
 
@@ -12,6 +13,7 @@ use std::{process::ExitCode, time::Duration};
 
 use clap::Parser;
 use mimalloc::MiMalloc;
+use testudo_runtime::raise_descriptor_limit;
 
 use crate::{cli::Cli, output::say};
 
@@ -24,6 +26,7 @@ const END_DEADLINE: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    raise_descriptor_limit();
     // Administration has its own runtime; each proxy worker brings a single-threaded one of its own.
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -31,6 +31,7 @@ use crate::{
     cli::{JoinArguments, LogFormatArgument, TracingArguments},
     collector::Collector,
     failure::{Exit, Failure, Outcome},
+    memory,
     ops::Ops,
 };
 
@@ -166,6 +167,9 @@ impl Process {
         ops_stage
             .tasks
             .spawn("ops", serving.serve(listener, ops_stage.drain.watch()));
+        ops_stage
+            .tasks
+            .spawn("memory", memory::give_back(ops_stage.drain.watch()));
         Ok(Self {
             stage: Stage::new(&readiness),
             metrics,

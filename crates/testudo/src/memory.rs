@@ -1,0 +1,29 @@
+//! Memory that a burst leaves behind goes back to the system.
+//!
+//! mimalloc returns pages a second after they were freed, in passing: when somebody takes a new page, or when a thread
+//! ends. After a burst nobody does, for workers last as long as the process and those that idle take nothing.
+
+use std::{hint::black_box, thread, time::Duration};
+
+use testudo_runtime::DrainWatch;
+
+/// How often freed pages are looked for.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Has freed pages returned until the process drains.
+pub async fn give_back(mut drain: DrainWatch) {
+    loop {
+        tokio::select! {
+            () = drain.drained() => return,
+            () = tokio::time::sleep(LOOK) => {}
+        }
+        // A thread without an allocation has no pages, and mimalloc does not notice its end.
+        let passing = || drop(black_box(Box::new(0_u8)));
+        if let Err(error) = thread::Builder::new()
+            .name("memory".to_owned())
+            .spawn(passing)
+        {
+            tracing::debug!(%error, "freed memory is not looked for");
+        }
+    }
+}
