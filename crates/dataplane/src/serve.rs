@@ -26,7 +26,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use testudo_model::{limits, snapshot::TransferRules};
 use testudo_runtime::DrainWatch;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     task::JoinSet,
     time::{Instant, sleep},
 };
@@ -35,6 +35,7 @@ use crate::{
     body::AnswerBody,
     http1::{Gate, Verdict},
     http2::{Gate as FrameGate, PREFACE as HTTP2_PREFACE, Peer},
+    lent::lend,
     stall::StallGuard,
 };
 
@@ -51,6 +52,8 @@ const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// Time for a client with an idle HTTP/1.1 connection to send the request it may be about to send when the process
 /// drains: such a connection has no goodbye but the answer to its next request (RFC 9112 section 9.6).
 const LAST_REQUEST: Duration = Duration::from_secs(2);
+/// Pause after which a connection gives back what it needs for a request only.
+const REST_AFTER: Duration = Duration::from_secs(1);
 /// Flow control.
 const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
@@ -167,6 +170,20 @@ impl Activity {
             }
         }
     }
+
+    /// Resolves when nothing has been under way for a while, and `verdict` agrees.
+    async fn rests(&self, verdict: &Verdict) {
+        loop {
+            let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
+            let until = last.map(|last| last + REST_AFTER);
+            let (now, is_busy) = (Instant::now(), self.open.load(Ordering::Acquire) > 0);
+            match until {
+                Some(until) if until > now => tokio::time::sleep_until(until).await,
+                Some(_) if !is_busy && verdict.is_at_rest() => return,
+                _ => sleep(REST_AFTER).await,
+            }
+        }
+    }
 }
 
 impl Active {
@@ -234,17 +251,18 @@ pub(crate) async fn connection<I, S>(
     let (is_http2, read) = match protocol {
         Protocol::Http1 => (false, BytesMut::new()),
         Protocol::Http2 | Protocol::Mesh => (true, BytesMut::new()),
-        Protocol::Detect => match detect(&mut stream, drain.clone()).await {
+        Protocol::Detect => match Box::pin(detect(&mut stream, drain.clone())).await {
             Some(detected) => detected,
             None => return,
         },
     };
-    let verdict = Arc::<Verdict>::default();
+    let _streams = Streams(Arc::clone(&activity));
     let open = Arc::clone(&activity);
-    let end = End {
+    let mut end = End {
         activity,
+        opened: Instant::now(),
         drain,
-        forbidden,
+        forbidden: pin!(forbidden),
     };
     if is_http2 {
         let (settings, peer) = match protocol {
@@ -253,27 +271,84 @@ pub(crate) async fn connection<I, S>(
         };
         let io = TokioIo::new(FrameGate::new(stream, read, peer, transfer, open));
         let served = settings.serve_connection(io, service);
-        drive(
-            served,
-            http2::Connection::graceful_shutdown,
-            Duration::ZERO,
-            end,
-        )
-        .await;
+        let rest = std::future::pending();
+        let goodbye = http2::Connection::graceful_shutdown;
+        Box::pin(drive(served, goodbye, Duration::ZERO, rest, &mut end)).await;
     } else {
-        let io = TokioIo::new(Gate::new(stream, read, Arc::clone(&verdict), open));
-        let service = with_verdict(service, verdict, Arc::clone(&end.activity));
+        let verdict = Arc::<Verdict>::default();
+        let gate = Box::new(Gate::new(stream, read, Arc::clone(&verdict), open));
+        http1(gate, service, verdict, end).await;
+    }
+}
+
+/// Serves HTTP/1.1. hyper is there while it has something to do: most connections wait most of the time, and what it keeps
+/// for one is a multiple of everything else.
+async fn http1<I, S>(
+    mut gate: Box<Gate<StallGuard<I>>>,
+    service: S,
+    verdict: Arc<Verdict>,
+    mut end: End<'_, impl Future<Output = ()>>,
+) where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<AnswerBody>, Error = Infallible>
+        + Send
+        + 'static,
+    S::Future: Send + 'static,
+{
+    let activity = Arc::clone(&end.activity);
+    let service = with_verdict(service, Arc::clone(&verdict), Arc::clone(&activity));
+    let service = Arc::new(service);
+    while request_comes(&mut *gate, &mut end).await {
+        let (lent, owner) = lend(gate);
         let served = http1_settings()
-            .serve_connection(io, service)
+            .serve_connection(TokioIo::new(lent), Arc::clone(&service))
             .with_upgrades();
-        drive(
+        let serving = drive(
             served,
             http1::UpgradeableConnection::graceful_shutdown,
             LAST_REQUEST,
-            end,
-        )
-        .await;
+            activity.rests(&verdict),
+            &mut end,
+        );
+        match (Box::pin(serving).await, owner.take()) {
+            (Left::Resting, Some(back)) => gate = back,
+            _ => return,
+        }
     }
+}
+
+/// Waits for the client to begin a request. `false`: it has closed the connection, or may not have it any more.
+async fn request_comes<I: AsyncRead + AsyncWrite + Unpin>(
+    gate: &mut Gate<I>,
+    end: &mut End<'_, impl Future<Output = ()>>,
+) -> bool {
+    let enough = async {
+        tokio::select! {
+            () = end.drain.drained() => {
+                end.activity.is_draining.store(true, Ordering::Relaxed);
+                sleep(LAST_REQUEST).await;
+            }
+            () = end.activity.idle(end.opened) => {}
+        }
+    };
+    tokio::select! {
+        readable = gate.readable() => match readable {
+            Ok(true) => return true,
+            Ok(false) => {}
+            Err(error) => {
+                log(Err(error));
+                return false;
+            }
+        },
+        () = end.forbidden.as_mut() => return false,
+        () = enough => {}
+    }
+    tokio::select! {
+        closed = Box::pin(gate.shutdown()) => log(closed),
+        () = end.forbidden.as_mut() => {}
+        () = sleep(PING_TIMEOUT) => {}
+    }
+    false
 }
 
 /// Whether `stream` begins with the preface of HTTP/2, and what was read to find out. `None`: it is not worth serving.
@@ -342,57 +417,67 @@ where
 }
 
 /// What ends a connection from our side.
-struct End<F> {
+struct End<'a, F> {
     activity: Arc<Activity>,
+    opened: Instant,
     drain: DrainWatch,
-    forbidden: F,
+    forbidden: Pin<&'a mut F>,
+}
+
+/// What is left of a connection.
+enum Left {
+    /// All that matters: nothing is under way.
+    Resting,
+    Nothing,
 }
 
 async fn drive<C, E: Debug>(
     connection: C,
     say_goodbye: impl Fn(Pin<&mut C>),
     last_request: Duration,
-    end: End<impl Future<Output = ()>>,
-) where
+    rest: impl Future<Output = ()>,
+    end: &mut End<'_, impl Future<Output = ()>>,
+) -> Left
+where
     C: Future<Output = Result<(), E>>,
 {
     let End {
         activity,
-        mut drain,
+        opened,
+        drain,
         forbidden,
     } = end;
-    let _streams = Streams(Arc::clone(&activity));
     let mut connection = pin!(connection);
-    let mut forbidden = pin!(forbidden);
-    let opened = Instant::now();
     let enough = async {
         tokio::select! {
             () = drain.drained() => {
                 activity.is_draining.store(true, Ordering::Relaxed);
                 sleep(last_request).await;
             }
-            () = activity.idle(opened) => {}
+            () = activity.idle(*opened) => {}
         }
     };
     tokio::select! {
         ended = &mut connection => log(ended),
         // Dropped with everything that runs on it.
-        () = &mut forbidden => return,
+        () = forbidden.as_mut() => return Left::Nothing,
+        () = rest => return Left::Resting,
         () = enough => {
             say_goodbye(connection.as_mut());
             tokio::select! {
                 ended = &mut connection => log(ended),
-                () = &mut forbidden => return,
+                () = forbidden.as_mut() => return Left::Nothing,
                 // Whoever was idle and says nothing after the goodbye is gone.
-                () = async { sleep(PING_TIMEOUT).await; activity.idle(opened).await } => return,
+                () = async { sleep(PING_TIMEOUT).await; activity.idle(*opened).await } => return Left::Nothing,
             }
         }
     }
     // An HTTP/1.1 connection whose protocol was switched has ended for hyper, not for us.
     tokio::select! {
         () = activity.streams_ended() => {}
-        () = forbidden => {}
+        () = forbidden.as_mut() => {}
     }
+    Left::Nothing
 }
 
 fn log<E: Debug>(ended: Result<(), E>) {

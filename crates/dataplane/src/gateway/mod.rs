@@ -13,12 +13,11 @@ use futures_util::future::join_all;
 use http::{Request, Response, header};
 use hyper::{body::Incoming, service::service_fn};
 use rustls::ServerConfig;
-use testudo_model::{LimitKey, RateLimit, ServiceName, UserRequirement, limits};
+use testudo_model::{LimitKey, RateLimit, ServiceName, UserRequirement};
 use testudo_policy::GATEWAY;
 use testudo_runtime::{Drain, DrainWatch};
 use testudo_trust::{WebCertificate, web_server_config};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
 
 use crate::{
     authorize::{Question, authorize},
@@ -38,6 +37,7 @@ use crate::{
     spread::Seat,
     state::Enforced,
     stream::{Admission, Standing},
+    tls,
     token::{self, Login, TokenError, TokenVerifier},
     transaction::{Mint, OutsideCall},
     websocket::{self, Opening},
@@ -179,16 +179,14 @@ impl GatewayWorker {
     async fn connection(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, drain: DrainWatch) {
         let metrics = &self.worker.proxy.metrics;
         let _open = metrics.connection(ROLE);
-        let Arrival { stream, client } = match self.arrive(stream, peer).await {
+        let Arrival { stream, client } = match Box::pin(self.arrive(stream, peer)).await {
             Some(Destination::Here(arrival)) => arrival,
             Some(Destination::Passed(service, arrival)) => {
                 return Box::pin(self.pass(&service, arrival)).await;
             }
             None => return,
         };
-        let handshake = TlsAcceptor::from(Arc::clone(&self.tls)).accept(stream);
-        let Ok(Ok(stream)) = tokio::time::timeout(limits::HANDSHAKE_TIMEOUT, handshake).await
-        else {
+        let Some(stream) = tls::accept(&self.tls, stream).await else {
             return metrics.handshake_failed(ROLE);
         };
         let protocol = Protocol::from_alpn(stream.get_ref().1.alpn_protocol());

@@ -4,7 +4,7 @@
 //! yet: a head that is not complete, and whatever follows a request that asks for another protocol.
 
 use std::{
-    future::Future,
+    future::{Future, poll_fn},
     io,
     pin::Pin,
     sync::{
@@ -29,6 +29,8 @@ use crate::{
     serve::{Active, Activity},
 };
 
+/// What is read at once while nobody else reads.
+const READ_BYTES: usize = 4096;
 /// What hyper reads in place of a refused head, so that the refusal is answered in its turn, like any request.
 const IN_PLACE_OF_REFUSED: &[u8] =
     b"GET / HTTP/1.1\r\nHost: refused.invalid\r\nConnection: close\r\n\r\n";
@@ -42,6 +44,10 @@ pub(crate) struct Verdict {
     /// Its answer ended HTTP on this connection.
     switched: AtomicBool,
     waiting: AtomicWaker,
+    /// Every request is answered, and the next has not begun.
+    is_between: AtomicBool,
+    /// Everything that was written is sent.
+    is_flushed: AtomicBool,
 }
 
 impl Verdict {
@@ -58,6 +64,11 @@ impl Verdict {
     pub(crate) fn answer(&self, number: u64) {
         self.answered.store(number, Ordering::Release);
         self.waiting.wake();
+    }
+
+    /// Whether the reader has nothing left that it was given, and nothing that it should write.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.is_between.load(Ordering::Acquire) && self.is_flushed.load(Ordering::Acquire)
     }
 
     /// Notes that the answer to request `number` ends HTTP: 101, or 2xx to CONNECT. The bytes behind it pass
@@ -142,6 +153,10 @@ impl<S> Gate<S> {
         buffer.put_slice(self.held.get(..length).unwrap_or_default());
         self.held.advance(length);
         self.cleared -= length;
+        if self.held.is_empty() {
+            // Its memory is of no more use.
+            self.held = BytesMut::new();
+        }
     }
 
     /// Judges the bytes that are held.
@@ -277,6 +292,85 @@ impl<S: AsyncRead + Unpin> Gate<S> {
     }
 }
 
+impl<S: AsyncRead + Unpin> Gate<S> {
+    /// Resolves when there is something for a reader: bytes, or something for it to wait for. `false`: the end.
+    ///
+    /// # Errors
+    /// The stream's.
+    pub(crate) async fn readable(&mut self) -> io::Result<bool> {
+        poll_fn(|context| self.poll_readable(context)).await
+    }
+
+    fn poll_readable(&mut self, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        // Not kept: most of the time nothing comes, on most connections.
+        let mut bytes = [0; READ_BYTES];
+        while self.cleared == 0 {
+            match self.mode {
+                Mode::Reading => {
+                    let mut buffer = ReadBuf::new(&mut bytes);
+                    match ready!(self.poll_judged(context, &mut buffer))? {
+                        Read::Nothing => {}
+                        Read::Some => self.keep(buffer.filled()),
+                        Read::End => return Poll::Ready(Ok(false)),
+                    }
+                }
+                Mode::Judging => self.judge(),
+                Mode::Waiting | Mode::Passing | Mode::Refused | Mode::Broken => break,
+            }
+        }
+        Poll::Ready(Ok(true))
+    }
+
+    /// Gives the reader what comes next and what it may have.
+    fn poll_next(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            if self.cleared > 0 || buffer.remaining() == 0 {
+                self.hand_over(buffer);
+                return Poll::Ready(Ok(()));
+            }
+            match self.mode {
+                Mode::Reading => match ready!(self.poll_judged(context, buffer))? {
+                    Read::Nothing => {}
+                    Read::Some | Read::End => return Poll::Ready(Ok(())),
+                },
+                Mode::Judging => self.judge(),
+                Mode::Waiting => ready!(self.poll_answered(context)),
+                Mode::Passing if self.held.is_empty() => {
+                    return Pin::new(&mut self.stream).poll_read(context, buffer);
+                }
+                Mode::Passing => self.cleared = self.held.len(),
+                // The answer ends the connection.
+                Mode::Refused => return Poll::Pending,
+                Mode::Broken => {
+                    let error = "the framing of the body is malformed";
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
+                }
+            }
+        }
+    }
+
+    /// Keeps what was `accepted` in front of what is held.
+    fn keep(&mut self, accepted: &[u8]) {
+        let mut held = BytesMut::with_capacity(accepted.len() + self.held.len());
+        held.extend_from_slice(accepted);
+        held.extend_from_slice(&self.held);
+        self.held = held;
+        self.cleared = accepted.len();
+    }
+
+    /// Whether every request is answered, and the next has not begun.
+    fn is_between(&self) -> bool {
+        self.mode == Mode::Reading
+            && self.held.is_empty()
+            && !self.requests.is_in_body()
+            && self.verdict.answered.load(Ordering::Acquire) == self.requests.count()
+    }
+}
+
 /// What a read left in the reader's buffer.
 enum Read {
     Nothing,
@@ -291,30 +385,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gate<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let gate = self.get_mut();
-        loop {
-            if gate.cleared > 0 || buffer.remaining() == 0 {
-                gate.hand_over(buffer);
-                return Poll::Ready(Ok(()));
-            }
-            match gate.mode {
-                Mode::Reading => match ready!(gate.poll_judged(context, buffer))? {
-                    Read::Nothing => {}
-                    Read::Some | Read::End => return Poll::Ready(Ok(())),
-                },
-                Mode::Judging => gate.judge(),
-                Mode::Waiting => ready!(gate.poll_answered(context)),
-                Mode::Passing if gate.held.is_empty() => {
-                    return Pin::new(&mut gate.stream).poll_read(context, buffer);
-                }
-                Mode::Passing => gate.cleared = gate.held.len(),
-                // The answer ends the connection.
-                Mode::Refused => return Poll::Pending,
-                Mode::Broken => {
-                    let error = "the framing of the body is malformed";
-                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
-                }
-            }
-        }
+        let read = gate.poll_next(context, buffer);
+        let is_between = read.is_pending() && gate.is_between();
+        gate.verdict.is_between.store(is_between, Ordering::Release);
+        read
     }
 }
 
@@ -324,6 +398,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gate<S> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.verdict.is_flushed.store(false, Ordering::Release);
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
@@ -332,6 +407,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gate<S> {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.verdict.is_flushed.store(false, Ordering::Release);
         Pin::new(&mut self.stream).poll_write_vectored(context, slices)
     }
 
@@ -340,7 +416,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gate<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        let flushed = Pin::new(&mut self.stream).poll_flush(context);
+        let is_flushed = matches!(flushed, Poll::Ready(Ok(())));
+        self.verdict.is_flushed.store(is_flushed, Ordering::Release);
+        flushed
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -12,11 +12,11 @@ use std::{
 
 use http::{HeaderMap, Method, Request, Response, request::Parts};
 use hyper::{body::Incoming, service::service_fn};
-use testudo_model::{SpiffeId, Timestamp, limits};
+use testudo_model::{SpiffeId, Timestamp};
 use testudo_runtime::DrainWatch;
 use testudo_trust::{certificate_times, peer_identity};
 use tokio::net::TcpStream;
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_rustls::server::TlsStream;
 
 use super::SidecarWorker;
 use crate::{
@@ -39,6 +39,7 @@ use crate::{
     serve::{self, Activity, Protocol},
     state::Enforced,
     stream::{Admission, Standing},
+    tls,
     transaction::{Transaction, TransactionError},
     websocket::{self, Opening},
 };
@@ -100,9 +101,7 @@ impl SidecarWorker {
     ) {
         let metrics = &self.worker.proxy.metrics;
         let _open = metrics.connection(ROLE);
-        let handshake = TlsAcceptor::from(Arc::clone(&self.tls)).accept(stream);
-        let Ok(Ok(stream)) = tokio::time::timeout(limits::HANDSHAKE_TIMEOUT, handshake).await
-        else {
+        let Some(stream) = tls::accept(&self.tls, stream).await else {
             return metrics.handshake_failed(ROLE);
         };
         let Some(peer) = PeerWorkload::of(&stream, address) else {
