@@ -6,8 +6,15 @@
 //! every latency (no histogram), and counts whatever is not `200` as an error.
 
 use std::{
-    cell::RefCell, collections::BTreeMap, fs, io::Write, net::SocketAddr, path::PathBuf, rc::Rc,
-    sync::Arc, time::Duration,
+    cell::RefCell,
+    collections::BTreeMap,
+    fs,
+    io::{self, Write},
+    net::SocketAddr,
+    path::PathBuf,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
 };
 
 use rustls::{
@@ -18,6 +25,7 @@ use rustls::{
 };
 use serde::{Deserialize, Serialize};
 use tokio::{
+    runtime::Runtime,
     task::{JoinSet, LocalSet},
     time::Instant,
 };
@@ -27,12 +35,14 @@ use crate::{
     caller::{Origin, Stream, exchange},
 };
 
+/// What is printed when all connections are held.
+pub(crate) const HELD: &str = "held";
 /// Time for all connections to open.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What to send where.
 #[derive(Debug, Clone, clap::Args)]
-pub(crate) struct LoadArguments {
+pub(crate) struct TargetArguments {
     /// Proxy
     #[arg(long)]
     pub(crate) target: SocketAddr,
@@ -51,6 +61,13 @@ pub(crate) struct LoadArguments {
     /// Connections
     #[arg(long)]
     pub(crate) connections: usize,
+}
+
+/// And for how long.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct LoadArguments {
+    #[command(flatten)]
+    target: TargetArguments,
     /// Requests a second, over all connections; as many as are answered without
     #[arg(long)]
     pub(crate) rate: Option<u32>,
@@ -84,17 +101,41 @@ pub(crate) struct Tally {
 
 /// Runs the load and prints `started` and the tally.
 pub(crate) fn run(arguments: LoadArguments) -> Outcome {
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    LocalSet::new().block_on(&runtime()?, generate(arguments))
+}
+
+/// Opens the connections, makes one request on each, prints [`HELD`], and keeps them until killed.
+pub(crate) fn hold(arguments: TargetArguments) -> Outcome {
+    runtime()?.block_on(async {
+        let client = Client::new(&arguments, true)?;
+        let mut streams = Vec::with_capacity(arguments.connections);
+        let mut buffer = Vec::new();
+        for _ in 0..arguments.connections {
+            let mut stream = client.origin.connect().await?;
+            match exchange(&mut stream, &client.request, &mut buffer)
+                .await?
+                .status
+            {
+                200 => streams.push(stream),
+                status => return Err(format!("status {status}").into()),
+            }
+        }
+        writeln!(std::io::stdout(), "{HELD}")?;
+        std::future::pending().await
+    })
+}
+
+fn runtime() -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .build()?;
-    LocalSet::new().block_on(&runtime, generate(arguments))
+        .build()
 }
 
 async fn generate(arguments: LoadArguments) -> Outcome {
-    let client = Rc::new(Client::new(&arguments)?);
-    let mut streams = Vec::with_capacity(arguments.connections);
+    let client = Rc::new(Client::new(&arguments.target, arguments.fresh)?);
+    let mut streams = Vec::with_capacity(arguments.target.connections);
     let opening = async {
-        for _ in 0..arguments.connections {
+        for _ in 0..arguments.target.connections {
             streams.push(client.origin.connect().await?);
         }
         Outcome::Ok(())
@@ -112,7 +153,7 @@ async fn generate(arguments: LoadArguments) -> Outcome {
         };
         let pace = arguments
             .rate
-            .map(|rate| Pace::new(begin, rate, number, arguments.connections));
+            .map(|rate| Pace::new(begin, rate, number, arguments.target.connections));
         callers.spawn_local(caller.call_for_ever(pace, arguments.fresh));
     }
     tokio::time::sleep(Duration::from_secs_f64(arguments.warm_up)).await;
@@ -160,7 +201,7 @@ struct Client {
 }
 
 impl Client {
-    fn new(arguments: &LoadArguments) -> Outcome<Self> {
+    fn new(arguments: &TargetArguments, fresh: bool) -> Outcome<Self> {
         let authorization = match &arguments.token {
             Some(path) => format!(
                 "Authorization: Bearer {}\r\n",
@@ -177,7 +218,7 @@ impl Client {
                 arguments.target,
                 &arguments.host,
                 arguments.ca.as_deref(),
-                arguments.fresh,
+                fresh,
             )?,
             request: request.into_bytes(),
         })

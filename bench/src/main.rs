@@ -9,6 +9,7 @@ mod instructions;
 mod load;
 mod machine;
 mod measure;
+mod memory;
 mod peers;
 mod process;
 mod report;
@@ -23,7 +24,10 @@ use std::{error::Error, fs, path::PathBuf, process::ExitCode};
 use clap::{Parser, Subcommand};
 
 use crate::{
-    load::LoadArguments, scenario::Scenario, soak::SoakArguments, upgrade::UpgradeArguments,
+    load::{LoadArguments, TargetArguments},
+    scenario::{Bench, Scenario},
+    soak::SoakArguments,
+    upgrade::UpgradeArguments,
 };
 
 /// A bench stops at the first surprise and says what it was.
@@ -72,6 +76,17 @@ enum Part {
     },
     /// Make requests; prints `started` after the warm-up and the tally at the end
     Load(LoadArguments),
+    /// Make one request on each connection, print `held`, and keep them
+    Hold(TargetArguments),
+    /// Measure the memory of connections that wait, beside nginx
+    Memory {
+        /// Connections
+        #[arg(long, default_value_t = 2_000)]
+        connections: usize,
+        /// Rounds, each with new processes
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+    },
     /// Count the instructions of a request with callgrind, beside the counts that were kept
     Instructions {
         /// Keep these counts
@@ -89,7 +104,16 @@ fn main() -> ExitCode {
     let outcome = match arguments.part {
         Some(Part::Upstream { port }) => upstream::run(port),
         Some(Part::Load(arguments)) => load::run(arguments),
-        Some(Part::Instructions { keep_counts }) => count(&arguments.plan, keep_counts),
+        Some(Part::Hold(arguments)) => load::hold(arguments),
+        Some(Part::Memory {
+            connections,
+            rounds,
+        }) => in_folder(&arguments.plan, |bench| {
+            memory::run(bench, rounds, connections)
+        }),
+        Some(Part::Instructions { keep_counts }) => in_folder(&arguments.plan, |bench| {
+            instructions::run(bench, keep_counts)
+        }),
         Some(Part::Soak(arguments)) => soak::run(&arguments),
         Some(Part::Upgrade(arguments)) => upgrade::run(&arguments),
         None => bench(&arguments.scenarios, &arguments.plan),
@@ -103,12 +127,14 @@ fn main() -> ExitCode {
     }
 }
 
-fn count(plan: &Plan, keeps: bool) -> Outcome {
+/// Measures something else than a scenario.
+fn in_folder(plan: &Plan, measure: impl FnOnce(&Bench) -> Outcome) -> Outcome {
     process::build_own_program("testudo")?;
     let folder = tempfile::Builder::new()
         .prefix("testudo-bench-")
+        .disable_cleanup(plan.keep)
         .tempdir()?;
-    instructions::run(&scenario::Bench::start(folder.path(), plan)?, keeps)
+    measure(&Bench::start(folder.path(), plan)?)
 }
 
 fn bench(scenarios: &[Scenario], plan: &Plan) -> Outcome {
@@ -124,7 +150,7 @@ fn bench(scenarios: &[Scenario], plan: &Plan) -> Outcome {
         .tempdir()?;
     let machine = machine::describe();
     report::heading(&machine, folder.path())?;
-    let mut bench = scenario::Bench::start(folder.path(), plan)?;
+    let mut bench = Bench::start(folder.path(), plan)?;
     let mut results = Vec::new();
     for scenario in scenarios {
         let result = bench.run(*scenario)?;

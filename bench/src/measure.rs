@@ -182,18 +182,8 @@ fn costs(contender: &Contender) -> Outcome<Vec<f64>> {
 }
 
 fn load_command(target: &Target, amount: Amount) -> Outcome<Command> {
-    let mut command = Command::new(std::env::current_exe()?);
-    command.arg("load");
-    command.arg("--target").arg(target.address.to_string());
-    command.args(["--host", target.host, "--path", target.path]);
-    if let Some(ca) = &target.ca {
-        command.arg("--ca").arg(ca);
-    }
-    if let Some(token) = &target.token {
-        command.arg("--token").arg(token);
-    }
+    let mut command = generator("load", target, amount.connections)?;
     for (name, value) in [
-        ("--connections", amount.connections.to_string()),
         ("--seconds", amount.seconds.to_string()),
         ("--warm-up", WARM_UP_SECONDS.to_string()),
     ] {
@@ -208,7 +198,24 @@ fn load_command(target: &Target, amount: Amount) -> Outcome<Command> {
     Ok(command)
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+/// The generator, as the subcommand `part`.
+pub(crate) fn generator(part: &str, target: &Target, connections: usize) -> Outcome<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg(part);
+    command.arg("--target").arg(target.address.to_string());
+    command.args(["--host", target.host, "--path", target.path]);
+    command.arg("--connections").arg(connections.to_string());
+    if let Some(ca) = &target.ca {
+        command.arg("--ca").arg(ca);
+    }
+    if let Some(token) = &target.token {
+        command.arg("--token").arg(token);
+    }
+    Ok(command)
+}
+
+/// The value in the middle.
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
     let middle = values.len() / 2;
     let upper = values.get(middle).copied().unwrap_or(f64::NAN);

@@ -109,6 +109,11 @@ impl Bench {
         self.upstream
     }
 
+    /// What peers show over HTTPS.
+    pub(crate) const fn web(&self) -> &Identity {
+        &self.web
+    }
+
     /// Measures one scenario.
     pub(crate) fn run(&mut self, scenario: Scenario) -> Outcome<Comparison> {
         match scenario {
@@ -271,14 +276,19 @@ impl Bench {
     fn peer(&self, name: &'static str, peer: &Peer, path: &'static str) -> Contender {
         Contender {
             name: name.to_owned(),
-            target: Target {
-                address: peer.address,
-                host: "localhost",
-                path,
-                ca: Some(self.certificates.root()),
-                token: None,
-            },
+            target: self.target(peer, path),
             parts: vec![part(name, &peer.process, true)],
+        }
+    }
+
+    /// `path` behind a peer.
+    pub(crate) fn target(&self, peer: &Peer, path: &'static str) -> Target {
+        Target {
+            address: peer.address,
+            host: "localhost",
+            path,
+            ca: Some(self.certificates.root()),
+            token: None,
         }
     }
 
