@@ -22,7 +22,7 @@ use testudo_dataplane::{
 };
 use testudo_model::{
     ACCESS_TOKEN_TYPE, AccessTokenClaims, Clock, Entropy, ServiceName, SessionId, SpiffeId,
-    TenantName, TokenId, TrustDomain,
+    TenantName, Timestamp, TokenId, TrustDomain,
     event::Event,
     snapshot::{Endpoints, Snapshot},
 };
@@ -274,12 +274,17 @@ impl Fleet {
 
     /// A valid identity of the fleet.
     pub fn identity(&self, id: &SpiffeId) -> IdentitySource {
+        self.identity_from(id, self.clock.now())
+    }
+
+    /// An identity of the fleet that is valid from `begin` on.
+    pub fn identity_from(&self, id: &SpiffeId, begin: Timestamp) -> IdentitySource {
         let key = SigningKey::generate();
         let csr = key.csr_der(id).unwrap();
         let lifetime = Duration::from_secs(900);
         let leaf = self
             .ca
-            .issue(&csr, id, &[], self.clock.now(), lifetime, &*self.entropy)
+            .issue(&csr, id, &[], begin, lifetime, &*self.entropy)
             .unwrap();
         IdentitySource::new(Svid::new(vec![leaf], key).unwrap(), self.bundle())
     }

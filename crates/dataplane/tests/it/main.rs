@@ -22,6 +22,7 @@ mod overload;
 mod sharing;
 mod slowness;
 mod streams;
+mod tls_table;
 mod tunnels;
 mod upstream;
 mod websockets;
