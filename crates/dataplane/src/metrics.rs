@@ -56,6 +56,13 @@ struct ServiceLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DirectionLabels {
+    role: &'static str,
+    service: Arc<str>,
+    direction: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RoleLabels {
     role: &'static str,
 }
@@ -94,6 +101,8 @@ pub struct ProxyMetrics {
     requests: Family<RequestLabels, Counter>,
     durations: Durations,
     connections: Family<RoleLabels, Gauge>,
+    streams: Family<ServiceLabels, Gauge>,
+    stream_bytes: Family<DirectionLabels, Counter>,
     handshake_failures: Family<RoleLabels, Counter>,
     limited: Family<LimitLabels, Counter>,
     token_cache: CacheCounters,
@@ -166,6 +175,16 @@ impl ProxyMetrics {
             connections: metrics.register(
                 "connections",
                 "Open downstream connections",
+                Family::default(),
+            ),
+            streams: metrics.register(
+                "streams",
+                "Open WebSockets and connections that are carried unread",
+                Family::default(),
+            ),
+            stream_bytes: metrics.register(
+                "stream_bytes",
+                "Bytes carried by WebSockets and connections",
                 Family::default(),
             ),
             handshake_failures: metrics.register(
@@ -256,6 +275,30 @@ impl ProxyMetrics {
             .inc();
     }
 
+    /// Counts a stream to `service` as open, and its bytes.
+    pub(crate) fn stream(&self, role: Role, service: &str) -> OpenStream {
+        let (role, service) = (role.as_str(), Arc::<str>::from(service));
+        let labels = ServiceLabels {
+            role,
+            service: Arc::clone(&service),
+        };
+        let open = self.streams.get_or_create(&labels).clone();
+        open.inc();
+        let bytes = |direction| {
+            let labels = DirectionLabels {
+                role,
+                service: Arc::clone(&service),
+                direction,
+            };
+            self.stream_bytes.get_or_create(&labels).clone()
+        };
+        OpenStream {
+            _open: OpenConnection(open),
+            to_service_bytes: bytes("to_service"),
+            to_client_bytes: bytes("to_client"),
+        }
+    }
+
     pub(crate) fn limited(&self, role: Role, per: &'static str) {
         self.limited
             .get_or_create(&LimitLabels {
@@ -307,6 +350,14 @@ impl ProxyMetrics {
         let faulty = i64::from(standing.spool.fault.is_some());
         self.spool_faults.get_or_create(&labels).set(faulty);
     }
+}
+
+/// Counts a stream as open while it lives, and what it carries.
+#[derive(Debug)]
+pub(crate) struct OpenStream {
+    _open: OpenConnection,
+    pub(crate) to_service_bytes: Counter,
+    pub(crate) to_client_bytes: Counter,
 }
 
 /// Counts a connection as open while it lives.

@@ -76,7 +76,7 @@ pub(crate) fn decision(
         about.enforced.snapshot().tenant.clone(),
         EventClass::AuthorizeSession,
     );
-    event.activity = ["decision.", about.role.as_str()].concat();
+    event.activity = activity(about.role).to_owned();
     event.outcome = if decision.allowed {
         Outcome::Success
     } else {
@@ -143,7 +143,7 @@ pub(crate) fn refusal(
         None => TenantName::default_tenant(),
     };
     let mut event = event(worker, tenant, EventClass::HttpActivity);
-    event.activity = ["request.refuse.", role.as_str()].concat();
+    event.activity = format!("request.refuse.{}", role.as_str());
     event.outcome = Outcome::Denied;
     event.source_ip = Some(source_ip);
     event.details = BTreeMap::from([
@@ -232,6 +232,14 @@ fn actor(workload: Option<&SpiffeId>, principal: Option<&Principal>) -> Actor {
         workload: workload.cloned(),
         client: principal.map(|principal| principal.context.client_id.clone()),
         session: principal.and_then(|principal| principal.context.session.clone()),
+    }
+}
+
+const fn activity(decider: Role) -> &'static str {
+    match decider {
+        Role::Gateway => "decision.gateway",
+        Role::Inbound => "decision.inbound",
+        Role::Outbound => "decision.outbound",
     }
 }
 

@@ -20,6 +20,7 @@ use tokio::{
 
 use crate::{
     inflight::Delivery,
+    metrics::OpenStream,
     pool::Lease,
     record,
     stall::StallGuard,
@@ -116,12 +117,19 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let traffic = &report.traffic;
+    let counted = &report.counted;
     let (from_client, to_client) = tokio::io::split(client);
     let (from_service, to_service) = tokio::io::split(service);
     let both = async {
         tokio::try_join!(
-            traffic.pump(from_client, to_service, &traffic.to_service_bytes),
-            traffic.pump(from_service, to_client, &traffic.to_client_bytes),
+            traffic.pump(from_client, to_service, |count| {
+                traffic.to_service_bytes.fetch_add(count, Ordering::Relaxed);
+                counted.to_service_bytes.inc_by(count);
+            }),
+            traffic.pump(from_service, to_client, |count| {
+                traffic.to_client_bytes.fetch_add(count, Ordering::Relaxed);
+                counted.to_client_bytes.inc_by(count);
+            }),
         )
     };
     tokio::select! {
@@ -159,20 +167,19 @@ impl Traffic {
         }
     }
 
-    /// Copies until the end of `from`, which is passed on.
+    /// Copies until the end of `from`, which is passed on; `count` is told what was.
     async fn pump(
         &self,
         from: impl AsyncRead,
         to: impl AsyncWrite,
-        bytes: &AtomicU64,
+        count: impl Fn(u64),
     ) -> io::Result<()> {
         let (mut from, mut to) = (pin!(from), pin!(to));
         let mut buffer = BytesMut::with_capacity(BUFFER_BYTES);
         while from.read_buf(&mut buffer).await? > 0 {
             to.write_all(&buffer).await?;
             to.flush().await?;
-            let count = u64::try_from(buffer.len()).unwrap_or(u64::MAX);
-            bytes.fetch_add(count, Ordering::Relaxed);
+            count(u64::try_from(buffer.len()).unwrap_or(u64::MAX));
             self.note_movement();
             buffer.clear();
         }
@@ -223,12 +230,15 @@ impl Traffic {
 struct Report {
     standing: Standing,
     traffic: Traffic,
+    counted: OpenStream,
     end: StreamEnd,
 }
 
 impl Report {
     fn begin(standing: Standing, patience: Patience) -> Self {
+        let metrics = &standing.worker.proxy.metrics;
         Self {
+            counted: metrics.stream(standing.role, standing.service.as_str()),
             standing,
             traffic: Traffic::begin(patience),
             // Unless it ends otherwise, it is dropped with the worker.

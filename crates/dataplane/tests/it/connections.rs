@@ -150,6 +150,11 @@ async fn bytes_pass_both_sidecars_and_each_side_closes_for_itself() {
     let mut client = connect(&fleet, "orders", "inventory").await;
     let mut service = plain.next().await;
     talk(&mut client, &mut service).await;
+    let open = |role: &str, count: u8| {
+        format!("testudo_streams{{role=\"{role}\",service=\"inventory\"}} {count}\n")
+    };
+    let page = fleet.metrics_page();
+    assert!(page.contains(&open("outbound", 1)) && page.contains(&open("inbound", 1)));
 
     // The client has said all; the service answers after it has heard the end.
     let question: Vec<u8> = (0..300_000_u32).map(|number| number as u8).collect();
@@ -177,6 +182,14 @@ async fn bytes_pass_both_sidecars_and_each_side_closes_for_itself() {
         assert_eq!(record.operation.as_deref(), Some("connect"));
         assert_eq!(record.method, "CONNECT");
         assert_eq!(record.reason, "allowed");
+        let page = fleet.metrics_page();
+        assert!(page.contains(&open(role, 0)), "{page}");
+        for (direction, count) in [("to_service", 300_005), ("to_client", 15)] {
+            let line = format!(
+                "testudo_stream_bytes_total{{role=\"{role}\",service=\"inventory\",direction=\"{direction}\"}} {count}\n"
+            );
+            assert!(page.contains(&line), "{line}{page}");
+        }
     }
 }
 
