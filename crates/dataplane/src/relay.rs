@@ -283,10 +283,12 @@ mod tests {
             service.read_to_string(&mut heard).await.unwrap();
             heard
         };
-        let (pumped, heard) = tokio::join!(traffic.pump(from, to, &traffic.to_service_bytes), talk);
+        let moved = AtomicU64::new(0);
+        let count = |bytes| drop(moved.fetch_add(bytes, Ordering::Relaxed));
+        let (pumped, heard) = tokio::join!(traffic.pump(from, to, count), talk);
         pumped.unwrap();
         assert_eq!(heard, "hello");
-        assert_eq!(traffic.to_service_bytes.load(Ordering::Relaxed), 5);
+        assert_eq!(moved.into_inner(), 5);
         assert_eq!(traffic.end_or(StreamEnd::Broken), StreamEnd::Closed);
     }
 
