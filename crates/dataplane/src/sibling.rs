@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::{BufMut, BytesMut};
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use testudo_model::{TransactionId, limits::MAX_TOKEN_BYTES};
@@ -29,6 +30,8 @@ const ASKED_AT_ONCE: usize = 1024;
 const PATIENCE: Duration = Duration::from_millis(500);
 /// A token and what is around it.
 const MAX_LINE_BYTES: u64 = 2 * MAX_TOKEN_BYTES as u64;
+/// What may wait for the other to read it: all answers that it can ask for at once. One that reads nothing has gone.
+const MAX_UNWRITTEN_BYTES: usize = ASKED_AT_ONCE * 2 * MAX_TOKEN_BYTES;
 
 /// Who stands behind the requests that a sidecar has delivered under a trace and that are open.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,6 +122,7 @@ impl Siblings {
                 asked,
                 open: HashMap::new(),
                 asked_so_far: 0,
+                unwritten: BytesMut::new(),
             };
             let arrived = || {
                 siblings.lock().push(Arc::clone(&sibling));
@@ -176,6 +180,8 @@ struct Exchange<K> {
     asked: mpsc::Receiver<Asked>,
     open: HashMap<u64, oneshot::Sender<Answer>>,
     asked_so_far: u64,
+    /// Lines that the other has not taken yet. Not awaited in between: two that only write wait for each other.
+    unwritten: BytesMut,
 }
 
 impl<K: Knows> Exchange<K> {
@@ -183,7 +189,7 @@ impl<K: Knows> Exchange<K> {
         let (reader, mut writer) = stream.into_split();
         let mut reader = BufReader::new(reader);
         let mut arrived = Some(arrived);
-        write(&mut writer, &Line::Here).await?;
+        self.write(&Line::Here)?;
         let mut line = Vec::new();
         loop {
             let mut limited = (&mut reader).take(MAX_LINE_BYTES - line.len() as u64);
@@ -199,7 +205,7 @@ impl<K: Knows> Exchange<K> {
                         Line::Here => if let Some(arrived) = arrived.take() { arrived() },
                         Line::Question(number, question) => {
                             let answer = self.answer(&question)?;
-                            write(&mut writer, &Line::Answer(number, answer)).await?;
+                            self.write(&Line::Answer(number, answer))?;
                         }
                         Line::Answer(number, answer) => {
                             if let Some(reply) = self.open.remove(&number) {
@@ -213,10 +219,22 @@ impl<K: Knows> Exchange<K> {
                     self.open.retain(|_, reply| !reply.is_closed());
                     self.asked_so_far += 1;
                     self.open.insert(self.asked_so_far, reply);
-                    write(&mut writer, &Line::Question(self.asked_so_far, question)).await?;
+                    self.write(&Line::Question(self.asked_so_far, question))?;
+                }
+                written = writer.write_buf(&mut self.unwritten), if !self.unwritten.is_empty() => {
+                    written?;
                 }
             }
         }
+    }
+
+    fn write(&mut self, line: &Line) -> io::Result<()> {
+        serde_json::to_writer((&mut self.unwritten).writer(), line)?;
+        self.unwritten.put_u8(b'\n');
+        if self.unwritten.len() > MAX_UNWRITTEN_BYTES {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        Ok(())
     }
 
     fn answer(&self, question: &Question) -> io::Result<Answer> {
@@ -226,12 +244,6 @@ impl<K: Knows> Exchange<K> {
             Question::Transaction(transaction) => Answer::Transaction(own.has_seen(transaction)),
         })
     }
-}
-
-async fn write(writer: &mut (impl AsyncWriteExt + Unpin), line: &Line) -> io::Result<()> {
-    let mut bytes = serde_json::to_vec(line)?;
-    bytes.push(b'\n');
-    writer.write_all(&bytes).await
 }
 
 #[cfg(test)]
@@ -281,12 +293,39 @@ mod tests {
         );
     }
 
+    /// More than a socket holds, in both directions at once.
+    #[tokio::test]
+    async fn two_that_ask_much_at_once_do_not_wait_for_each_other() {
+        let alice = Behind::One("t".repeat(MAX_TOKEN_BYTES / 2).into());
+        let (one, other) = (table([("a", alice.clone())]), table([("a", alice.clone())]));
+        let (to_one, to_other) = UnixStream::pair().unwrap();
+        let (of_one, of_other) = (Arc::<Siblings>::default(), Arc::<Siblings>::default());
+        tokio::join!(
+            of_one.meet(to_one, Arc::downgrade(&one)),
+            of_other.meet(to_other, Arc::downgrade(&other))
+        );
+        let asks = |siblings: &Arc<Siblings>| {
+            let siblings = Arc::clone(siblings);
+            join_all((0..128).map(move |_| {
+                let siblings = Arc::clone(&siblings);
+                async move { siblings.behind("a").await }
+            }))
+        };
+        // Whatever of it was answered in time: afterwards each has an ear for the other again.
+        tokio::join!(asks(&of_one), asks(&of_other));
+        for siblings in [&of_one, &of_other] {
+            let answered = async { while siblings.behind("a").await != [alice.clone()] {} };
+            let answered = tokio::time::timeout(20 * PATIENCE, answered).await;
+            assert!(answered.is_ok());
+        }
+    }
+
     #[tokio::test]
     async fn one_that_says_nothing_allows_nothing() {
         let (one, mut silent) = UnixStream::pair().unwrap();
         let own = table([]);
         let siblings = Arc::<Siblings>::default();
-        write(&mut silent, &Line::Here).await.unwrap();
+        silent.write_all(b"\"here\"\n").await.unwrap();
         siblings.meet(one, Arc::downgrade(&own)).await;
         assert_eq!(siblings.behind("a").await, [Behind::Nobody]);
         let transaction = "txn_01KAN3YH0000000000000000AA".parse().unwrap();
