@@ -25,6 +25,7 @@ mod cookbook;
 mod crash;
 mod databases;
 mod differential;
+mod exhaustion;
 mod fleet;
 mod forge;
 mod forged;
