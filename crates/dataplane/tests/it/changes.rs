@@ -5,7 +5,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -161,6 +161,8 @@ async fn a_snapshot_that_cannot_be_enforced_is_refused_and_the_old_one_kept() {
 /// Changes of what is enforced, unless `TESTUDO_SWAPS` says how many, e.g. `1000`: each is compiled, which takes its time
 /// without optimisation.
 const SWAPS: u64 = 20;
+/// After this time the clients get another token: one lives five minutes.
+const TOKEN_AGE: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[expect(
@@ -207,10 +209,12 @@ async fn changes_under_load_fail_no_request() {
             }
         }));
     }
+    let mut renewed = Instant::now();
     for version in 2..2 + swaps {
         fleet.snapshot.version.0 = version;
-        if version % 100 == 0 {
+        if renewed.elapsed() > TOKEN_AGE {
             *token.lock().unwrap() = fleet.token(ALICE);
+            renewed = Instant::now();
         }
         // What changes concerns others; each change is compiled and swapped as a whole all the same.
         let policies = &mut fleet.snapshot.policies[0].text;
