@@ -10,8 +10,8 @@ use std::{
 };
 
 use http::Response;
-use hyper::{body::Incoming, client::conn::http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper::{body::Incoming, client::conn::http2, rt::Executor};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use testudo_model::{Timestamp, limits};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -58,6 +58,20 @@ pub(super) struct Place(Arc<Connection>);
 pub(crate) struct OpenStream {
     _place: Place,
     upload: Upload,
+}
+
+/// Runs hyper's tasks. One type of future is all of them, so that of a request is as large as that of the connection, and
+/// would be moved a dozen times on its way into a task.
+#[derive(Debug, Clone, Copy)]
+struct Boxing;
+
+impl<F> Executor<F> for Boxing
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    fn execute(&self, future: F) {
+        tokio::spawn(Box::pin(future));
+    }
 }
 
 impl Connections {
@@ -126,7 +140,7 @@ impl Connection {
         usable_until: Timestamp,
         pings: bool,
     ) -> Result<Self, UpstreamError> {
-        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+        let (sender, connection) = http2::Builder::new(Boxing)
             .timer(TokioTimer::new())
             .initial_stream_window_size(limits::MESH_STREAM_WINDOW_BYTES)
             .initial_connection_window_size(limits::MESH_CONNECTION_WINDOW_BYTES)
