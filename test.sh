@@ -4,9 +4,9 @@
 #   ./test.sh        everything
 #   ./test.sh fast   without installing anything, and without the tests that need what would be installed
 #
-# Needs Rust (rustup). On a Debian-like system it installs nginx, Redis, Python, Node.js, Go, Chromium and NSS'
-# certutil with apt, through sudo if it is not run by root; what is written in Python, JavaScript and Go goes to .tools, in
-# fixed versions. Elsewhere install those seven yourself.
+# Needs Rust (rustup). On a Debian-like system it installs nginx, Redis, Python, Node.js, Go, Chromium, NSS' certutil and
+# slowhttptest with apt, through sudo if it is not run by root; what is written in Python, JavaScript and Go goes to
+# .tools, in fixed versions. Elsewhere install those eight yourself.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -78,6 +78,7 @@ install_system_packages() {
     command -v chromium >/dev/null || missing+=(chromium)
     command -v certutil >/dev/null || missing+=(libnss3-tools)
     command -v redis-server >/dev/null || missing+=(redis-server)
+    command -v slowhttptest >/dev/null || missing+=(slowhttptest)
     command -v go >/dev/null || [[ -x /usr/local/go/bin/go ]] || missing+=(golang-go)
     ((${#missing[@]})) || return 0
     if ! command -v apt-get >/dev/null; then

@@ -1,6 +1,12 @@
 //! Clients that send or take bodies slowly (slow POST, slow read): cut off when they are slower than the fleet allows.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use testudo_model::snapshot::TransferRules;
 use tokio::{
@@ -114,4 +120,44 @@ async fn a_download_that_is_taken_by_drops_ends_with_its_connection() {
         "{:?}",
         began.elapsed()
     );
+}
+
+/// Reads each request, and either closes the connection or says nothing; how many it has read.
+async fn useless_service(closes: bool) -> (std::net::SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let seen = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&seen);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let count = Arc::clone(&count);
+            tokio::spawn(async move {
+                let mut request = [0; 4096];
+                while let Ok(1..) = stream.read(&mut request).await {
+                    count.fetch_add(1, Ordering::SeqCst);
+                    if closes {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    (address, seen)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_that_fails_every_call_gets_each_call_once() {
+    for (closes, path, status) in [(true, "/public", 502), (false, "/slow", 504)] {
+        let (service, seen) = useless_service(closes).await;
+        let fleet = Fleet::start_with(|snapshot| {
+            for service_of_all in &mut snapshot.services {
+                service_of_all.upstream = service;
+            }
+        })
+        .await;
+        for _ in 0..20 {
+            assert_eq!(fleet.get(path, None).await.status, status);
+        }
+        assert_eq!(seen.load(Ordering::SeqCst), 20);
+    }
 }

@@ -41,6 +41,7 @@ mod recorder;
 mod roles;
 mod shop;
 mod sidecar_direct;
+mod slow_clients;
 mod source;
 mod third_party;
 mod tokens;
