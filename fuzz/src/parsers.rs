@@ -44,6 +44,7 @@ pub const ALL: &[Target] = &[
     ("framing_admit", framing_admit),
     ("http1_gate", http1_gate),
     ("http2_frames", http2_frames),
+    ("http3_head", http3_head),
     ("join_token", join_token),
     ("jwt_verification", jwt_verification),
     ("oauth_parameters", oauth_parameters),
@@ -253,6 +254,33 @@ pub fn http2_frames(data: &[u8]) {
         rest = behind.get(length as usize..).unwrap_or_default();
     }
     assert!(rest.len() < HEAD_BYTES);
+}
+
+/// A field section of HTTP/3. Of what is taken, HTTP/1.1 would read the same.
+pub fn http3_head(data: &[u8]) {
+    let Some(Some(request)) = fuzzing::http3_head(data.to_vec().into()) else {
+        return;
+    };
+    let target = request.uri().path_and_query().unwrap();
+    let mut text = format!("{} {target} HTTP/1.1\r\n", request.method()).into_bytes();
+    for (name, value) in request.headers() {
+        text.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+    }
+    text.extend(b"\r\n");
+    let mut fields = vec![httparse::EMPTY_HEADER; request.headers().len()];
+    let mut read = httparse::Request::new(&mut fields);
+    let whole = read.parse(&text).unwrap();
+    assert_eq!(whole, httparse::Status::Complete(text.len()));
+    assert_eq!(read.method, Some(request.method().as_str()));
+    assert_eq!(read.path, Some(target.as_str()));
+    let same = read
+        .headers
+        .iter()
+        .zip(request.headers())
+        .all(|(field, (name, value))| {
+            field.name == name.as_str() && field.value == value.as_bytes()
+        });
+    assert!(same && read.headers.len() == request.headers().len());
 }
 
 /// What follows the first request in `bytes`, whose head is whole, as httparse reads it.

@@ -21,6 +21,7 @@ use tokio::{
 };
 
 use crate::{
+    arriving::Arriving,
     grpc, headers,
     inflight::Delivery,
     overload::Admitted,
@@ -117,7 +118,7 @@ impl Upload {
 #[derive(Debug)]
 pub(crate) struct RequestBody {
     /// `None`: there is none, whatever arrives.
-    inner: Option<Incoming>,
+    inner: Option<Arriving>,
     remaining: u64,
     /// `None`: the client may take its time.
     rate: Option<Watched>,
@@ -136,9 +137,13 @@ impl RequestBody {
     }
 
     /// `inner`, up to `limit` bytes, at the rate that `rules` ask for.
-    pub(crate) fn new(inner: Incoming, limit: u64, rules: Option<TransferRules>) -> Self {
+    pub(crate) fn new(
+        inner: impl Into<Arriving>,
+        limit: u64,
+        rules: Option<TransferRules>,
+    ) -> Self {
         Self {
-            inner: Some(inner),
+            inner: Some(inner.into()),
             remaining: limit,
             rate: rules.map(Watched::new),
             upload: Upload::default(),

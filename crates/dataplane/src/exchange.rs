@@ -4,7 +4,7 @@
 use std::{future::Future, net::IpAddr, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Request, Response, Version, header};
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 
 use crate::{
     authorize::Permit,
@@ -53,7 +53,7 @@ impl Exchange {
     pub(crate) fn begin(
         worker: &Worker,
         role: Role,
-        request: &Request<Incoming>,
+        request: &Request<impl Body>,
         peer: IpAddr,
         active: Active,
     ) -> Self {
@@ -67,7 +67,7 @@ impl Exchange {
             method: said(request.method().as_str()),
             path: said(request.uri().path()),
             is_unread: !request.body().is_end_stream(),
-            is_grpc: request.version() == Version::HTTP_2 && grpc::is_grpc(request.headers()),
+            is_grpc: request.version() >= Version::HTTP_2 && grpc::is_grpc(request.headers()),
             service: None,
             span: None,
             client: peer.to_canonical(),
@@ -169,7 +169,7 @@ impl Exchange {
                     // connection that carries everybody's calls.
                     respond::omit_body(&mut refusal);
                 }
-                if self.is_unread && self.version != Version::HTTP_2 {
+                if self.is_unread && self.version < Version::HTTP_2 {
                     // Nobody reads the body of a refused request, so the connection carries no other one; a
                     // client that is not told would lose its next request (RFC 9112 section 9.6).
                     let close = HeaderValue::from_static("close");

@@ -8,14 +8,12 @@ use std::{
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, response,
 };
-use hyper::{
-    body::{Body, Incoming},
-    ext::Protocol,
-};
+use hyper::{body::Body, ext::Protocol};
 use testudo_model::{ServiceProtocol, snapshot::TransferRules};
 use tokio::io::AsyncWriteExt;
 
 use crate::{
+    arriving::Arriving,
     authorize::Permit,
     body::{AnswerBody, RequestBody},
     connection,
@@ -49,7 +47,7 @@ pub(crate) struct Outgoing<'a> {
 /// What follows the head of a request.
 pub(crate) enum Content {
     /// A body.
-    Body(Incoming),
+    Body(Arriving),
     /// The frames of a WebSocket, once it is opened.
     Websocket,
     /// The bytes of a connection, once it is opened.
@@ -58,11 +56,11 @@ pub(crate) enum Content {
 
 impl Content {
     /// Of a request with `body` that opens a WebSocket or not.
-    pub(crate) fn new(body: Incoming, opens_websocket: bool) -> Self {
+    pub(crate) fn new(body: impl Into<Arriving>, opens_websocket: bool) -> Self {
         if opens_websocket {
             Self::Websocket
         } else {
-            Self::Body(body)
+            Self::Body(body.into())
         }
     }
 

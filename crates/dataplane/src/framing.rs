@@ -216,8 +216,8 @@ fn authority(head: &Parts) -> Result<String, FramingError> {
             return Err(FramingError::Host);
         }
         (Some(target), Some(_)) => target.as_str(),
-        // HTTP/2 has no need of `Host`; HTTP/1.1 without it is malformed (RFC 9112 section 3.2).
-        (Some(target), None) if head.version == Version::HTTP_2 => target.as_str(),
+        // HTTP/2 and 3 have no need of `Host`; HTTP/1.1 without it is malformed (RFC 9112 section 3.2).
+        (Some(target), None) if head.version >= Version::HTTP_2 => target.as_str(),
         (None, Some(host)) => host,
         (_, None) => return Err(FramingError::Host),
     };
@@ -276,7 +276,7 @@ fn check_length(head: &Parts) -> Result<(), FramingError> {
         return Err(FramingError::Length);
     }
     match head.version {
-        Version::HTTP_11 | Version::HTTP_2 => Ok(()),
+        Version::HTTP_11 | Version::HTTP_2 | Version::HTTP_3 => Ok(()),
         // RFC 9112 section 6.1: a length of its own, or no body at all.
         Version::HTTP_10 if encoding.is_some() => Err(FramingError::Length),
         Version::HTTP_10

@@ -31,6 +31,17 @@ pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &IpSet) -> IpA
     source::client_address(peer, headers, trusted)
 }
 
+/// The request that a field section of HTTP/3 describes, if it can be decoded; `None` within: it is refused.
+#[cfg(feature = "http3")]
+pub fn http3_head(section: bytes::Bytes) -> Option<Option<http::Request<()>>> {
+    let request = crate::http3::read_head(section).ok()?;
+    Some(
+        framing::refused_before(request.extensions())
+            .is_none()
+            .then_some(request),
+    )
+}
+
 /// The server name in a whole TLS hello, if `bytes` begin with one.
 pub fn server_name(bytes: &[u8]) -> Option<Option<String>> {
     let hello = client_hello::parse(bytes).ok()??;

@@ -17,12 +17,15 @@ pub mod routes;
 pub mod spool;
 pub mod state;
 
+mod arriving;
 mod authorize;
 mod body;
 mod cache;
 mod capsule;
 mod client_hello;
 mod connection;
+#[cfg(feature = "http3")]
+mod datagrams;
 mod exchange;
 mod forward;
 mod framing;
@@ -31,6 +34,8 @@ mod grpc;
 mod headers;
 mod http1;
 mod http2;
+#[cfg(feature = "http3")]
+mod http3;
 mod inflight;
 mod lent;
 mod limit;
@@ -68,6 +73,8 @@ mod wire;
 #[cfg(test)]
 mod fixtures;
 
+#[cfg(feature = "http3")]
+pub use datagrams::Datagrams;
 pub use gateway::{Gateway, GatewayOptions};
 pub use inflight::Delivered;
 pub use link::Expected;

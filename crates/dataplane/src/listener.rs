@@ -52,6 +52,10 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    /// QUIC cannot be spoken with the certificate's TLS.
+    #[cfg(feature = "http3")]
+    #[error("cannot use the TLS configuration for QUIC")]
+    Quic,
     /// The trust material cannot be used.
     #[error("cannot use the TLS configuration")]
     Tls(#[source] testudo_trust::TlsError),
@@ -247,6 +251,12 @@ impl ConnectionSlots {
         let connections = affordable.min(limits::MAX_CONNECTIONS);
         Self(Arc::new(Semaphore::new(connections)))
     }
+
+    /// A place for one more, if there is one.
+    #[cfg(feature = "http3")]
+    pub(crate) fn try_take(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.0).try_acquire_owned().ok()
+    }
 }
 
 /// Accepts connections until the drain starts, and those that the kernel has completed by then; serves each in a task
@@ -347,7 +357,8 @@ fn keep(
         .open()
 }
 
-async fn finish(mut connections: JoinSet<()>, deadline: Duration) {
+/// Waits for `connections`, at most until `deadline`.
+pub(crate) async fn finish(mut connections: JoinSet<()>, deadline: Duration) {
     let all = async {
         while let Some(ended) = connections.join_next().await {
             report(&ended);
@@ -362,7 +373,7 @@ async fn finish(mut connections: JoinSet<()>, deadline: Duration) {
 }
 
 /// A panic ends one connection. That it happened at all is a bug worth waking somebody for.
-fn report(ended: &Result<(), JoinError>) {
+pub(crate) fn report(ended: &Result<(), JoinError>) {
     if let Err(error) = ended
         && error.is_panic()
     {

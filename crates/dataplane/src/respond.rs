@@ -28,7 +28,7 @@ pub(crate) fn refuse(rejection: &Rejection, version: Version) -> Response<Answer
     if let Some(decision) = rejection.decision() {
         headers::set(fields, TESTUDO_DECISION, decision.as_str());
     }
-    if rejection.closes_connection() && version != Version::HTTP_2 {
+    if rejection.closes_connection() && version < Version::HTTP_2 {
         fields.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     if let Some(seconds) = rejection.retry_after_seconds() {

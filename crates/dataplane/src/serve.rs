@@ -154,7 +154,7 @@ impl Activity {
     }
 
     /// Resolves when the connection has brought no request for too long.
-    async fn idle(&self, opened: Instant) {
+    pub(crate) async fn idle(&self, opened: Instant) {
         loop {
             let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
             let until = match last {

@@ -280,6 +280,10 @@ pub struct GatewayArguments {
     /// Public HTTPS address
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8443")]
     pub listen: SocketAddr,
+    /// Serve HTTP/3 as well, over UDP at the address of `--listen`
+    #[cfg(feature = "http3")]
+    #[arg(long)]
+    pub http3: bool,
     /// Plain HTTP address that redirects to HTTPS; none if not given
     #[arg(long, value_name = "ADDRESS", requires = "public_names")]
     pub redirect: Option<SocketAddr>,

@@ -1,16 +1,19 @@
 //! The edge: from outside into the fleet.
 //!
 //! [`GatewayWorker::handle`] is the life of a request, in order. [`arrival`] is what comes before, and [`connect`] the way
-//! to services that take connections and no requests.
+//! to services that take connections and no requests. Requests over QUIC come through `http3`.
 
 mod arrival;
 mod connect;
+#[cfg_attr(not(feature = "http3"), path = "without_http3.rs")]
+mod http3;
 
 use std::{collections::BTreeMap, convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use arrival::{Arrival, Destination};
 use futures_util::future::join_all;
-use http::{Request, Response, header};
+use http::{HeaderValue, Request, Response, header};
+use http3::Http3;
 use hyper::{body::Incoming, service::service_fn};
 use rustls::ServerConfig;
 use testudo_model::{LimitKey, RateLimit, ServiceName, UserRequirement};
@@ -20,6 +23,7 @@ use testudo_trust::{WebCertificate, web_server_config};
 use tokio::net::TcpStream;
 
 use crate::{
+    arriving::Arriving,
     authorize::{Question, authorize},
     body::AnswerBody,
     exchange::Exchange,
@@ -83,7 +87,28 @@ impl Gateway {
     /// # Errors
     /// [`StartError`].
     pub fn start(options: GatewayOptions) -> Result<Running, StartError> {
+        Self::start_all(options, None)
+    }
+
+    /// The same, which serves HTTP/3 at `datagrams` as well.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    #[cfg(feature = "http3")]
+    pub fn start_with_http3(
+        options: GatewayOptions,
+        datagrams: crate::Datagrams,
+    ) -> Result<Running, StartError> {
+        let http3 = Http3::new(datagrams, options.certificate.clone())?;
+        Self::start_all(options, Some(http3))
+    }
+
+    fn start_all(
+        options: GatewayOptions,
+        http3: Option<Arc<Http3>>,
+    ) -> Result<Running, StartError> {
         let proxy = Proxy::new(options.parts);
+        let alternative = http3.as_ref().and_then(|http3| http3.alternative());
         let tls = web_server_config(
             options.certificate,
             options.allow_tls12,
@@ -97,13 +122,15 @@ impl Gateway {
             .into_seats()
             .into_iter()
             .map(|seat| {
-                let worker = GatewayWorker::new(Arc::clone(&proxy), Arc::clone(&tls));
+                let worker =
+                    GatewayWorker::new(Arc::clone(&proxy), Arc::clone(&tls), alternative.clone());
                 let (slots, drain) = (slots.clone(), options.drain.watch());
                 let deadline = options.drain_deadline;
                 let seats = Seats {
                     https: seat,
                     redirect: redirect.take(),
                     connections: ports.next().unwrap_or_default(),
+                    http3: http3.clone(),
                 };
                 async move { worker.run(seats, slots, drain, deadline).await }
             })
@@ -117,6 +144,7 @@ struct Seats {
     https: Seat,
     redirect: Option<Redirect>,
     connections: Vec<(ServiceName, Seat)>,
+    http3: Option<Arc<Http3>>,
 }
 
 struct GatewayWorker {
@@ -124,10 +152,16 @@ struct GatewayWorker {
     tls: Arc<ServerConfig>,
     tokens: TokenVerifier,
     mint: Mint,
+    /// Where else the same is served, for clients over TCP.
+    alternative: Option<HeaderValue>,
 }
 
 impl GatewayWorker {
-    fn new(proxy: Arc<Proxy>, tls: Arc<ServerConfig>) -> Arc<Self> {
+    fn new(
+        proxy: Arc<Proxy>,
+        tls: Arc<ServerConfig>,
+        alternative: Option<HeaderValue>,
+    ) -> Arc<Self> {
         let clock = Arc::clone(&proxy.clock);
         let identity = proxy.identity.clone();
         let worker = Arc::new(Worker::new(proxy));
@@ -137,6 +171,7 @@ impl GatewayWorker {
             tls,
             tokens: TokenVerifier::new(clock),
             mint,
+            alternative,
         })
     }
 
@@ -173,7 +208,14 @@ impl GatewayWorker {
                 },
             )
         });
-        tokio::join!(redirecting, serving, join_all(carrying));
+        let over_quic = async {
+            if let Some(http3) = seats.http3 {
+                let (slots, drain) = (slots.clone(), drain.clone());
+                let gateway = Arc::clone(&self);
+                gateway.serve_http3(http3, slots, drain, deadline).await;
+            }
+        };
+        tokio::join!(redirecting, serving, join_all(carrying), over_quic);
     }
 
     async fn connection(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, drain: DrainWatch) {
@@ -193,11 +235,17 @@ impl GatewayWorker {
         let transfer = self.worker.proxy.transfer();
         let activity = Activity::new();
         let requests = Arc::clone(&activity);
-        let service = service_fn(move |request| {
+        let service = service_fn(move |request: Request<Incoming>| {
             let (gateway, active) = (Arc::clone(&self), requests.begin());
+            let request = request.map(Arriving::from);
             async move {
                 let exchange = Exchange::begin(&gateway.worker, ROLE, &request, client, active);
-                Ok::<_, Infallible>(gateway.respond(exchange, request).await)
+                let mut answer = gateway.respond(exchange, request).await;
+                if let Some(alternative) = &gateway.alternative {
+                    let fields = answer.headers_mut();
+                    fields.insert(header::ALT_SVC, alternative.clone());
+                }
+                Ok::<_, Infallible>(answer)
             }
         });
         serve::connection(
@@ -215,7 +263,7 @@ impl GatewayWorker {
     async fn respond(
         &self,
         mut exchange: Exchange,
-        request: Request<Incoming>,
+        request: Request<Arriving>,
     ) -> Response<AnswerBody> {
         let result = self.handle(&mut exchange, request).await;
         exchange.end(&self.worker, result)
@@ -224,7 +272,7 @@ impl GatewayWorker {
     async fn handle(
         &self,
         exchange: &mut Exchange,
-        request: Request<Incoming>,
+        request: Request<Arriving>,
     ) -> Result<Response<AnswerBody>, Rejection> {
         let proxy = &self.worker.proxy;
         let enforced = proxy.ready()?;

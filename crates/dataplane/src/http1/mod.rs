@@ -15,3 +15,5 @@ mod syntax;
 pub(crate) use gate::{Gate, Verdict};
 #[cfg(feature = "fuzzing")]
 pub(crate) use requests::{Next, Requests};
+#[cfg(feature = "http3")]
+pub(crate) use syntax::is_target;

@@ -91,7 +91,7 @@ const fn below(word: u64, limit: u64) -> u64 {
 
 /// Whether a request target has only bytes that no parser takes for something else: no fragment, and nothing that
 /// URLs must encode. Browsers leave a backtick in a query as it is.
-pub(super) fn is_target(target: &[u8]) -> bool {
+pub(crate) fn is_target(target: &[u8]) -> bool {
     let is_plain = |byte: &u8| is_in(&TARGET, *byte);
     if target.iter().all(is_plain) {
         return true;

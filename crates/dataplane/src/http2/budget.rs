@@ -17,7 +17,7 @@ const TICK: Duration = Duration::from_millis(10);
 /// What a frame of an answer brings: a client may open two windows for each, and measure the line.
 const PER_ANSWER: u32 = 4;
 /// What a reset costs: the call behind it was begun.
-const RESET: u32 = 10;
+pub(crate) const RESET: u32 = 10;
 
 /// Who is at the other end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +55,11 @@ impl Budget {
             kind::RST_STREAM => RESET,
             _ => 1,
         };
+        self.spend(cost, now)
+    }
+
+    /// Takes `cost`. Whether there was enough left, with what time has brought until `now`.
+    pub(crate) fn spend(&mut self, cost: u32, now: impl FnOnce() -> Instant) -> bool {
         if cost > self.left {
             self.earn_by_time(now());
         }
@@ -70,8 +75,13 @@ impl Budget {
     /// Notes a frame that was sent.
     pub(crate) fn sent(&mut self, frame: Frame) {
         if matches!(frame.kind, kind::DATA | kind::HEADERS) {
-            self.earn(PER_ANSWER);
+            self.answered();
         }
+    }
+
+    /// Notes a frame of an answer that was sent.
+    pub(crate) fn answered(&mut self) {
+        self.earn(PER_ANSWER);
     }
 
     fn earn_by_time(&mut self, now: Instant) {

@@ -12,6 +12,8 @@ mod gate;
 mod unread;
 
 pub(crate) use budget::Peer;
+#[cfg(feature = "http3")]
+pub(crate) use budget::{Budget, RESET};
 #[cfg(feature = "fuzzing")]
 pub(crate) use frames::Frames;
 pub(crate) use frames::PREFACE;

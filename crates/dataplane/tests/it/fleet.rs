@@ -89,6 +89,8 @@ impl Ledger {
 pub struct Proxy {
     pub address: SocketAddr,
     pub outbound: Option<SocketAddr>,
+    #[cfg(feature = "http3")]
+    pub http3: Option<SocketAddr>,
     /// Where it leads to services that take connections.
     pub connections: BTreeMap<&'static str, SocketAddr>,
     pub state: Arc<ProxyState>,
@@ -229,6 +231,13 @@ impl Fleet {
             .collect();
         let inbound = listeners();
         let address = inbound.address();
+        #[cfg(feature = "http3")]
+        let datagrams = (name == "gateway").then(|| {
+            let any = "127.0.0.1:0".parse().unwrap();
+            testudo_dataplane::Datagrams::bind(any, workers).unwrap()
+        });
+        #[cfg(feature = "http3")]
+        let http3 = datagrams.as_ref().map(|datagrams| datagrams.address());
         let (running, outbound) = if name == "gateway" {
             let options = GatewayOptions {
                 listen: inbound,
@@ -240,7 +249,11 @@ impl Fleet {
                 drain,
                 drain_deadline,
             };
-            (Gateway::start(options).unwrap(), None)
+            #[cfg(feature = "http3")]
+            let running = Gateway::start_with_http3(options, datagrams.unwrap());
+            #[cfg(not(feature = "http3"))]
+            let running = Gateway::start(options);
+            (running.unwrap(), None)
         } else {
             let outbound = listeners();
             let outbound_address = outbound.address();
@@ -260,6 +273,8 @@ impl Fleet {
         Proxy {
             address,
             outbound,
+            #[cfg(feature = "http3")]
+            http3,
             connections,
             state,
             ledger,

@@ -17,8 +17,12 @@ mod connections;
 mod fleet;
 mod frames;
 mod http2_table;
+#[cfg(feature = "http3")]
+mod http3;
 mod limits;
 mod overload;
+#[cfg(feature = "http3")]
+mod quic;
 mod sharing;
 mod slowness;
 mod streams;

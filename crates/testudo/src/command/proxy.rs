@@ -12,6 +12,8 @@ use std::{
 
 use serde_json::json;
 use testudo_controlplane::ServiceName;
+#[cfg(feature = "http3")]
+use testudo_dataplane::Datagrams;
 use testudo_dataplane::{
     Delivered, Expected, Gateway, GatewayOptions, Listeners, Member, MemberError, MemberOptions,
     ProxyMetrics, Redirect, Running, Sidecar, SidecarOptions, WebCertificate,
@@ -55,6 +57,8 @@ pub async fn gateway(invocation: &Invocation, arguments: GatewayArguments) -> Ou
     };
     let listen = GatewayListen {
         https: arguments.listen,
+        #[cfg(feature = "http3")]
+        http3: arguments.http3,
         redirect: arguments.redirect,
         connections: ways(&arguments.connections),
         names: arguments.public_names.clone(),
@@ -219,6 +223,9 @@ where
 pub struct GatewayListen {
     /// HTTPS.
     pub https: SocketAddr,
+    /// Whether HTTP/3 is served at the same address.
+    #[cfg(feature = "http3")]
+    pub http3: bool,
     /// Plain HTTP that redirects.
     pub redirect: Option<SocketAddr>,
     /// Services that take connections, at ports of their own.
@@ -232,6 +239,8 @@ pub struct GatewayListen {
 /// A gateway's listeners, bound.
 pub struct GatewayListeners {
     https: Listeners,
+    #[cfg(feature = "http3")]
+    http3: Option<Datagrams>,
     redirect: Option<Listeners>,
     connections: BTreeMap<ServiceName, Listeners>,
     names: Vec<String>,
@@ -289,11 +298,23 @@ impl GatewayListen {
         sockets: &Sockets,
         workers: NonZeroUsize,
     ) -> Result<GatewayListeners, Failure> {
+        #[cfg(feature = "http3")]
+        let takes_over = sockets.most_inherited() > 0;
         let bind = |name, address, workers| Listeners::open(sockets, name, address, workers);
+        let https = bind("gateway", self.https, workers)?;
+        #[cfg(feature = "http3")]
+        let http3 = match (self.http3, https.address()) {
+            (false, _) => None,
+            // The process before has it until it has drained.
+            (true, address) if takes_over => Some(Datagrams::bind_later(address, workers)),
+            (true, address) => Some(Datagrams::bind(address, workers)?),
+        };
         let one = NonZeroUsize::MIN;
         let redirect = self.redirect.map(|address| bind("redirect", address, one));
         Ok(GatewayListeners {
-            https: bind("gateway", self.https, workers)?,
+            https,
+            #[cfg(feature = "http3")]
+            http3,
             redirect: redirect.transpose()?,
             connections: open_connections(sockets, &self.connections, workers)?,
             names: self.names,
@@ -312,6 +333,8 @@ pub fn start_gateway(
 ) -> Result<(Running, GatewayAddresses), Failure> {
     let GatewayListeners {
         https,
+        #[cfg(feature = "http3")]
+        http3,
         redirect,
         connections,
         names,
@@ -323,7 +346,7 @@ pub fn start_gateway(
         connections: addresses(&connections),
     };
     let https_port = https.address().port();
-    let running = Gateway::start(GatewayOptions {
+    let options = GatewayOptions {
         redirect: redirect.map(|listen| Redirect {
             listen,
             https_port,
@@ -336,8 +359,13 @@ pub fn start_gateway(
         parts: member.parts.clone(),
         drain: drain.clone(),
         drain_deadline,
-    })?;
-    Ok((running, addresses))
+    };
+    #[cfg(feature = "http3")]
+    if let Some(datagrams) = http3 {
+        let running = Gateway::start_with_http3(options, datagrams)?;
+        return Ok((running, addresses));
+    }
+    Ok((Gateway::start(options)?, addresses))
 }
 
 /// Starts the sidecar of the service that `member` is.

@@ -358,6 +358,8 @@ impl<'a> Starter<'a> {
             .await?;
         let listen = GatewayListen {
             https: fleet.listen.gateway,
+            #[cfg(feature = "http3")]
+            http3: false,
             redirect: Some(fleet.listen.redirect),
             connections: fleet.public_ports.clone(),
             names: fleet.public_names.clone(),
