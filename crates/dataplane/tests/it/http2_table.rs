@@ -64,12 +64,14 @@ fn streams(count: u32) -> impl Iterator<Item = u32> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn b1_rapid_resets_end_the_connection_of_a_client() {
     let fleet = Fleet::start().await;
-    let mut client = Door::Gateway.open(&fleet, WINDOW).await;
-    for stream in streams(50_000) {
-        client.request(stream, END_STREAM, "GET", "/public", "");
-        client.queue(RESET, 0, stream, &CANCEL);
+    for door in [Door::Gateway, Door::Outbound] {
+        let mut client = door.open(&fleet, WINDOW).await;
+        for stream in streams(50_000) {
+            client.request(stream, END_STREAM, "GET", "/public", "");
+            client.queue(RESET, 0, stream, &CANCEL);
+        }
+        assert_eq!(client.ended().await, CALM, "{door:?}");
     }
-    assert_eq!(client.ended().await, CALM);
     assert!(fleet.upstreams["orders"].seen() <= 250);
     works_afterwards(&fleet).await;
 }
@@ -331,6 +333,31 @@ async fn b6_b7_messages_that_would_be_others_in_http1_reach_nobody() {
     }
     assert_eq!(fleet.upstreams["orders"].seen(), 0);
     works_afterwards(&fleet).await;
+}
+
+/// A parser below us cuts a fragment off `:path`. So do the decision and what is forwarded: nobody sees another path.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn b6_a_fragment_is_neither_decided_about_nor_forwarded() {
+    let fleet = Fleet::start().await;
+    for (door, seen) in [(Door::Gateway, 1), (Door::Inbound, 2)] {
+        let mut client = door.open(&fleet, WINDOW).await;
+        client.request(1, END_STREAM, "GET", "/public#/../orders/7", "");
+        client.next_of(1).await;
+        assert_eq!(fleet.upstreams["orders"].seen(), seen, "{door:?}");
+    }
+    for proxy in ["gateway", "orders"] {
+        let events = fleet.proxies[proxy].ledger.events().into_iter();
+        let decisions = events.filter_map(|event| event.decision);
+        // Whether the caller may connect at all is decided without a path.
+        let paths = decisions
+            .map(|decision| decision.path)
+            .filter(|path| !path.is_empty());
+        let paths: Vec<_> = paths.collect();
+        assert!(
+            !paths.is_empty() && paths.iter().all(|path| path == "/public"),
+            "{paths:?}"
+        );
+    }
 }
 
 /// h2 leaves out pseudo fields where there may be none. So do we all other trailers.

@@ -16,6 +16,7 @@ mod client;
 mod connections;
 mod fleet;
 mod frames;
+mod http2_answers;
 mod http2_table;
 #[cfg(feature = "http3")]
 mod http3;
