@@ -1,5 +1,5 @@
-//! Table B of the bad-input table, TLS: hellos, names and certificates that nobody should be served for. There is no QUIC
-//! here, so B13 has no test; B14 is in `connections`.
+//! Table B of the bad-input table, TLS over TCP: hellos, names and certificates that nobody should be served for (B9 to
+//! B12). QUIC (B13) has tests of its own, and B14 is in `connections`.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
