@@ -7,10 +7,10 @@
 //!
 //! | rows | where |
 //! |---|---|
-//! | slow headers, half-open TLS, idle connections | [`connections_that_only_wait_stop_nobody_and_end`] |
+//! | slow headers, half-open TLS, idle connections | [`connections_that_only_wait_stop_nobody_and_end`], `slow_clients` (by the thousand) |
 //! | bombs, nested and mislabelled encodings, multipart, JSON, XML, ranges | [`bodies_are_passed_on_unread`] |
 //! | JSON, forms and bombs at the control plane | [`the_control_plane_reads_no_more_than_it_needs`] |
-//! | slow bodies (R.U.D.Y.), slow reads | `dataplane`: `slowness`, `http2_table` (B5), `overload` |
+//! | slow bodies (R.U.D.Y.), slow reads | `slow_clients`; `dataplane`: `slowness`, `http2_table` (B5), `overload` |
 //! | headers, cookies, parameters | [`ten_thousand_of_anything_in_a_head_are_refused`], `framing_table` (A19, A20), `http2_table` (B3, B4) |
 //! | floods of frames and resets | `http2_table` (B1, B2, B5) |
 //! | an upstream that never answers, too large bodies | `dataplane`: `limits` |
