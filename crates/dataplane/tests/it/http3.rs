@@ -32,6 +32,9 @@ async fn a_request_over_quic_is_a_request_like_any_other() {
     assert!(told["headers"]["x-user-id"].is_null(), "{told}");
     assert_eq!(answer.field("x-own").unwrap(), "kept");
 
+    let answer = client.send(&head("HEAD", "/nothing", &[])).await.unwrap();
+    assert_eq!((answer.status.as_u16(), &answer.body[..]), (404, &b""[..]));
+
     for (length, status) in [(0, 200), (900, 200), (2000, 413)] {
         let body = frame(DATA, &vec![7; length]);
         let post = [head("POST", "/public", &[]), body].concat();
@@ -153,7 +156,7 @@ async fn a_malformed_request_is_answered_with_400_and_goes_nowhere() {
     websocket.push((":protocol", "websocket"));
     assert_eq!(client.send(&headers(&websocket)).await.unwrap().status, 501);
     let many: Vec<_> = (0..101).map(|n| format!("x-{n}")).collect();
-    let many: Vec<_> = many.iter().map(|name| (&name[..], "")).collect();
+    let many: Vec<_> = many.iter().map(|name| (name.as_str(), "")).collect();
     assert_eq!(client.get("/public", &many).await.status, 431);
     assert_eq!(fleet.upstreams["orders"].seen(), before);
     assert_eq!(client.get("/public", &[]).await.status, 200);

@@ -31,6 +31,8 @@ mod forge;
 mod forged;
 mod framing_table;
 mod h2spec;
+#[cfg(feature = "http3")]
+mod http3;
 mod installed;
 mod link;
 mod login;
