@@ -106,22 +106,13 @@ pub(crate) async fn to_proxy(
         transaction.put(&mut outgoing.headers);
     }
     let (protocol, role) = (outgoing.content.protocol(), outgoing.role);
-    let is_grpc = grpc::is_grpc(&outgoing.headers);
     let mut deadline = Deadline::new(route.timeout(), &outgoing.headers);
     let mut request =
         outgoing.into_request(NextHop::Proxy, route.max_body_bytes, permit.transfer())?;
     if let Some(protocol) = protocol {
         extend_connect(&mut request, protocol);
     }
-    let turn = Turn::wait(
-        worker,
-        &worker.to_proxies,
-        permit,
-        role,
-        is_grpc,
-        &mut deadline,
-    )
-    .await?;
+    let turn = Turn::wait(worker, &worker.to_proxies, permit, role, &mut deadline).await?;
     let upload = request.body().upload();
     let mesh = &worker.mesh;
     let sending = pin!(mesh.send(&service.spiffe_id, addresses, request, deadline.at()));
@@ -178,8 +169,7 @@ pub(crate) async fn to_service(
     let authority = outgoing.target.authority.as_str();
     let mut deadline = Deadline::new(route.timeout(), &outgoing.headers);
     let own = &worker.to_service;
-    let is_grpc = grpc::is_grpc(&outgoing.headers);
-    let turn = Turn::wait(worker, own, permit, outgoing.role, is_grpc, &mut deadline).await?;
+    let turn = Turn::wait(worker, own, permit, outgoing.role, &mut deadline).await?;
     let hop = Hop {
         permit,
         from_proxy: false,

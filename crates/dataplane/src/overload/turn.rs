@@ -26,7 +26,6 @@ const LONG: Duration = Duration::from_secs(1);
 pub(crate) struct Turn<'a> {
     ticket: Ticket,
     operation: &'a str,
-    is_grpc: bool,
 }
 
 impl<'a> Turn<'a> {
@@ -39,7 +38,6 @@ impl<'a> Turn<'a> {
         turnstiles: &Turnstiles,
         permit: &'a Permit,
         role: Role,
-        is_grpc: bool,
         deadline: &mut Deadline,
     ) -> Result<Self, Rejection> {
         let (service, route) = permit.target().ok_or(Rejection::NoRoute)?;
@@ -54,7 +52,6 @@ impl<'a> Turn<'a> {
         Ok(Self {
             ticket: in_time(entering, deadline).await?,
             operation: route.operation.as_str(),
-            is_grpc,
         })
     }
 
@@ -79,12 +76,12 @@ impl<'a> Turn<'a> {
         answer
     }
 
-    /// Gives the place away if it is not the upstream that takes so long: while a body drips in, nobody works on it, and
-    /// many a stream of gRPC begins with its first message, whenever that is.
+    /// Gives the place away unless it is the upstream that is slow: while a body drips in, nobody works on it, and a long
+    /// poll, like a stream of gRPC that has not begun, waits for something to happen. What is usually answered at once
+    /// does not.
     fn if_worked_on(self, upload: &Upload) -> Option<Self> {
-        let may_be_stream =
-            self.is_grpc && !self.ticket.is_usually_within(self.operation, LONG / 2);
-        (upload.has_ended() && !may_be_stream).then_some(self)
+        let is_usually_quick = self.ticket.is_usually_within(self.operation, LONG / 2);
+        (upload.has_ended() && is_usually_quick).then_some(self)
     }
 
     /// Tells only what no client has a hand in: the time from when all of the request was sent, and the route's own

@@ -177,25 +177,54 @@ async fn streams_that_have_not_begun_take_nobodys_place() {
     assert!(streams.iter().all(|(status, ..)| *status == 200));
 }
 
+/// Many times as many as there are places.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_polls_take_nobodys_place() {
+    let fleet =
+        Fleet::start_with(|snapshot| set_priority(snapshot, "orders.public", Priority::Low)).await;
+    let polls = flood(&fleet, "/slow-but-fine", "text/plain", 600);
+    let call = async {
+        sleep(Duration::from_millis(1_500)).await;
+        flood(&fleet, "/public", "text/plain", 1).await
+    };
+    let (polls, call) = tokio::join!(polls, call);
+    assert_eq!(call[0].0, 200, "it did not have to wait for them");
+    let answered = polls.iter().filter(|(status, ..)| *status == 200).count();
+    assert!(
+        answered > 2 * 224,
+        "{answered} of 600: each second lets as many in"
+    );
+}
+
 /// A class, how many of its calls are sent, and how long one may wait before it is told to come back.
 const CLASSES: [(Priority, &str, usize, Duration); 4] = [
-    (Priority::Low, "/slow/low", 150, Duration::from_millis(500)),
+    (
+        Priority::Low,
+        "/leisurely/low",
+        150,
+        Duration::from_millis(500),
+    ),
     (
         Priority::Default,
-        "/slow/default",
+        "/leisurely/default",
         150,
         Duration::from_secs(2),
     ),
-    (Priority::High, "/slow/high", 150, Duration::from_secs(3)),
+    (
+        Priority::High,
+        "/leisurely/high",
+        300,
+        Duration::from_secs(3),
+    ),
     (
         Priority::Critical,
-        "/slow/critical",
+        "/leisurely/critical",
         150,
         Duration::from_secs(5),
     ),
 ];
 
-/// A route for each class, which the service answers after two seconds.
+/// A route for each class, which the service answers after 800 ms.
 fn add_classes(snapshot: &mut Snapshot) {
     let mut services = snapshot.services.iter_mut();
     let orders = services.find(|service| service.name.as_str() == "orders");
@@ -239,7 +268,8 @@ async fn whoever_matters_more_is_served_first_although_they_came_last() {
     }
     // Low may fill its half while nobody else is there; the rest of it is gone before a place is free.
     assert!(shares[0] <= 128 && shares[3] == 150, "{shares:?}");
-    assert!(shares[1] < shares[2], "{shares:?}");
+    // A quarter as many asked for one as for the other.
+    assert!(2 * shares[1] < shares[2], "{shares:?}");
     // Nothing has to be reset.
     for (priority, path, ..) in CLASSES {
         let again = flood(&fleet, path, "text/plain", 40).await;

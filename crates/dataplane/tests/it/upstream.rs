@@ -69,8 +69,10 @@ impl Upstream {
         }
         let (head, body) = request.into_parts();
         let path = head.uri.path().to_owned();
-        if path.starts_with("/slow") {
-            tokio::time::sleep(Duration::from_secs(2)).await;
+        match path.split('/').nth(1) {
+            Some("slow" | "slow-but-fine") => tokio::time::sleep(Duration::from_secs(2)).await,
+            Some("leisurely") => tokio::time::sleep(Duration::from_millis(800)).await,
+            _ => {}
         }
         let body = body
             .collect()
