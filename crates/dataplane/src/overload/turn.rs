@@ -19,6 +19,9 @@ use crate::{
     rejection::{Rejection, UpstreamError},
 };
 
+/// After this time all of a request has to be there, or it gives its place away: nobody works on what still drips in, and
+/// whoever withholds bodies must not hold places.
+const UPLOAD: Duration = Duration::from_millis(100);
 /// After this time is looked who it is that takes so long.
 const LONG: Duration = Duration::from_secs(1);
 
@@ -65,10 +68,20 @@ impl<'a> Turn<'a> {
         upload: &Upload,
         deadline: &mut Deadline,
     ) -> Result<Answer, Rejection> {
-        let long = (Instant::now() + LONG).min(deadline.at());
-        let (turn, answer) = match timeout_at(long, sending.as_mut()).await {
+        let began = Instant::now();
+        let soon = (began + UPLOAD).min(deadline.at());
+        let mut answered = timeout_at(soon, sending.as_mut()).await;
+        if answered.is_err() && !upload.has_ended() {
+            drop(self);
+            return in_time(sending, deadline).await;
+        }
+        if answered.is_err() {
+            let long = (began + LONG).min(deadline.at());
+            answered = timeout_at(long, sending.as_mut()).await;
+        }
+        let (turn, answer) = match answered {
             Ok(answer) => (Some(self), answer.map_err(Rejection::from)),
-            Err(_) => (self.if_worked_on(upload), in_time(sending, deadline).await),
+            Err(_) => (self.if_usually_quick(), in_time(sending, deadline).await),
         };
         if let Some(turn) = turn {
             turn.tell(&answer, upload, deadline);
@@ -76,12 +89,11 @@ impl<'a> Turn<'a> {
         answer
     }
 
-    /// Gives the place away unless it is the upstream that is slow: while a body drips in, nobody works on it, and a long
-    /// poll, like a stream of gRPC that has not begun, waits for something to happen. What is usually answered at once
-    /// does not.
-    fn if_worked_on(self, upload: &Upload) -> Option<Self> {
-        let is_usually_quick = self.ticket.is_usually_within(self.operation, LONG / 2);
-        (upload.has_ended() && is_usually_quick).then_some(self)
+    /// Gives the place away unless it is the upstream that is slow: a long poll, like a stream of gRPC that has not begun,
+    /// waits for something to happen. What is usually answered at once does not.
+    fn if_usually_quick(self) -> Option<Self> {
+        let is_quick = self.ticket.is_usually_within(self.operation, LONG / 2);
+        is_quick.then_some(self)
     }
 
     /// Tells only what no client has a hand in: the time from when all of the request was sent, and the route's own

@@ -213,7 +213,7 @@ const CLASSES: [(Priority, &str, usize, Duration); 4] = [
     (
         Priority::High,
         "/leisurely/high",
-        300,
+        600,
         Duration::from_secs(3),
     ),
     (

@@ -80,12 +80,6 @@ match = "GET,POST /public"
 user = "none"
 
 [[services.shop.routes]]
-operation = "checkout"
-match = "GET /checkout"
-user = "none"
-priority = "critical"
-
-[[services.shop.routes]]
 operation = "limited"
 match = "GET /limited"
 user = "none"

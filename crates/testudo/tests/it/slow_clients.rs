@@ -54,9 +54,9 @@ impl Holding {
     }
 }
 
-/// Somebody else, on a connection of their own, with what is given up last when a proxy has too much to do.
+/// Somebody else, on a connection of their own.
 fn works(shop: &Shop, meanwhile: &str) {
-    let request = b"GET /checkout HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    let request = b"GET /public/works HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     let answer = shop.send(request).expect("an answer");
     assert_eq!(answer.status, 200, "{meanwhile}: {}", answer.body);
 }
