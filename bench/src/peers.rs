@@ -12,7 +12,7 @@ use std::{
 use crate::{
     Outcome,
     certificates::{Certificates, Identity},
-    process::{PROXY_CORE, Process},
+    process::{LOAD_CORE, PROXY_CORE, Process},
 };
 
 const START_TIMEOUT: Duration = Duration::from_secs(20);
@@ -29,7 +29,16 @@ pub(crate) struct Peer {
 
 impl Peer {
     fn start(command: &Command, address: SocketAddr, log: &Path) -> Outcome<Self> {
-        let mut process = Process::start(command, PROXY_CORE, log)?;
+        Self::start_on(command, PROXY_CORE, address, log)
+    }
+
+    fn start_on(
+        command: &Command,
+        core: Option<usize>,
+        address: SocketAddr,
+        log: &Path,
+    ) -> Outcome<Self> {
+        let mut process = Process::start(command, core, log)?;
         let until = Instant::now() + START_TIMEOUT;
         while TcpStream::connect(address).is_err() {
             if process.has_ended() || Instant::now() > until {
@@ -45,9 +54,67 @@ impl Peer {
 
 /// nginx: TLS in front of `upstream`.
 pub(crate) fn nginx(folder: &Path, web: &Identity, upstream: SocketAddr) -> Outcome<Peer> {
+    start_nginx(folder, "nginx", PROXY_CORE, web, "", upstream, "")
+}
+
+/// Two nginx: TLS in front of the first, mutual TLS to the second, and plain HTTP to `upstream`. Only the first, which
+/// comes first, is on the core of what is measured.
+pub(crate) fn nginx_pair(
+    folder: &Path,
+    certificates: &Certificates,
+    web: &Identity,
+    upstream: SocketAddr,
+) -> Outcome<(Peer, Peer)> {
+    let root = certificates.root();
+    let root = root.display();
+    let wants_client = format!("ssl_verify_client on; ssl_client_certificate {root};");
+    let inner = start_nginx(
+        folder,
+        "nginx-inner",
+        LOAD_CORE,
+        web,
+        &wants_client,
+        upstream,
+        "",
+    )?;
+    let client = certificates.workload("caller")?;
+    let as_client = format!(
+        "proxy_ssl_certificate {chain}; proxy_ssl_certificate_key {key}; proxy_ssl_protocols TLSv1.3;
+      proxy_ssl_trusted_certificate {root}; proxy_ssl_verify on; proxy_ssl_name localhost;",
+        chain = client.chain.display(),
+        key = client.key.display(),
+    );
+    let outer = start_nginx(
+        folder,
+        "nginx-outer",
+        PROXY_CORE,
+        web,
+        "",
+        inner.address,
+        &as_client,
+    )?;
+    Ok((outer, inner))
+}
+
+/// An nginx with TLS in front of `upstream`: `tls` adds to what it asks of clients, and `as_client`, if there is anything,
+/// is how it speaks TLS to the upstream.
+fn start_nginx(
+    folder: &Path,
+    name: &str,
+    core: Option<usize>,
+    web: &Identity,
+    tls: &str,
+    upstream: SocketAddr,
+    as_client: &str,
+) -> Outcome<Peer> {
     let address = free_address()?;
+    let scheme = if as_client.is_empty() {
+        "http"
+    } else {
+        "https"
+    };
     let configuration = format!(
-        "daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/nginx.log warn;
+        "daemon off; worker_processes 1; pid {folder}/{name}.pid; error_log {folder}/{name}.log warn;
 events {{ worker_connections 8192; }}
 http {{
   access_log off;
@@ -58,9 +125,9 @@ http {{
   server {{
     listen {address} ssl backlog=4096;
     ssl_certificate {chain}; ssl_certificate_key {key};
-    ssl_protocols TLSv1.3;
+    ssl_protocols TLSv1.3; {tls}
     location / {{
-      proxy_pass http://service;
+      proxy_pass {scheme}://service; {as_client}
       proxy_http_version 1.1;
       proxy_set_header Connection \"\";
       proxy_set_header Host $host;
@@ -71,12 +138,13 @@ http {{
         chain = web.chain.display(),
         key = web.key.display(),
     );
-    let file = folder.join("nginx.conf");
+    let file = folder.join(format!("{name}.conf"));
     fs::write(&file, configuration)?;
     let mut command = Command::new("nginx");
-    command.arg("-e").arg(folder.join("nginx.log"));
+    command.arg("-e").arg(folder.join(format!("{name}.log")));
     command.arg("-c").arg(file);
-    Peer::start(&command, address, &folder.join("nginx.err"))
+    let log = folder.join(format!("{name}.err"));
+    Peer::start_on(&command, core, address, &log)
 }
 
 /// haproxy: TLS in front of `upstream`.

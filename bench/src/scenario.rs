@@ -144,10 +144,16 @@ impl Bench {
         let nginx = peers::nginx(&folder, &self.web, self.upstream)?;
         let haproxy = peers::haproxy(&folder, &self.web, self.upstream)?;
         let envoy = peers::envoy(&folder, &self.web, self.upstream)?;
+        let (outer, inner) =
+            peers::nginx_pair(&folder, &self.certificates, &self.web, self.upstream)?;
+        let mut nginx_pair = self.peer("outer", &outer, path);
+        "nginx, mutual TLS to a second nginx".clone_into(&mut nginx_pair.name);
+        nginx_pair.parts.push(part("inner", &inner.process, false));
         let contenders = vec![
             self.peer("nginx", &nginx, path),
             self.peer("haproxy", &haproxy, path),
             self.peer("envoy", &envoy, path),
+            nginx_pair,
             at_gateway(&fleet, format!("testudo gateway: {what}"), path)?,
         ];
         Ok(Comparison {
