@@ -1,12 +1,19 @@
 //! A well-behaved HTTP/1.1 client: keeps its connection, does not use it again once it was told so or saw it closed, and
 //! tries nothing twice.
 
-use std::{fs, future::poll_fn, net::SocketAddr, path::Path, pin::Pin, task::Poll};
+use std::{
+    fs,
+    future::poll_fn,
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+    pin::Pin,
+    task::Poll,
+};
 
 use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
-    net::TcpStream,
+    net::TcpSocket,
 };
 use tokio_rustls::TlsConnector;
 
@@ -23,6 +30,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 #[derive(Clone)]
 pub(crate) struct Origin {
     address: SocketAddr,
+    /// The client's own address.
+    from: Ipv4Addr,
     tls: Option<(TlsConnector, ServerName<'static>)>,
 }
 
@@ -60,12 +69,27 @@ impl Origin {
             }
             None => None,
         };
-        Ok(Self { address, tls })
+        Ok(Self {
+            address,
+            from: Ipv4Addr::LOCALHOST,
+            tls,
+        })
+    }
+
+    /// The same, called from another address of this machine.
+    pub(crate) fn called_from(mut self, from: Ipv4Addr) -> Self {
+        self.from = from;
+        self
     }
 
     /// A new connection.
     pub(crate) async fn connect(&self) -> Outcome<Box<dyn Stream>> {
-        let tcp = TcpStream::connect(self.address).await?;
+        let socket = TcpSocket::new_v4()?;
+        // Without need it would only make ports scarce.
+        if self.from != Ipv4Addr::LOCALHOST {
+            socket.bind(SocketAddr::from((self.from, 0)))?;
+        }
+        let tcp = socket.connect(self.address).await?;
         tcp.set_nodelay(true)?;
         Ok(match &self.tls {
             Some((connector, name)) => Box::new(connector.connect(name.clone(), tcp).await?),

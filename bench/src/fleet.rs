@@ -190,6 +190,12 @@ impl Fleet {
         output(&mut self.testudo_as(user, &["token"])?)
     }
 
+    /// A token of a new login of `user`, which has all of its life before it.
+    pub(crate) fn fresh_token_of(&self, user: &str) -> Outcome<String> {
+        self.log_in(user)?;
+        self.token_of(user)
+    }
+
     /// Stops the control plane, or kills it, and starts it again.
     pub(crate) fn restart_server(&mut self, is_killed: bool) -> Outcome {
         if is_killed {

@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::Ipv4Addr,
     path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
@@ -24,6 +25,9 @@ use crate::{
     fleet::{Fleet, STRANGER},
 };
 
+/// Where forged tokens come from. An address has so many tokens verified that nobody knows yet; others who have a new one
+/// must not come from there.
+const FORGER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 9);
 /// Clients of each origin. Each has one call under way, so that many may be late at once.
 const CLIENTS: usize = 64;
 /// Threads that make the calls.
@@ -37,6 +41,7 @@ pub(crate) struct Mix {
     through_gateway: Vec<Kind>,
     between_services: Vec<Kind>,
     gateway: Origin,
+    forger: Origin,
     service: Origin,
 }
 
@@ -100,6 +105,7 @@ impl Mix {
         let gateway =
             |name, path, user, is_allowed| Kind::new(name, "localhost", path, user, is_allowed);
         let service = |name, path, is_allowed| Kind::new(name, "echo", path, Nobody, is_allowed);
+        let origin = Origin::new(fleet.gateway.address, "localhost", Some(&fleet.ca), false)?;
         let mix = Self {
             through_gateway: vec![
                 gateway("open", "/open", Nobody, true),
@@ -115,7 +121,8 @@ impl Mix {
                 service("between services", "/open", true),
                 service("between services, for itself", "/checked", false),
             ],
-            gateway: Origin::new(fleet.gateway.address, "localhost", Some(&fleet.ca), false)?,
+            forger: origin.clone().called_from(FORGER),
+            gateway: origin,
             service: Origin::new(fleet.caller.address, "echo", None, false)?,
         };
         mix.renew_tokens(fleet)?;
@@ -124,7 +131,8 @@ impl Mix {
 
     /// Gives the calls tokens that have most of their life before them.
     pub(crate) fn renew_tokens(&self, fleet: &Fleet) -> Outcome {
-        let (bench, stranger) = (fleet.token_of("bench")?, fleet.token_of(STRANGER)?);
+        let bench = fleet.fresh_token_of("bench")?;
+        let stranger = fleet.fresh_token_of(STRANGER)?;
         for kind in self.through_gateway.iter().chain(&self.between_services) {
             kind.use_token(match kind.user {
                 User::Nobody => None,
@@ -195,6 +203,7 @@ impl Steady {
             let client = Client {
                 mix: Arc::clone(mix),
                 gateway: Caller::new(mix.gateway.clone()),
+                forger: Caller::new(mix.forger.clone()),
                 service: Caller::new(mix.service.clone()),
                 schedule: Arc::clone(&schedule),
                 stop: Arc::clone(&stop),
@@ -264,6 +273,7 @@ pub(crate) fn capacity(mix: &Arc<Mix>, time: Duration) -> Outcome<f64> {
 struct Client {
     mix: Arc<Mix>,
     gateway: Caller,
+    forger: Caller,
     service: Caller,
     schedule: Arc<Schedule>,
     stop: Arc<AtomicBool>,
@@ -278,12 +288,18 @@ impl Client {
             sleep_until(due).await;
             let mix = Arc::clone(&self.mix);
             // Every fifth call is one between services.
-            let (kinds, caller) = match number % 5 {
-                0 => (&mix.between_services, &mut self.service),
-                _ => (&mix.through_gateway, &mut self.gateway),
+            let is_between = number % 5 == 0;
+            let kinds = match is_between {
+                true => &mix.between_services,
+                false => &mix.through_gateway,
             };
             let Some(kind) = kinds.get((number / 5) as usize % kinds.len()) else {
                 return;
+            };
+            let caller = match kind.user {
+                _ if is_between => &mut self.service,
+                User::Forged => &mut self.forger,
+                _ => &mut self.gateway,
             };
             let answered = caller.call(&kind.request()).await;
             let is_upstream_gone = self.is_upstream_gone.load(Ordering::Relaxed);
