@@ -57,6 +57,7 @@ mod respond;
 mod serve;
 mod sibling;
 mod sidecar;
+mod slots;
 mod source;
 mod span;
 mod spread;

@@ -9,22 +9,22 @@ use std::{
     io,
     net::{SocketAddr, TcpListener},
     num::NonZeroUsize,
-    sync::Arc,
     thread::JoinHandle,
     time::Duration,
 };
 
 use futures_util::FutureExt;
 use socket2::{Domain, Protocol, Socket, Type};
-use testudo_model::limits;
-use testudo_runtime::{DrainWatch, Sockets, descriptor_limit};
+use testudo_runtime::{DrainWatch, Sockets};
 use tokio::{
     net::TcpStream,
-    sync::{AcquireError, OwnedSemaphorePermit, Semaphore},
     task::{JoinError, JoinSet},
 };
 
-use crate::spread::{Accepted, Place, Seat, Team, seats};
+use crate::{
+    slots::{ConnectionSlots, Slot},
+    spread::{Accepted, Place, Seat, Team, seats},
+};
 
 /// Connections the kernel completes before we accept them.
 const BACKLOG: i32 = 4096;
@@ -233,32 +233,6 @@ impl Running {
     }
 }
 
-/// Connections one proxy holds at most; further ones wait in the kernel's queue.
-#[derive(Debug, Clone)]
-pub(crate) struct ConnectionSlots(Arc<Semaphore>);
-
-impl ConnectionSlots {
-    /// As many as the limit says, or as there are descriptors for. A quarter of these is left for what a process opens
-    /// itself, connections to services most of all.
-    pub(crate) fn new() -> Self {
-        let affordable = descriptor_limit() / 4 * 3;
-        if affordable < limits::MAX_CONNECTIONS {
-            tracing::info!(
-                connections = affordable,
-                "fewer connections than usual: the hard limit of file descriptors is low (`ulimit -Hn`)"
-            );
-        }
-        let connections = affordable.min(limits::MAX_CONNECTIONS);
-        Self(Arc::new(Semaphore::new(connections)))
-    }
-
-    /// A place for one more, if there is one.
-    #[cfg(feature = "http3")]
-    pub(crate) fn try_take(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.0).try_acquire_owned().ok()
-    }
-}
-
 /// Accepts connections until the drain starts, and those that the kernel has completed by then; serves each in a task
 /// of its own, then waits for those that are open, at most until `deadline`.
 pub(crate) async fn accept<F>(
@@ -278,7 +252,7 @@ pub(crate) async fn accept<F>(
     let mut connections = JoinSet::new();
     loop {
         let next = async {
-            let slot = Arc::clone(&slots.0).acquire_owned().await;
+            let slot = slots.take().await;
             (slot, listener.accept().await)
         };
         let accepted = tokio::select! {
@@ -288,7 +262,7 @@ pub(crate) async fn accept<F>(
                 continue;
             }
             handed = team.handed() => Ok(Some(handed)),
-            (slot, accepted) = next => place(&team, slot, accepted),
+            (slot, accepted) = next => place(&slots, &team, slot, accepted),
         };
         match accepted.and_then(|accepted| accepted.map(Accepted::open).transpose()) {
             Ok(Some(opened)) => serve_one(&mut connections, &serve, opened, &drain),
@@ -302,10 +276,12 @@ pub(crate) async fn accept<F>(
     // Closed with connections in its queue, a socket would reset them; and a worker that drained first has handed
     // over nothing since.
     while let Some(Ok((stream, peer))) = listener.accept().now_or_never() {
-        let Ok(slot) = Arc::clone(&slots.0).try_acquire_owned() else {
+        let Some(slot) = slots.try_take() else {
             break;
         };
-        if let Ok(opened) = keep(&team, slot, stream, peer) {
+        if let Some(slot) = slots.for_source(slot, peer.ip())
+            && let Ok(opened) = keep(&team, slot, stream, peer)
+        {
             serve_one(&mut connections, &serve, opened, &drain);
         }
     }
@@ -334,12 +310,15 @@ fn serve_one<F>(
 
 /// A new connection, if this worker shall serve it.
 fn place(
+    slots: &ConnectionSlots,
     team: &Team,
-    slot: Result<OwnedSemaphorePermit, AcquireError>,
+    slot: Slot,
     accepted: io::Result<(TcpStream, SocketAddr)>,
 ) -> io::Result<Option<Accepted>> {
     let (stream, peer) = accepted?;
-    let slot = slot.map_err(io::Error::other)?;
+    let Some(slot) = slots.for_source(slot, peer.ip()) else {
+        return Ok(None);
+    };
     stream.set_nodelay(true)?;
     Ok(team.assign(stream.into_std()?, peer, slot))
 }
@@ -347,7 +326,7 @@ fn place(
 /// A new connection that this worker serves, whoever has fewer.
 fn keep(
     team: &Team,
-    slot: OwnedSemaphorePermit,
+    slot: Slot,
     stream: TcpStream,
     peer: SocketAddr,
 ) -> io::Result<(TcpStream, SocketAddr, Place)> {

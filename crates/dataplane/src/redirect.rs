@@ -10,10 +10,11 @@ use testudo_runtime::DrainWatch;
 use crate::{
     body::AnswerBody,
     framing,
-    listener::{self, ConnectionSlots, Listeners},
+    listener::{self, Listeners},
     respond,
     routes::normalise_host,
     serve::{self, Activity, Protocol},
+    slots::ConnectionSlots,
 };
 
 /// What the redirect listener is made of.

@@ -13,7 +13,9 @@ use std::{
     },
 };
 
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
+
+use crate::slots::Slot;
 
 /// Connections on their way to another worker. Beyond it they stay where they are.
 const INBOX: usize = 64;
@@ -58,11 +60,11 @@ pub(crate) struct Accepted {
 #[derive(Debug)]
 pub(crate) struct Place {
     open: Arc<AtomicUsize>,
-    _slot: OwnedSemaphorePermit,
+    _slot: Slot,
 }
 
 impl Desk {
-    fn seat(&self, stream: TcpStream, peer: SocketAddr, slot: OwnedSemaphorePermit) -> Accepted {
+    fn seat(&self, stream: TcpStream, peer: SocketAddr, slot: Slot) -> Accepted {
         self.open.fetch_add(1, Ordering::Relaxed);
         let place = Place {
             open: Arc::clone(&self.open),
@@ -133,7 +135,7 @@ impl Team {
         &self,
         stream: TcpStream,
         peer: SocketAddr,
-        slot: OwnedSemaphorePermit,
+        slot: Slot,
     ) -> Option<Accepted> {
         let own = self.desks.get(self.own)?;
         let least = self.least_busy().unwrap_or(own);
@@ -147,12 +149,7 @@ impl Team {
     }
 
     /// A new connection for this worker, whatever the others have.
-    pub(crate) fn keep(
-        &self,
-        stream: TcpStream,
-        peer: SocketAddr,
-        slot: OwnedSemaphorePermit,
-    ) -> Option<Accepted> {
+    pub(crate) fn keep(&self, stream: TcpStream, peer: SocketAddr, slot: Slot) -> Option<Accepted> {
         Some(self.desks.get(self.own)?.seat(stream, peer, slot))
     }
 
@@ -173,9 +170,8 @@ impl Team {
 
 #[cfg(test)]
 mod tests {
-    use tokio::sync::Semaphore;
-
     use super::*;
+    use crate::slots::ConnectionSlots;
 
     fn listeners(count: usize) -> Vec<TcpListener> {
         let listen = || TcpListener::bind("127.0.0.1:0").unwrap();
@@ -184,7 +180,7 @@ mod tests {
 
     /// Brings connections to one seat only, and says how many each worker then has.
     async fn spread(connections: usize, workers: usize) -> Vec<usize> {
-        let slots = Arc::new(Semaphore::new(connections));
+        let slots = ConnectionSlots::of(connections);
         let mut seats = seats(listeners(workers));
         let address = seats[0].socket.local_addr().unwrap();
         let mut held: Vec<Vec<Accepted>> = Vec::new();
@@ -192,7 +188,7 @@ mod tests {
         for _ in 0..connections {
             let _client = TcpStream::connect(address).unwrap();
             let (stream, peer) = seats[0].socket.accept().unwrap();
-            let slot = Arc::clone(&slots).try_acquire_owned().unwrap();
+            let slot = slots.try_take().unwrap();
             held[0].extend(seats[0].team.assign(stream, peer, slot));
             for (seat, held) in seats.iter_mut().zip(&mut held) {
                 held.extend(seat.team.inbox.try_recv());
@@ -200,7 +196,8 @@ mod tests {
         }
         let counts = held.iter().map(Vec::len).collect();
         drop(held);
-        assert_eq!(slots.available_permits(), connections);
+        let free: Vec<_> = std::iter::from_fn(|| slots.try_take()).collect();
+        assert_eq!(free.len(), connections);
         let left = |desk: &Desk| desk.open.load(Ordering::Relaxed);
         assert!(seats[0].team.desks.iter().all(|desk| left(desk) == 0));
         counts
@@ -223,16 +220,12 @@ mod tests {
     #[tokio::test]
     async fn a_worker_that_is_gone_or_full_gets_nothing() {
         let mut seats = seats(listeners(2));
-        let slots = Arc::new(Semaphore::new(100));
+        let slots = ConnectionSlots::of(100);
         let address = seats[0].socket.local_addr().unwrap();
         let assign = |seat: &Seat| {
             let _client = TcpStream::connect(address).unwrap();
             let (stream, peer) = seat.socket.accept().unwrap();
-            seat.team.assign(
-                stream,
-                peer,
-                Arc::clone(&slots).try_acquire_owned().unwrap(),
-            )
+            seat.team.assign(stream, peer, slots.try_take().unwrap())
         };
         drop(seats.pop());
         let kept: Vec<_> = (0..10).filter_map(|_| assign(&seats[0])).collect();
@@ -242,12 +235,12 @@ mod tests {
     #[tokio::test]
     async fn what_was_handed_over_to_a_worker_that_drains_is_not_lost() {
         let mut seats = seats(listeners(2));
-        let slots = Arc::new(Semaphore::new(100));
+        let slots = ConnectionSlots::of(100);
         let address = seats[0].socket.local_addr().unwrap();
         let assign = |seat: &Seat| {
             let _client = TcpStream::connect(address).unwrap();
             let (stream, peer) = seats[0].socket.accept().unwrap();
-            let slot = Arc::clone(&slots).try_acquire_owned().unwrap();
+            let slot = slots.try_take().unwrap();
             seat.team.assign(stream, peer, slot)
         };
         let kept: Vec<_> = (0..10).filter_map(|_| assign(&seats[0])).collect();

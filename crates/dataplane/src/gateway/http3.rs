@@ -23,8 +23,9 @@ use crate::{
     datagrams::Datagrams,
     exchange::Exchange,
     http3,
-    listener::{self, ConnectionSlots, StartError},
+    listener::{self, StartError},
     serve::Activity,
+    slots::ConnectionSlots,
 };
 
 /// Requests under way on one connection.
@@ -136,7 +137,14 @@ impl GatewayWorker {
                 let _ = incoming.retry();
                 continue;
             }
-            let Some(slot) = slots.try_take() else {
+            // An address that is not validated may be anybody's: nothing is held against it.
+            let slot = match incoming.remote_address_validated() {
+                true => slots
+                    .try_take()
+                    .and_then(|slot| slots.for_source(slot, incoming.remote_address().ip())),
+                false => slots.try_take(),
+            };
+            let Some(slot) = slot else {
                 incoming.refuse();
                 continue;
             };

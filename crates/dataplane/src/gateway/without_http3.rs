@@ -6,7 +6,7 @@ use http::HeaderValue;
 use testudo_runtime::DrainWatch;
 
 use super::GatewayWorker;
-use crate::listener::ConnectionSlots;
+use crate::slots::ConnectionSlots;
 
 /// There is none.
 pub(super) enum Http3 {}

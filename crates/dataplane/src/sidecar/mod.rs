@@ -25,9 +25,10 @@ use testudo_trust::{PeerAuth, mesh_server_config};
 
 use crate::{
     inflight::Delivered,
-    listener::{self, ConnectionSlots, Listeners, Running, StartError},
+    listener::{self, Listeners, Running, StartError},
     proxy::{Proxy, ProxyParts, Worker},
     rejection::{NotReady, Rejection},
+    slots::ConnectionSlots,
     spread::Seat,
     state::Enforced,
     transaction::TransactionVerifier,
