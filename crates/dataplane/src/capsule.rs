@@ -14,6 +14,8 @@ use std::{
 use bytes::{Buf, BufMut, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::varint;
+
 /// Some bytes of the connection.
 const DATA: u64 = 0x2028_d7ee;
 /// The last ones.
@@ -57,9 +59,9 @@ impl<S> Capsules<S> {
 
     fn put(&mut self, kind: u64, payload: &[u8]) {
         self.unwritten.reserve(MAX_HEAD_BYTES + payload.len());
-        put_integer(&mut self.unwritten, kind);
-        let length = u64::try_from(payload.len()).unwrap_or(u64::MAX);
-        put_integer(&mut self.unwritten, length);
+        varint::write(&mut self.unwritten, kind);
+        let length = u64::try_from(payload.len()).unwrap_or(varint::MAX);
+        varint::write(&mut self.unwritten, length);
         self.unwritten.put_slice(payload);
     }
 }
@@ -74,11 +76,11 @@ impl Reading {
             *slot = byte;
         }
         let known = known + 1;
-        let bytes = head.get(..known).ok_or_else(malformed)?;
-        let Some((kind, rest)) = integer(bytes) else {
+        let mut bytes = head.get(..known).ok_or_else(malformed)?;
+        let Some(kind) = varint::read(&mut bytes) else {
             return Ok(Self::Head(head, known));
         };
-        let Some((left, _)) = integer(rest) else {
+        let Some(left) = varint::read(&mut bytes) else {
             return Ok(Self::Head(head, known));
         };
         match kind {
@@ -205,27 +207,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Capsules<S> {
     }
 }
 
-/// An integer of RFC 9000 section 16 and what follows it; `None` if it is not yet complete.
-fn integer(bytes: &[u8]) -> Option<(u64, &[u8])> {
-    let first = *bytes.first()?;
-    let (own, rest) = bytes.split_at_checked(1 << (first >> 6))?;
-    let value = own
-        .iter()
-        .skip(1)
-        .fold(u64::from(first & 0x3f), |value, byte| {
-            (value << 8) | u64::from(*byte)
-        });
-    Some((value, rest))
-}
-
-/// In four bytes if it fits: kinds of capsules need them, and lengths may have them.
-fn put_integer(bytes: &mut BytesMut, value: u64) {
-    match u32::try_from(value) {
-        Ok(value @ ..=0x3fff_ffff) => bytes.put_u32(0x8000_0000 | value),
-        _ => bytes.put_u64(0xc000_0000_0000_0000 | value),
-    }
-}
-
 fn malformed() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "not a capsule of a connection")
 }
@@ -324,13 +305,6 @@ mod tests {
         fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
             let _ = read(&bytes, 3);
         }
-
-        #[test]
-        fn integers_read_back(value in 0_u64..(1 << 62)) {
-            let mut bytes = BytesMut::new();
-            put_integer(&mut bytes, value);
-            prop_assert_eq!(integer(&bytes), Some((value, &[][..])));
-        }
     }
 
     #[test]
@@ -344,8 +318,8 @@ mod tests {
     #[test]
     fn a_final_capsule_may_carry_bytes() {
         let mut bytes = BytesMut::new();
-        put_integer(&mut bytes, FINAL_DATA);
-        put_integer(&mut bytes, 2);
+        varint::write(&mut bytes, FINAL_DATA);
+        varint::write(&mut bytes, 2);
         bytes.put_slice(b"ok");
         assert_eq!(read(&bytes, 16), Ok(b"ok".to_vec()));
     }

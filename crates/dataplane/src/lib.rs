@@ -68,6 +68,7 @@ mod tls;
 mod token;
 mod trace;
 mod transaction;
+mod varint;
 mod websocket;
 mod wire;
 

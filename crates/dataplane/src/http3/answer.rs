@@ -15,9 +15,8 @@ use testudo_model::snapshot::TransferRules;
 
 use super::{
     code::INTERNAL_ERROR, connection::SEND_WINDOW_BYTES, frames::kind, qpack, session::Session,
-    varint,
 };
-use crate::{body::AnswerBody, rate::Watched};
+use crate::{body::AnswerBody, rate::Watched, varint};
 
 /// Why an answer did not pass whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

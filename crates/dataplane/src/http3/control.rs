@@ -13,8 +13,8 @@ use super::{
     frames::{FrameHead, Frames, kind},
     head::MAX_SECTION_BYTES,
     session::{Lasting, Session},
-    varint,
 };
+use crate::varint;
 
 /// Kinds of streams.
 const CONTROL: u64 = 0x0;

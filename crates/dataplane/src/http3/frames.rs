@@ -10,10 +10,8 @@ use std::{
 use bytes::{Buf, Bytes, BytesMut};
 use quinn::{RecvStream, VarInt};
 
-use super::{
-    code::{FRAME_ERROR, Fault},
-    varint,
-};
+use super::code::{FRAME_ERROR, Fault};
+use crate::varint;
 
 /// Bytes taken from the stream at once.
 const CHUNK_BYTES: usize = 16 * 1024;

@@ -4,7 +4,7 @@
 //! gates are. What it takes is a request like any other, [`crate::arriving::Arriving`] and all, for the service that the
 //! other versions have. QPACK runs without its dynamic table, nothing is pushed, and CONNECT is not served.
 //!
-//! [`varint`], [`huffman`], [`qpack`] and [`head`] do no IO.
+//! [`huffman`], [`qpack`] and [`head`] do no IO.
 
 mod answer;
 mod code;
@@ -17,9 +17,8 @@ mod qpack;
 mod received;
 mod session;
 mod static_table;
-mod varint;
 
-pub(crate) use code::NO_ERROR;
+pub(crate) use code::{EXCESSIVE_LOAD, NO_ERROR};
 pub(crate) use connection::{SEND_WINDOW_BYTES, serve};
 #[cfg(feature = "fuzzing")]
 pub(crate) use head::read as read_head;

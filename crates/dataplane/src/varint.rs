@@ -3,10 +3,10 @@
 use bytes::{Buf, BufMut, BytesMut};
 
 /// The largest.
-pub(super) const MAX: u64 = (1 << 62) - 1;
+pub(crate) const MAX: u64 = (1 << 62) - 1;
 
 /// Takes one from the front of `bytes`. `None`, with some bytes taken or not: there is no whole one.
-pub(super) fn read(bytes: &mut &[u8]) -> Option<u64> {
+pub(crate) fn read(bytes: &mut &[u8]) -> Option<u64> {
     let length = 1_usize << (bytes.first()? >> 6);
     if bytes.len() < length {
         return None;
@@ -20,7 +20,7 @@ pub(super) fn read(bytes: &mut &[u8]) -> Option<u64> {
 }
 
 /// Appends `value`, at most [`MAX`].
-pub(super) fn write(bytes: &mut BytesMut, value: u64) {
+pub(crate) fn write(bytes: &mut BytesMut, value: u64) {
     match value {
         0..0x40 => bytes.put_uint(value, 1),
         0x40..0x4000 => bytes.put_uint(value | 1 << 14, 2),
