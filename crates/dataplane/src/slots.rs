@@ -125,7 +125,7 @@ impl Drop for Holder {
     fn drop(&mut self) {
         let mut held = self.slots.held();
         if let Some(count) = held.get_mut(&self.source) {
-            *count -= 1;
+            *count = count.saturating_sub(1);
             if *count == 0 {
                 held.remove(&self.source);
             }

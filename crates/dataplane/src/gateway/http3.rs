@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::UdpSocket,
+    net::{IpAddr, UdpSocket},
     sync::Arc,
     time::{Duration, UNIX_EPOCH},
 };
@@ -137,21 +137,22 @@ impl GatewayWorker {
                 let _ = incoming.retry();
                 continue;
             }
-            // An address that is not validated may be anybody's: nothing is held against it.
-            let slot = match incoming.remote_address_validated() {
-                true => slots
-                    .try_take()
-                    .and_then(|slot| slots.for_source(slot, incoming.remote_address().ip())),
-                false => slots.try_take(),
-            };
-            let Some(slot) = slot else {
+            let Some(slot) = slots.try_take() else {
                 incoming.refuse();
                 continue;
             };
-            let (gateway, drain) = (Arc::clone(&self), drain.clone());
+            let (gateway, slots, drain) = (Arc::clone(&self), slots.clone(), drain.clone());
             connections.spawn(async move {
-                gateway.quic_connection(incoming, trust, drain).await;
-                drop(slot);
+                let _open = gateway.worker.proxy.metrics.connection(ROLE);
+                let handshake = gateway.handshake(incoming).await;
+                drop(trust);
+                let Some(connection) = handshake else { return };
+                // Only now: an address that has not shown that it receives may be anybody's.
+                let client = connection.remote_address().ip().to_canonical();
+                match slots.for_source(slot, client) {
+                    Some(_slot) => gateway.quic_connection(connection, client, drain).await,
+                    None => connection.close(http3::EXCESSIVE_LOAD, b""),
+                }
             });
         }
         endpoint.set_server_config(None);
@@ -161,17 +162,24 @@ impl GatewayWorker {
         let _ = tokio::time::timeout(limits::LINGER_TIMEOUT, endpoint.wait_idle()).await;
     }
 
-    /// Serves one connection; `trust` is held until the client is known to be where it says.
-    async fn quic_connection<T>(self: Arc<Self>, incoming: Incoming, trust: T, drain: DrainWatch) {
-        let metrics = &self.worker.proxy.metrics;
-        let _open = metrics.connection(ROLE);
+    /// The handshake that `incoming` begins, after which the client is known to be where it says.
+    async fn handshake(&self, incoming: Incoming) -> Option<quinn::Connection> {
         let handshake = async { incoming.accept()?.await };
         let Ok(Ok(connection)) = tokio::time::timeout(limits::HANDSHAKE_TIMEOUT, handshake).await
         else {
-            return metrics.handshake_failed(ROLE);
+            self.worker.proxy.metrics.handshake_failed(ROLE);
+            return None;
         };
-        drop(trust);
-        let client = connection.remote_address().ip().to_canonical();
+        Some(connection)
+    }
+
+    /// Serves one connection.
+    async fn quic_connection(
+        self: Arc<Self>,
+        connection: quinn::Connection,
+        client: IpAddr,
+        drain: DrainWatch,
+    ) {
         let transfer = self.worker.proxy.transfer();
         let activity = Activity::new();
         let requests = Arc::clone(&activity);

@@ -15,7 +15,7 @@ pub(super) const FRAME_UNEXPECTED: VarInt = VarInt::from_u32(0x105);
 /// A frame that is malformed or cut off.
 pub(super) const FRAME_ERROR: VarInt = VarInt::from_u32(0x106);
 /// Too much work for nothing.
-pub(super) const EXCESSIVE_LOAD: VarInt = VarInt::from_u32(0x107);
+pub(crate) const EXCESSIVE_LOAD: VarInt = VarInt::from_u32(0x107);
 /// A push that nobody has promised.
 pub(super) const ID_ERROR: VarInt = VarInt::from_u32(0x108);
 /// Settings that are malformed, twice there, or of HTTP/2.
