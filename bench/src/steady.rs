@@ -178,6 +178,17 @@ impl Kind {
         *self.request.write().unwrap_or_else(PoisonError::into_inner) = request.into_bytes().into();
     }
 
+    /// Whether a call of this kind is to be answered so.
+    fn is_right(&self, status: u16) -> bool {
+        match status {
+            200 => self.is_allowed,
+            401 | 403 | 404 => !self.is_allowed,
+            // Many at once are refused unread.
+            429 => self.user == User::Forged,
+            _ => false,
+        }
+    }
+
     fn request(&self) -> Arc<[u8]> {
         Arc::clone(&self.request.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -352,8 +363,7 @@ impl Verdicts {
             format!("{}: {status} {code}", kind.name)
         };
         match (status, kind.is_allowed) {
-            // Many forged tokens at once are refused unread.
-            (200, true) | (401 | 403 | 404 | 429, false) => {
+            _ if kind.is_right(status) => {
                 self.right += 1;
                 let took = u32::try_from(due.elapsed().as_micros()).unwrap_or(u32::MAX);
                 self.latencies.push(took);
@@ -404,6 +414,13 @@ pub(crate) fn write_json(path: Option<&Path>, document: &impl Serialize) -> Outc
 mod tests {
     use super::*;
 
+    #[test]
+    fn only_forged_tokens_may_be_too_many() {
+        let kind = |user| Kind::new("test", "localhost", "/", user, false);
+        assert!(kind(User::Forged).is_right(429));
+        assert!(!kind(User::Stranger).is_right(429) && !kind(User::Nobody).is_right(429));
+    }
+
     fn noted(is_allowed: bool, answered: Result<(u16, Option<String>), String>) -> Verdicts {
         let kind = Kind::new("test", "localhost", "/", User::Nobody, is_allowed);
         let mut verdicts = Verdicts::default();
@@ -413,13 +430,7 @@ mod tests {
 
     #[test]
     fn a_verdict_is_right_wrong_or_missing() {
-        for (is_allowed, status) in [
-            (true, 200),
-            (false, 401),
-            (false, 403),
-            (false, 404),
-            (false, 429),
-        ] {
+        for (is_allowed, status) in [(true, 200), (false, 401), (false, 403), (false, 404)] {
             let verdicts = noted(is_allowed, Ok((status, None)));
             assert!(verdicts.is_right() && verdicts.right == 1);
         }
