@@ -14,10 +14,11 @@ use std::{
 
 use crate::{
     Outcome,
+    contender::{at_gateway, between_sidecars},
     fleet::{Fleet, Placement},
     measure::{self, Amount},
     process::output,
-    scenario::{Bench, at_gateway, between_sidecars},
+    scenario::Bench,
 };
 
 /// Requests under callgrind are some fifty times slower.

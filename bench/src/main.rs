@@ -4,7 +4,11 @@
 
 mod caller;
 mod certificates;
+mod contender;
 mod fleet;
+mod floor;
+mod floors;
+mod gateway;
 mod instructions;
 mod load;
 mod machine;
@@ -22,13 +26,20 @@ mod upstream;
 use std::{error::Error, fs, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
+use mimalloc::MiMalloc;
 
 use crate::{
+    floor::FloorArguments,
     load::{LoadArguments, TargetArguments},
     scenario::{Bench, Scenario},
     soak::SoakArguments,
     upgrade::UpgradeArguments,
+    upstream::UpstreamArguments,
 };
+
+/// Testudo's own: the floor differs from it in what it does, not in what it is built of.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// A bench stops at the first surprise and says what it was.
 pub(crate) type Outcome<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
@@ -68,12 +79,10 @@ pub(crate) struct Plan {
 /// What else the program does; upstream and load are processes of their own.
 #[derive(Debug, Subcommand)]
 enum Part {
-    /// Answer every request with 100 bytes; prints the port
-    Upstream {
-        /// Port to listen on [default: a free one]
-        #[arg(long, default_value_t = 0)]
-        port: u16,
-    },
+    /// Answer every request with the same bytes; prints the port
+    Upstream(UpstreamArguments),
+    /// Pass requests on with the libraries under Testudo and nothing else
+    FloorProxy(FloorArguments),
     /// Make requests; prints `started` after the warm-up and the tally at the end
     Load(LoadArguments),
     /// Make one request on each connection, print `held`, and keep them
@@ -102,7 +111,8 @@ enum Part {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = match arguments.part {
-        Some(Part::Upstream { port }) => upstream::run(port),
+        Some(Part::Upstream(arguments)) => upstream::run(&arguments),
+        Some(Part::FloorProxy(arguments)) => floor::run(&arguments),
         Some(Part::Load(arguments)) => load::run(arguments),
         Some(Part::Hold(arguments)) => load::hold(arguments),
         Some(Part::Memory {

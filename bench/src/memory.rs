@@ -9,12 +9,13 @@ use std::{
 
 use crate::{
     Outcome,
+    contender::{self, at_gateway},
     fleet::{Fleet, Placement},
     load::HELD,
     measure::{self, Target, median},
     peers,
     process::{LOAD_CORE, Process, resident_kilobytes},
-    scenario::{Bench, at_gateway},
+    scenario::Bench,
 };
 
 /// Connections before the first look: what is made once is there then.
@@ -42,7 +43,10 @@ pub(crate) fn run(bench: &Bench, rounds: usize, connections: usize) -> Outcome {
         let fleet = Fleet::start(&folder, bench.upstream(), Placement::GATEWAY)?;
         let gateway = at_gateway(&fleet, String::new(), "/open")?.target;
         let targets = [
-            (nginx.process.id(), bench.target(&nginx, "/open")),
+            (
+                nginx.process.id(),
+                contender::target(bench, &nginx, "/open"),
+            ),
             (fleet.gateway.process.id(), gateway),
         ];
         for ((process, target), (_, sights)) in targets.iter().zip(&mut sights) {

@@ -32,7 +32,8 @@ impl Peer {
         Self::start_on(command, PROXY_CORE, address, log)
     }
 
-    fn start_on(
+    /// Starts `command` on `core` and waits until it listens on `address`.
+    pub(crate) fn start_on(
         command: &Command,
         core: Option<usize>,
         address: SocketAddr,
@@ -345,6 +346,6 @@ fn envoy_configuration(
 }
 
 /// A loopback address nobody uses at the moment.
-fn free_address() -> Outcome<SocketAddr> {
+pub(crate) fn free_address() -> Outcome<SocketAddr> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }

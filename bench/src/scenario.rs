@@ -2,9 +2,8 @@
 
 use std::{
     fs,
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use clap::ValueEnum;
@@ -13,14 +12,15 @@ use serde::Serialize;
 use crate::{
     Outcome, Plan,
     certificates::{Certificates, Identity},
-    fleet::{Extra, Fleet, Placement, Proxy},
-    measure::{self, Amount, Contender, Part, Sample, Series, Target},
-    peers::{self, Peer},
-    process::{LOAD_CORE, Process},
+    contender::{at_gateway, between_sidecars},
+    fleet::{Extra, Fleet, Placement},
+    floors, gateway,
+    measure::{self, Amount, Contender, Sample, Series},
+    peers::Peer,
+    process::LOAD_CORE,
+    upstream,
 };
 
-/// Requests a second in `gateway-paced`: about half of what the slowest contender can do.
-const PACE: u32 = 4_000;
 /// Callers at once in `calls-1000`.
 const CALLERS: usize = 1_000;
 /// How much there is of what grows, in `policies`, `routes` and `services`.
@@ -37,6 +37,8 @@ pub(crate) enum Scenario {
     GatewayPaced,
     /// A new connection with a full handshake for each request
     Handshakes,
+    /// nginx, the libraries alone, and the gateway, each with and without a second proxy behind it
+    Floor,
     /// Plain HTTP in, mutual TLS between two sidecars, plain HTTP out; Envoy with RBAC
     Pair,
     /// 1,000 calls at once on all cores with the load
@@ -57,6 +59,7 @@ impl Scenario {
         Self::GatewayChecks,
         Self::GatewayPaced,
         Self::Handshakes,
+        Self::Floor,
         Self::Pair,
         Self::Calls1000,
         Self::Policies,
@@ -82,31 +85,30 @@ pub(crate) struct Bench {
     plan: Plan,
     certificates: Certificates,
     web: Identity,
-    upstream: SocketAddr,
-    _upstream: Process,
+    upstream: Peer,
 }
 
 impl Bench {
     /// Starts the upstream and makes certificates.
     pub(crate) fn start(folder: &Path, plan: &Plan) -> Outcome<Self> {
         let certificates = Certificates::create(folder)?;
-        let mut command = Command::new(std::env::current_exe()?);
-        command.arg("upstream");
-        let mut process = Process::start(&command, LOAD_CORE, &folder.join("upstream.log"))?;
-        let port = process.lines()?.next().ok_or("no upstream")??.parse()?;
         Ok(Self {
+            upstream: upstream::start(folder, upstream::ANSWER_BYTES)?,
             folder: folder.to_owned(),
             plan: plan.clone(),
             web: certificates.web()?,
             certificates,
-            upstream: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
-            _upstream: process,
         })
     }
 
     /// Where the upstream listens.
     pub(crate) const fn upstream(&self) -> SocketAddr {
-        self.upstream
+        self.upstream.address
+    }
+
+    /// Certificates for peers.
+    pub(crate) const fn certificates(&self) -> &Certificates {
+        &self.certificates
     }
 
     /// What peers show over HTTPS.
@@ -117,11 +119,12 @@ impl Bench {
     /// Measures one scenario.
     pub(crate) fn run(&mut self, scenario: Scenario) -> Outcome<Comparison> {
         match scenario {
-            Scenario::GatewayBare => self.gateway(scenario, "TLS, no user"),
-            Scenario::GatewayChecks => self.gateway(scenario, "token, both legs, limits, record"),
-            Scenario::GatewayPaced => self.gateway(scenario, "all checks, 4,000 requests/s"),
-            Scenario::Handshakes => self.gateway(scenario, "a handshake each, no user"),
-            Scenario::Pair => self.pair(),
+            Scenario::GatewayBare
+            | Scenario::GatewayChecks
+            | Scenario::GatewayPaced
+            | Scenario::Handshakes => gateway::compare(self, scenario),
+            Scenario::Floor => floors::at_gateway(self),
+            Scenario::Pair => floors::between_sidecars(self),
             Scenario::Calls1000 => self.calls(),
             Scenario::Policies => self.growth("policies", |extra| &mut extra.policies),
             Scenario::Routes => self.growth("routes", |extra| &mut extra.routes),
@@ -129,69 +132,9 @@ impl Bench {
         }
     }
 
-    fn gateway(&self, scenario: Scenario, what: &str) -> Outcome<Comparison> {
-        let folder = self.subfolder(&format!("{scenario:?}"))?;
-        let path = match scenario {
-            Scenario::GatewayChecks | Scenario::GatewayPaced => "/checked",
-            _ => "/open",
-        };
-        let amount = Amount {
-            rate: (scenario == Scenario::GatewayPaced).then_some(PACE),
-            fresh: scenario == Scenario::Handshakes,
-            ..self.amount()
-        };
-        let fleet = Fleet::start(&folder, self.upstream, Placement::GATEWAY)?;
-        let nginx = peers::nginx(&folder, &self.web, self.upstream)?;
-        let haproxy = peers::haproxy(&folder, &self.web, self.upstream)?;
-        let envoy = peers::envoy(&folder, &self.web, self.upstream)?;
-        let (outer, inner) =
-            peers::nginx_pair(&folder, &self.certificates, &self.web, self.upstream)?;
-        let mut nginx_pair = self.peer("outer", &outer, path);
-        "nginx, mutual TLS to a second nginx".clone_into(&mut nginx_pair.name);
-        nginx_pair.parts.push(part("inner", &inner.process, false));
-        let contenders = vec![
-            self.peer("nginx", &nginx, path),
-            self.peer("haproxy", &haproxy, path),
-            self.peer("envoy", &envoy, path),
-            nginx_pair,
-            at_gateway(&fleet, format!("testudo gateway: {what}"), path)?,
-        ];
-        Ok(Comparison {
-            title: format!("gateway, {what}, 100 bytes; ratio to nginx without checks"),
-            series: self.rounds(&contenders, amount, &fleet.processes())?,
-            reference: 0,
-        })
-    }
-
-    fn pair(&self) -> Outcome<Comparison> {
-        let folder = self.subfolder("pair")?;
-        let fleet = Fleet::start(&folder, self.upstream, Placement::SIDECARS)?;
-        let (outbound, inbound) = peers::envoy_pair(&folder, &self.certificates, self.upstream)?;
-        let envoy = Contender {
-            name: "envoy pair: mTLS, RBAC".to_owned(),
-            target: Target {
-                address: outbound.address,
-                host: "echo",
-                path: "/open",
-                ca: None,
-                token: None,
-            },
-            parts: vec![
-                part("outbound", &outbound.process, true),
-                part("inbound", &inbound.process, true),
-            ],
-        };
-        let contenders = [envoy, between_sidecars(&fleet)];
-        Ok(Comparison {
-            title: "sidecar pair over mTLS, 100 bytes; ratio to Envoy's pair".to_owned(),
-            series: self.rounds(&contenders, self.amount(), &fleet.processes())?,
-            reference: 0,
-        })
-    }
-
     fn calls(&self) -> Outcome<Comparison> {
         let folder = self.subfolder("calls")?;
-        let fleet = Fleet::start(&folder, self.upstream, Placement::ANYWHERE)?;
+        let fleet = Fleet::start(&folder, self.upstream(), Placement::ANYWHERE)?;
         let amount = Amount {
             connections: CALLERS,
             core: None,
@@ -215,7 +158,7 @@ impl Bench {
         growing: impl Fn(&mut Extra) -> &mut usize,
     ) -> Outcome<Comparison> {
         let folder = self.subfolder(what)?;
-        let fleet = Fleet::start(&folder, self.upstream, Placement::GATEWAY)?;
+        let fleet = Fleet::start(&folder, self.upstream(), Placement::GATEWAY)?;
         let mut series: Vec<Series> = GROWTH
             .map(|count| Series {
                 name: format!("{count} {what}"),
@@ -241,7 +184,7 @@ impl Bench {
     }
 
     /// Measures each contender once a round.
-    fn rounds(
+    pub(crate) fn rounds(
         &self,
         contenders: &[Contender],
         amount: Amount,
@@ -264,12 +207,19 @@ impl Bench {
         Ok(series)
     }
 
-    fn sample(&self, contender: &Contender, amount: Amount, processes: &[u32]) -> Outcome<Sample> {
+    /// Measures `contender` once, when `processes` are idle.
+    pub(crate) fn sample(
+        &self,
+        contender: &Contender,
+        amount: Amount,
+        processes: &[u32],
+    ) -> Outcome<Sample> {
         measure::settle(processes)?;
         measure::measure(contender, amount, &self.folder.join("load.log"))
     }
 
-    const fn amount(&self) -> Amount {
+    /// As much as the plan says, as fast as it is answered.
+    pub(crate) const fn amount(&self) -> Amount {
         Amount {
             connections: self.plan.connections,
             seconds: self.plan.seconds,
@@ -279,84 +229,10 @@ impl Bench {
         }
     }
 
-    fn peer(&self, name: &'static str, peer: &Peer, path: &'static str) -> Contender {
-        Contender {
-            name: name.to_owned(),
-            target: self.target(peer, path),
-            parts: vec![part(name, &peer.process, true)],
-        }
-    }
-
-    /// `path` behind a peer.
-    pub(crate) fn target(&self, peer: &Peer, path: &'static str) -> Target {
-        Target {
-            address: peer.address,
-            host: "localhost",
-            path,
-            ca: Some(self.certificates.root()),
-            token: None,
-        }
-    }
-
     /// A folder of its own for a comparison.
     pub(crate) fn subfolder(&self, name: &str) -> Outcome<PathBuf> {
         let folder = self.folder.join(name);
         fs::create_dir_all(&folder)?;
         Ok(folder)
-    }
-}
-
-/// Load on the gateway. What the sidecar and the control plane use is told beside it.
-pub(crate) fn at_gateway(fleet: &Fleet, name: String, path: &'static str) -> Outcome<Contender> {
-    let wants_token = path == "/checked";
-    Ok(Contender {
-        name,
-        target: Target {
-            address: fleet.gateway.address,
-            host: "localhost",
-            path,
-            ca: Some(fleet.ca.clone()),
-            token: wants_token.then(|| fleet.token()).transpose()?,
-        },
-        parts: vec![
-            proxy("gateway", &fleet.gateway, true),
-            proxy("sidecar", &fleet.called, false),
-            part("control plane", &fleet.server, false),
-        ],
-    })
-}
-
-/// Load on the outbound side of the calling service's sidecar.
-pub(crate) fn between_sidecars(fleet: &Fleet) -> Contender {
-    Contender {
-        name: "testudo pair: mTLS, both decide and record".to_owned(),
-        target: Target {
-            address: fleet.caller.address,
-            host: "echo",
-            path: "/open",
-            ca: None,
-            token: None,
-        },
-        parts: vec![
-            proxy("outbound", &fleet.caller, true),
-            proxy("inbound", &fleet.called, true),
-            part("control plane", &fleet.server, false),
-        ],
-    }
-}
-
-fn part(name: &'static str, process: &Process, is_counted: bool) -> Part {
-    Part {
-        name,
-        process: process.id(),
-        counts: None,
-        is_counted,
-    }
-}
-
-fn proxy(name: &'static str, proxy: &Proxy, is_counted: bool) -> Part {
-    Part {
-        counts: proxy.counts.clone(),
-        ..part(name, &proxy.process, is_counted)
     }
 }
