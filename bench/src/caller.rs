@@ -123,18 +123,19 @@ impl Caller {
         if !answered.is_last {
             self.kept = Some(stream);
         }
-        Ok((answered.status, self.problem(answered.status)))
+        Ok((answered.status, problem(answered.status, &self.buffer)))
     }
+}
 
-    fn problem(&self, status: u16) -> Option<String> {
-        if status < 400 {
-            return None;
-        }
-        let text = String::from_utf8_lossy(&self.buffer);
-        let (_, body) = text.split_once("\r\n\r\n")?;
-        let problem: serde_json::Value = serde_json::from_str(body).ok()?;
-        Some(problem.get("code")?.as_str()?.to_owned())
+/// The code of the problem in an answer (RFC 9457), if there is one.
+pub(crate) fn problem(status: u16, answer: &[u8]) -> Option<String> {
+    if status < 400 {
+        return None;
     }
+    let text = String::from_utf8_lossy(answer);
+    let (_, body) = text.split_once("\r\n\r\n")?;
+    let problem: serde_json::Value = serde_json::from_str(body).ok()?;
+    Some(problem.get("code")?.as_str()?.to_owned())
 }
 
 async fn open(origin: &Origin) -> Result<Box<dyn Stream>, String> {

@@ -3,7 +3,7 @@
 use crate::{
     Outcome,
     fleet::{Fleet, Proxy},
-    measure::{Contender, Part, Target},
+    measure::{Contender, Part, Target, Token},
     peers::Peer,
     process::Process,
     scenario::Bench,
@@ -49,7 +49,7 @@ pub(crate) fn sidecars(name: &str, (outbound, inbound): &(Peer, Peer)) -> Conten
             host: "echo",
             path: "/open",
             ca: None,
-            token: None,
+            token: Token::None,
         },
         parts: vec![
             part("outbound", &outbound.process, true),
@@ -65,13 +65,17 @@ pub(crate) fn target(bench: &Bench, peer: &Peer, path: &'static str) -> Target {
         host: "localhost",
         path,
         ca: Some(bench.certificates().root()),
-        token: None,
+        token: Token::None,
     }
 }
 
 /// Load on the gateway. What the sidecar and the control plane use is told beside it.
 pub(crate) fn at_gateway(fleet: &Fleet, name: String, path: &'static str) -> Outcome<Contender> {
-    let wants_token = path == "/checked";
+    let token = if path == "/checked" {
+        Token::Same(fleet.token()?)
+    } else {
+        Token::None
+    };
     Ok(Contender {
         name,
         target: Target {
@@ -79,7 +83,7 @@ pub(crate) fn at_gateway(fleet: &Fleet, name: String, path: &'static str) -> Out
             host: "localhost",
             path,
             ca: Some(fleet.ca.clone()),
-            token: wants_token.then(|| fleet.token()).transpose()?,
+            token,
         },
         parts: vec![
             proxy("gateway", &fleet.gateway, true),
@@ -98,7 +102,7 @@ pub(crate) fn between_sidecars(fleet: &Fleet) -> Contender {
             host: "echo",
             path: "/open",
             ca: None,
-            token: None,
+            token: Token::None,
         },
         parts: vec![
             proxy("outbound", &fleet.caller, true),

@@ -15,8 +15,10 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    Outcome, instructions,
-    process::{LOAD_CORE, Process, again, output, own_program},
+    Outcome,
+    declared::{Extra, POLICIES, extra_policy, fleet_file},
+    instructions,
+    process::{LOAD_CORE, Process, again, last_in_line, output, own_program},
 };
 
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -27,28 +29,8 @@ const POLICY_FILE_BYTES: usize = 512 * 1024;
 const BENCH: &str = "bench";
 pub(crate) const STRANGER: &str = "stranger";
 const USERS: [&str; 2] = [BENCH, STRANGER];
-const GROUPS: usize = 10;
-const EXTRA_ROUTES: usize = 100;
-
-/// How much is declared that no measured request is about.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Extra {
-    /// Policies about other groups and routes.
-    pub(crate) policies: usize,
-    /// Routes of the called service.
-    pub(crate) routes: usize,
-    /// Services.
-    pub(crate) services: usize,
-}
-
-impl Extra {
-    /// What a fleet starts with.
-    pub(crate) const START: Self = Self {
-        policies: 0,
-        routes: EXTRA_ROUTES,
-        services: 0,
-    };
-}
+/// What a login asks for.
+const SCOPES: &str = "openid profile offline_access bench:read";
 
 /// Which core each part has, and how many workers the proxies have.
 #[derive(Debug, Clone, Copy)]
@@ -59,6 +41,8 @@ pub(crate) struct Placement {
     pub(crate) sidecars: Option<usize>,
     /// Of the control plane.
     pub(crate) server: Option<usize>,
+    /// Whether the control plane gets only what the others leave.
+    pub(crate) server_is_last: bool,
     /// Workers of each proxy.
     pub(crate) workers: usize,
     /// Whether callgrind counts the instructions of the proxies.
@@ -71,14 +55,21 @@ impl Placement {
         gateway: crate::process::PROXY_CORE,
         sidecars: LOAD_CORE,
         server: LOAD_CORE,
+        server_is_last: false,
         workers: 1,
         is_counted: false,
+    };
+    /// The same with a control plane that is in nobody's way, as one on a machine of its own.
+    pub(crate) const APART: Self = Self {
+        server_is_last: true,
+        ..Self::GATEWAY
     };
     /// Both sidecars on the measured core.
     pub(crate) const SIDECARS: Self = Self {
         gateway: LOAD_CORE,
         sidecars: crate::process::PROXY_CORE,
         server: LOAD_CORE,
+        server_is_last: false,
         workers: 1,
         is_counted: false,
     };
@@ -87,6 +78,7 @@ impl Placement {
         gateway: None,
         sidecars: None,
         server: None,
+        server_is_last: false,
         workers: 2,
         is_counted: false,
     };
@@ -147,6 +139,9 @@ impl Fleet {
             let address = format!("127.0.0.1:{}", free_port()?);
             command.env(format!("TESTUDO__LISTEN__{name}"), address);
         }
+        if placement.server_is_last {
+            command = last_in_line(&command);
+        }
         let (server, ready) = start(&command, placement.server, folder, "server")?;
         let ca = ready.get("ca").and_then(Value::as_str).ok_or("no CA")?;
         let any = "127.0.0.1:0";
@@ -196,6 +191,35 @@ impl Fleet {
         self.token_of(user)
     }
 
+    /// The refresh token of a new login of the user of the measurements; `number` tells it from others.
+    pub(crate) fn refresh_token(&self, number: usize) -> Outcome<String> {
+        let home = self.new_home(&format!("session-{number}"))?;
+        let mut login = testudo(
+            &self.folder,
+            &["login", "--username", BENCH, "--scope", SCOPES],
+        )?;
+        login.env("TESTUDO_HOME", &home);
+        output(login.stdin(fs::File::open(self.folder.join("password"))?))?;
+        let kept: Value = serde_json::from_slice(&fs::read(home.join("login.json"))?)?;
+        let token = kept
+            .pointer("/tokens/refresh_token")
+            .and_then(Value::as_str);
+        Ok(token.ok_or("no refresh token")?.to_owned())
+    }
+
+    /// Where the identity provider listens, as `host:port`.
+    pub(crate) fn provider(&self) -> Outcome<String> {
+        let kept: Value = serde_json::from_slice(&fs::read(self.folder.join("home/login.json"))?)?;
+        let server = kept
+            .get("server")
+            .and_then(Value::as_str)
+            .ok_or("no server")?;
+        Ok(server
+            .trim_start_matches("https://")
+            .trim_end_matches('/')
+            .to_owned())
+    }
+
     /// Stops the control plane, or kills it, and starts it again.
     pub(crate) fn restart_server(&mut self, is_killed: bool) -> Outcome {
         if is_killed {
@@ -217,8 +241,7 @@ impl Fleet {
     }
 
     fn log_in(&self, user: &str) -> Outcome {
-        let scope = "openid profile offline_access bench:read";
-        let mut login = self.testudo_as(user, &["login", "--username", user, "--scope", scope])?;
+        let mut login = self.testudo_as(user, &["login", "--username", user, "--scope", SCOPES])?;
         output(login.stdin(fs::File::open(self.folder.join("password"))?))?;
         Ok(())
     }
@@ -226,12 +249,17 @@ impl Fleet {
     fn testudo_as(&self, user: &str, arguments: &[&str]) -> Outcome<Command> {
         let mut command = testudo(&self.folder, arguments)?;
         if user != BENCH {
-            let home = self.folder.join(format!("home-{user}"));
-            fs::create_dir_all(&home)?;
-            fs::copy(self.folder.join("home/fleet.json"), home.join("fleet.json"))?;
-            command.env("TESTUDO_HOME", home);
+            command.env("TESTUDO_HOME", self.new_home(user)?);
         }
         Ok(command)
+    }
+
+    /// A folder for the logins of another person, who knows this fleet.
+    fn new_home(&self, name: &str) -> Outcome<PathBuf> {
+        let home = self.folder.join(format!("home-{name}"));
+        fs::create_dir_all(&home)?;
+        fs::copy(self.folder.join("home/fleet.json"), home.join("fleet.json"))?;
+        Ok(home)
     }
 
     /// Applies a fleet with `extra` beside its own, and waits until every proxy enforces it.
@@ -372,86 +400,4 @@ fn testudo(folder: &Path, arguments: &[&str]) -> Outcome<Command> {
         .env("TESTUDO_LOG", "warn")
         .current_dir(folder);
     Ok(command)
-}
-
-/// Limits are there and counted, and so high that none refuses.
-fn fleet_file(upstream: SocketAddr, extra: Extra) -> String {
-    let mut text = format!(
-        r#"trust_domain = "bench.example"
-
-[gateway]
-limit = [{{ per = "ip", rate = "1000000/s", burst = 1000000 }}]
-
-[services.echo]
-upstream = "{upstream}"
-exposure = "external"
-limit = [{{ per = "service", rate = "1000000/s", burst = 1000000 }}]
-
-[[services.echo.routes]]
-operation = "echo.open"
-match = "GET /open"
-user = "none"
-
-[[services.echo.routes]]
-operation = "echo.checked"
-match = "GET /checked"
-scopes = ["bench:read"]
-limit = [{{ per = "user", rate = "1000000/s", burst = 1000000 }}]
-
-[services.caller]
-upstream = "127.0.0.2:{port}"
-
-[[services.caller.routes]]
-operation = "caller.unused"
-match = "GET /unused"
-
-[users.bench]
-groups = ["callers"]
-password = {{ file = "password" }}
-
-[users.stranger]
-password = {{ file = "password" }}
-
-[groups]
-callers = []
-"#,
-        port = upstream.port(),
-    );
-    for group in 0..GROUPS {
-        text.push_str(&format!("group-{group} = []\n"));
-    }
-    for route in 0..extra.routes {
-        text.push_str(&format!(
-            "\n[[services.echo.routes]]\noperation = \"echo.extra-{route}\"\nmatch = \"GET /extra/{route}\"\n"
-        ));
-    }
-    for service in 0..extra.services {
-        text.push_str(&format!(
-            "\n[services.extra-{service}]\nupstream = \"127.0.0.3:{port}\"\nexposure = \"external\"\n\
-             [[services.extra-{service}.routes]]\noperation = \"extra.read\"\nmatch = \"GET /extra-{service}/{{id}}\"\n",
-            port = upstream.port(),
-        ));
-    }
-    text
-}
-
-const POLICIES: &str = r#"@id("caller-reaches-echo")
-permit (principal == Fleet::Service::"caller", action == Fleet::Action::"connect", resource == Fleet::Service::"echo");
-
-@id("caller-calls-echo")
-permit (principal == Fleet::Service::"caller", action == Fleet::Action::"invoke", resource == Fleet::Route::"echo:echo.open");
-
-@id("callers-read")
-permit (principal in Fleet::Group::"callers", action == Fleet::Action::"read", resource == Fleet::Route::"echo:echo.checked");
-"#;
-
-/// A policy about somebody else and something else, as most policies of a large fleet are.
-fn extra_policy(number: usize) -> String {
-    let (group, route) = (number % GROUPS, number % EXTRA_ROUTES);
-    format!(
-        "@id(\"extra-{number}\")\npermit (principal in Fleet::Group::\"group-{group}\", \
-         action == Fleet::Action::\"read\", resource == Fleet::Route::\"echo:echo.extra-{route}\")\n\
-         when {{ principal.clearance >= {} }};\n\n",
-        number % 100
-    )
 }

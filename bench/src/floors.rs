@@ -6,7 +6,7 @@ use crate::{
     floor::{self, Gap, Wire},
     peers,
     process::{LOAD_CORE, PROXY_CORE},
-    scenario::{Bench, Comparison},
+    scenario::{Bench, Comparison, Detail},
 };
 
 /// The gateway beside nginx and beside floors, each with and without a second proxy behind it.
@@ -41,6 +41,7 @@ pub(crate) fn at_gateway(bench: &Bench) -> Outcome<Comparison> {
         title: "gateway and the libraries alone, 100 bytes; ratio to nginx".to_owned(),
         series: bench.rounds(&contenders, bench.amount(), &fleet.processes())?,
         reference: 0,
+        detail: Detail::Cost,
     })
 }
 
@@ -65,5 +66,6 @@ pub(crate) fn between_sidecars(bench: &Bench) -> Outcome<Comparison> {
         title: "sidecar pair over mTLS, 100 bytes; ratio to Envoy's pair".to_owned(),
         series: bench.rounds(&contenders, bench.amount(), &fleet.processes())?,
         reference: 0,
+        detail: Detail::Cost,
     })
 }

@@ -5,24 +5,38 @@ use crate::{
     fleet::{Fleet, Placement},
     measure::Amount,
     peers,
-    scenario::{Bench, Comparison, Scenario},
+    scenario::{Bench, Comparison, Detail, Scenario},
+    upstream::{self, ANSWER_BYTES},
 };
 
 /// Requests a second in `gateway-paced`: about half of what the slowest contender can do.
 const PACE: u32 = 4_000;
 
-/// How requests come, and what is asked of them.
+/// Connections in `gateway-1000`.
+const MANY: usize = 1_000;
+/// Length of answers in `gateway-16k`.
+const LONG_BYTES: usize = 16 * 1024;
+
+/// How requests come, what is asked of them, and what is answered.
+#[derive(Clone, Copy)]
 struct Setting {
     what: &'static str,
     path: &'static str,
     amount: Amount,
+    bytes: usize,
 }
 
 /// Measures `scenario`, which is about the gateway.
 pub(crate) fn compare(bench: &Bench, scenario: Scenario) -> Outcome<Comparison> {
-    let Setting { what, path, amount } = setting(scenario, bench.amount());
+    let Setting {
+        what,
+        path,
+        amount,
+        bytes,
+    } = setting(scenario, bench.amount());
     let folder = bench.subfolder(&format!("{scenario:?}"))?;
-    let upstream = bench.upstream();
+    let service = upstream::start(&folder, bytes)?;
+    let upstream = service.address;
     let fleet = Fleet::start(&folder, upstream, Placement::GATEWAY)?;
     let nginx = peers::nginx(&folder, bench.web(), upstream)?;
     let haproxy = peers::haproxy(&folder, bench.web(), upstream)?;
@@ -36,9 +50,10 @@ pub(crate) fn compare(bench: &Bench, scenario: Scenario) -> Outcome<Comparison> 
         contender::at_gateway(&fleet, format!("testudo gateway: {what}"), path)?,
     ];
     Ok(Comparison {
-        title: format!("gateway, {what}, 100 bytes; ratio to nginx without checks"),
+        title: format!("gateway, {what}, {bytes} bytes; ratio to nginx without checks"),
         series: bench.rounds(&contenders, amount, &fleet.processes())?,
         reference: 0,
+        detail: Detail::Cost,
     })
 }
 
@@ -47,14 +62,27 @@ fn setting(scenario: Scenario, amount: Amount) -> Setting {
         what: "TLS, no user",
         path: "/open",
         amount,
+        bytes: ANSWER_BYTES,
     };
     let checks = Setting {
         what: "token, both legs, limits, record",
         path: "/checked",
-        amount,
+        ..bare
     };
     match scenario {
+        Scenario::Gateway16k => Setting {
+            bytes: LONG_BYTES,
+            ..bare
+        },
         Scenario::GatewayChecks => checks,
+        Scenario::Gateway1000 => Setting {
+            what: "all checks, 1,000 connections",
+            amount: Amount {
+                connections: MANY,
+                ..amount
+            },
+            ..checks
+        },
         Scenario::GatewayPaced => Setting {
             what: "all checks, 4,000 requests/s",
             amount: Amount {

@@ -27,6 +27,7 @@ const AMOUNT: Amount = Amount {
     seconds: 15,
     rate: None,
     fresh: false,
+    addresses: 1,
     core: None,
 };
 /// Growth that is refused, of what was kept.

@@ -6,11 +6,12 @@
 //! every latency (no histogram), and counts whatever is not `200` as an error.
 
 use std::{
+    borrow::Cow,
     cell::RefCell,
     collections::BTreeMap,
     fs,
     io::{self, Write},
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     rc::Rc,
     sync::Arc,
@@ -26,19 +27,22 @@ use rustls::{
 use serde::{Deserialize, Serialize};
 use tokio::{
     runtime::Runtime,
+    sync::Semaphore,
     task::{JoinSet, LocalSet},
     time::Instant,
 };
 
 use crate::{
     Outcome,
-    caller::{Origin, Stream, exchange},
+    caller::{Origin, Stream, exchange, problem},
 };
 
 /// What is printed when all connections are held.
 pub(crate) const HELD: &str = "held";
 /// Time for all connections to open.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
+/// Connections opened at once. More would only wait in the queue of who accepts them.
+const OPENING: usize = 64;
 
 /// What to send where.
 #[derive(Debug, Clone, clap::Args)]
@@ -58,6 +62,9 @@ pub(crate) struct TargetArguments {
     /// File with a bearer token
     #[arg(long)]
     pub(crate) token: Option<PathBuf>,
+    /// File with bearer tokens, one a line, each for one request
+    #[arg(long, conflicts_with = "token")]
+    pub(crate) tokens: Option<PathBuf>,
     /// Connections
     #[arg(long)]
     pub(crate) connections: usize,
@@ -74,6 +81,9 @@ pub(crate) struct LoadArguments {
     /// A new connection with a full handshake for each request
     #[arg(long)]
     pub(crate) fresh: bool,
+    /// Addresses of this machine that connections come from in turn, from 127.0.0.1 on
+    #[arg(long, default_value_t = 1)]
+    pub(crate) addresses: u8,
     /// Seconds before measuring
     #[arg(long)]
     pub(crate) warm_up: f64,
@@ -83,7 +93,7 @@ pub(crate) struct LoadArguments {
 }
 
 /// What came of it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Tally {
     /// Answers with status 200.
     pub(crate) requests: u64,
@@ -108,14 +118,12 @@ pub(crate) fn run(arguments: LoadArguments) -> Outcome {
 pub(crate) fn hold(arguments: TargetArguments) -> Outcome {
     runtime()?.block_on(async {
         let client = Client::new(&arguments, true)?;
+        let request = client.request().ok_or(NO_TOKEN)?;
         let mut streams = Vec::with_capacity(arguments.connections);
         let mut buffer = Vec::new();
         for _ in 0..arguments.connections {
             let mut stream = client.origin.connect().await?;
-            match exchange(&mut stream, &client.request, &mut buffer)
-                .await?
-                .status
-            {
+            match exchange(&mut stream, &request, &mut buffer).await?.status {
                 200 => streams.push(stream),
                 status => return Err(format!("status {status}").into()),
             }
@@ -133,24 +141,14 @@ fn runtime() -> io::Result<Runtime> {
 
 async fn generate(arguments: LoadArguments) -> Outcome {
     let client = Rc::new(Client::new(&arguments.target, arguments.fresh)?);
-    let mut streams = Vec::with_capacity(arguments.target.connections);
-    let opening = async {
-        for _ in 0..arguments.target.connections {
-            streams.push(client.origin.connect().await?);
-        }
-        Outcome::Ok(())
-    };
-    tokio::time::timeout(CONNECT_TIMEOUT, opening).await??;
-
     let record = Rc::new(RefCell::new(Record::default()));
+    let opening = open_all(&client, &record, &arguments);
+    let opened = tokio::time::timeout(CONNECT_TIMEOUT, opening).await;
+    let opened = opened.map_err(|_| "connections do not open in time")??;
+
     let mut callers = JoinSet::new();
     let begin = Instant::now();
-    for (number, stream) in (0..).zip(streams) {
-        let caller = Caller {
-            client: Rc::clone(&client),
-            stream,
-            record: Rc::clone(&record),
-        };
+    for (number, caller) in (0..).zip(opened) {
         let pace = arguments
             .rate
             .map(|rate| Pace::new(begin, rate, number, arguments.target.connections));
@@ -165,6 +163,45 @@ async fn generate(arguments: LoadArguments) -> Outcome {
     let tally = record.tally(started.elapsed());
     writeln!(std::io::stdout(), "{}", serde_json::to_string(&tally)?)?;
     Ok(())
+}
+
+/// All callers with their connections, each with one request made: who connects and says nothing for long is cut off, and
+/// thousands take a while to open.
+async fn open_all(
+    client: &Rc<Client>,
+    record: &Rc<RefCell<Record>>,
+    arguments: &LoadArguments,
+) -> Outcome<Vec<Caller>> {
+    let turns = Rc::new(Semaphore::new(OPENING));
+    let mut opening = JoinSet::new();
+    for number in 0..arguments.target.connections {
+        let (client, record) = (Rc::clone(client), Rc::clone(record));
+        let (turns, from) = (Rc::clone(&turns), address(number, arguments.addresses));
+        opening.spawn_local(async move {
+            let _turn = turns.acquire().await?;
+            let origin = client.origin.clone().called_from(from);
+            let mut caller = Caller {
+                stream: origin.connect().await?,
+                client,
+                origin,
+                record,
+            };
+            // What is wrong will show while it is measured.
+            drop(caller.call(false, &mut Vec::new()).await);
+            Outcome::Ok(caller)
+        });
+    }
+    let mut callers = Vec::with_capacity(arguments.target.connections);
+    while let Some(opened) = opening.join_next().await {
+        callers.push(opened??);
+    }
+    Ok(callers)
+}
+
+/// Where connection `number` comes from.
+fn address(number: usize, addresses: u8) -> Ipv4Addr {
+    let turn = number % usize::from(addresses.max(1));
+    Ipv4Addr::from_bits(Ipv4Addr::LOCALHOST.to_bits() + u32::try_from(turn).unwrap_or_default())
 }
 
 #[derive(Default)]
@@ -195,24 +232,38 @@ impl Record {
     }
 }
 
+/// Said when there are fewer tokens than requests.
+const NO_TOKEN: &str = "no token is left";
+
 struct Client {
     origin: Origin,
+    /// A request, up to its token if each has another one.
     request: Vec<u8>,
+    tokens: Option<RefCell<std::vec::IntoIter<String>>>,
 }
 
 impl Client {
     fn new(arguments: &TargetArguments, fresh: bool) -> Outcome<Self> {
-        let authorization = match &arguments.token {
-            Some(path) => format!(
-                "Authorization: Bearer {}\r\n",
-                fs::read_to_string(path)?.trim()
-            ),
-            None => String::new(),
-        };
-        let request = format!(
-            "GET {} HTTP/1.1\r\nHost: {}\r\nUser-Agent: testudo-bench\r\nAccept: */*\r\n{authorization}\r\n",
+        let mut request = format!(
+            "GET {} HTTP/1.1\r\nHost: {}\r\nUser-Agent: testudo-bench\r\nAccept: */*\r\n",
             arguments.path, arguments.host
         );
+        let mut tokens = None;
+        match (&arguments.token, &arguments.tokens) {
+            (Some(file), _) => {
+                let token = fs::read_to_string(file)?;
+                request.push_str(&format!("Authorization: Bearer {}\r\n\r\n", token.trim()));
+            }
+            (None, Some(file)) => {
+                let all: Vec<String> = fs::read_to_string(file)?
+                    .lines()
+                    .map(String::from)
+                    .collect();
+                tokens = Some(RefCell::new(all.into_iter()));
+                request.push_str("Authorization: Bearer ");
+            }
+            (None, None) => request.push_str("\r\n"),
+        }
         Ok(Self {
             origin: Origin::new(
                 arguments.target,
@@ -221,7 +272,19 @@ impl Client {
                 fresh,
             )?,
             request: request.into_bytes(),
+            tokens,
         })
+    }
+
+    /// The next request; `None` when the tokens are used up.
+    fn request(&self) -> Option<Cow<'_, [u8]>> {
+        let Some(tokens) = &self.tokens else {
+            return Some(Cow::Borrowed(&self.request));
+        };
+        let token = tokens.borrow_mut().next()?;
+        Some(Cow::Owned(
+            [&self.request, token.as_bytes(), b"\r\n\r\n"].concat(),
+        ))
     }
 }
 
@@ -275,6 +338,7 @@ impl Pace {
 
 struct Caller {
     client: Rc<Client>,
+    origin: Origin,
     stream: Box<dyn Stream>,
     record: Rc<RefCell<Record>>,
 }
@@ -288,15 +352,19 @@ impl Caller {
                 None => Instant::now(),
             };
             match self.call(fresh, &mut buffer).await {
-                Ok(200) => {
+                Ok(Some(200)) => {
                     let took = u32::try_from(due.elapsed().as_micros()).unwrap_or(u32::MAX);
                     self.record.borrow_mut().latencies.push(took);
                 }
-                Ok(status) => self.fail(format!("status {status}")),
+                Ok(Some(status)) => {
+                    let code = problem(status, &buffer).unwrap_or_default();
+                    self.fail(format!("status {status} {code}"));
+                }
+                Ok(None) => return self.fail(NO_TOKEN),
                 Err(error) => {
                     self.fail(error.to_string());
                     tokio::time::sleep(Duration::from_millis(10)).await;
-                    match self.client.origin.connect().await {
+                    match self.origin.connect().await {
                         Ok(next) => self.stream = next,
                         Err(error) => self.fail(format!("connecting: {error}")),
                     }
@@ -305,15 +373,19 @@ impl Caller {
         }
     }
 
-    async fn call(&mut self, fresh: bool, buffer: &mut Vec<u8>) -> Outcome<u16> {
+    /// The status of the next request's answer, if there is a next request.
+    async fn call(&mut self, fresh: bool, buffer: &mut Vec<u8>) -> Outcome<Option<u16>> {
+        let Some(request) = self.client.request() else {
+            return Ok(None);
+        };
         if fresh {
-            self.stream = self.client.origin.connect().await?;
+            self.stream = self.origin.connect().await?;
         }
-        let answered = exchange(&mut self.stream, &self.client.request, buffer).await?;
-        Ok(answered.status)
+        let answered = exchange(&mut self.stream, &request, buffer).await?;
+        Ok(Some(answered.status))
     }
 
-    fn fail(&self, what: String) {
+    fn fail(&self, what: impl Into<String>) {
         self.record.borrow_mut().fail(what);
     }
 }
@@ -331,6 +403,45 @@ mod tests {
         assert_eq!(turns(0).next, begin);
         assert_eq!(turns(3).next, begin + Duration::from_millis(30));
         assert_eq!(turns(3).interval, Duration::from_millis(40));
+    }
+
+    #[test]
+    fn connections_come_from_the_addresses_in_turn() {
+        assert_eq!(address(0, 3), Ipv4Addr::new(127, 0, 0, 1));
+        assert_eq!(address(5, 3), Ipv4Addr::new(127, 0, 0, 3));
+        assert_eq!(address(7, 0), Ipv4Addr::LOCALHOST);
+    }
+
+    #[test]
+    fn a_token_is_for_one_request() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("tokens");
+        fs::write(&file, "one\ntwo\n").unwrap();
+        let client = Client::new(
+            &TargetArguments {
+                target: "127.0.0.1:1".parse().unwrap(),
+                host: "localhost".to_owned(),
+                path: "/".to_owned(),
+                ca: None,
+                token: None,
+                tokens: Some(file),
+                connections: 1,
+            },
+            false,
+        )
+        .unwrap();
+        let next = || Some(String::from_utf8(client.request()?.into_owned()).unwrap());
+        assert!(
+            next()
+                .unwrap()
+                .ends_with("Authorization: Bearer one\r\n\r\n")
+        );
+        assert!(
+            next()
+                .unwrap()
+                .ends_with("Authorization: Bearer two\r\n\r\n")
+        );
+        assert_eq!(next(), None);
     }
 
     #[test]

@@ -3,13 +3,18 @@
 //! `cargo run --release -p testudo-bench -- [SCENARIO]…`; method and figures are in `docs/performance.md`.
 
 mod caller;
+mod calls;
 mod certificates;
+mod checks;
 mod contender;
+mod declared;
 mod fleet;
 mod floor;
 mod floors;
 mod gateway;
+mod growth;
 mod instructions;
+mod latency;
 mod load;
 mod machine;
 mod measure;
@@ -17,9 +22,12 @@ mod memory;
 mod peers;
 mod process;
 mod report;
+mod resident;
 mod scenario;
 mod soak;
 mod steady;
+mod tokens;
+mod uncached;
 mod upgrade;
 mod upstream;
 
@@ -68,6 +76,9 @@ pub(crate) struct Plan {
     /// Connections, each with one request under way
     #[arg(long, default_value_t = 50)]
     connections: usize,
+    /// Requests a second of everybody, where a scenario does not say how many [default: as many as are answered]
+    #[arg(long)]
+    rate: Option<u32>,
     /// Write all samples here
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -110,6 +121,7 @@ enum Part {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    testudo_runtime::raise_descriptor_limit();
     let outcome = match arguments.part {
         Some(Part::Upstream(arguments)) => upstream::run(&arguments),
         Some(Part::FloorProxy(arguments)) => floor::run(&arguments),
@@ -160,12 +172,13 @@ fn bench(scenarios: &[Scenario], plan: &Plan) -> Outcome {
         .tempdir()?;
     let machine = machine::describe();
     report::heading(&machine, folder.path())?;
-    let mut bench = Bench::start(folder.path(), plan)?;
+    let bench = Bench::start(folder.path(), plan)?;
     let mut results = Vec::new();
     for scenario in scenarios {
-        let result = bench.run(*scenario)?;
-        report::table(&result)?;
-        results.push(result);
+        for result in bench.run(*scenario)? {
+            report::table(&result)?;
+            results.push(result);
+        }
     }
     if let Some(path) = &plan.json {
         let document = serde_json::json!({ "machine": machine, "results": results });

@@ -13,10 +13,13 @@ use serde::Serialize;
 use crate::{
     Outcome, instructions,
     load::Tally,
-    process::{Process, cpu_micros, resident_kilobytes},
+    process::{
+        Process, anonymous_kilobytes, core_seconds, cpu_micros, resident_kilobytes, waited_micros,
+    },
 };
 
-const WARM_UP_SECONDS: f64 = 1.0;
+/// Load before each measurement.
+pub(crate) const WARM_UP_SECONDS: f64 = 1.0;
 /// What was measured before may have work left: events to ship.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(20);
 const SETTLE_LOOK: Duration = Duration::from_millis(250);
@@ -34,8 +37,19 @@ pub(crate) struct Target {
     pub(crate) path: &'static str,
     /// CA of the proxy; plain HTTP without.
     pub(crate) ca: Option<PathBuf>,
-    /// File with a bearer token.
-    pub(crate) token: Option<PathBuf>,
+    /// The bearer token of requests.
+    pub(crate) token: Token,
+}
+
+/// What requests show.
+#[derive(Debug, Clone)]
+pub(crate) enum Token {
+    /// Nothing.
+    None,
+    /// All of them the one in this file.
+    Same(PathBuf),
+    /// Each another one of this file.
+    Another(PathBuf),
 }
 
 /// How much load.
@@ -49,6 +63,8 @@ pub(crate) struct Amount {
     pub(crate) rate: Option<u32>,
     /// Whether each request has a connection of its own.
     pub(crate) fresh: bool,
+    /// Addresses of this machine that connections come from in turn.
+    pub(crate) addresses: u8,
     /// Core of the generator.
     pub(crate) core: Option<usize>,
 }
@@ -85,8 +101,14 @@ pub(crate) struct Sample {
     pub(crate) cpu: f64,
     /// The same of each part.
     pub(crate) parts: Vec<(String, f64)>,
+    /// Microseconds per request that threads of each part could have run and had no core.
+    pub(crate) waits: Vec<(String, f64)>,
+    /// Share of each core that was in use.
+    pub(crate) busy: Vec<f64>,
     /// Resident kilobytes of what counts, afterwards.
     pub(crate) resident: u64,
+    /// What of that is no file's.
+    pub(crate) anonymous: u64,
 }
 
 /// All measurements of one contender.
@@ -109,9 +131,9 @@ pub(crate) fn measure(contender: &Contender, amount: Amount, log: &Path) -> Outc
         }
     };
     line()?;
-    let before = costs(contender)?;
+    let before = Look::take(contender)?;
     let tally: Tally = serde_json::from_str(&line()?)?;
-    let after = costs(contender)?;
+    let after = Look::take(contender)?;
     load.wait()?;
     if tally.requests == 0 {
         return Err(format!(
@@ -123,19 +145,61 @@ pub(crate) fn measure(contender: &Contender, amount: Amount, log: &Path) -> Outc
     let mut sample = Sample {
         cpu: 0.0,
         parts: Vec::new(),
+        waits: Vec::new(),
+        busy: after.busy_since(&before),
         resident: 0,
+        anonymous: 0,
         tally,
     };
     let requests = sample.tally.requests as f64;
-    for ((part, before), after) in contender.parts.iter().zip(before).zip(after) {
-        let per_request = (after - before) / requests;
-        sample.parts.push((part.name.to_owned(), per_request));
+    for (index, part) in contender.parts.iter().enumerate() {
+        let grown = |of: fn(&Look) -> &Vec<f64>| {
+            let value = |look| of(look).get(index).copied().unwrap_or(f64::NAN);
+            (value(&after) - value(&before)) / requests
+        };
+        let cost = grown(|look| &look.costs);
+        sample.parts.push((part.name.to_owned(), cost));
+        let waited = grown(|look| &look.waits);
+        sample.waits.push((part.name.to_owned(), waited));
         if part.is_counted {
-            sample.cpu += per_request;
+            sample.cpu += cost;
             sample.resident += resident_kilobytes(part.process)?;
+            sample.anonymous += anonymous_kilobytes(part.process)?;
         }
     }
     Ok(sample)
+}
+
+/// What the counters of a contender's processes and of the machine say at a moment.
+struct Look {
+    costs: Vec<f64>,
+    waits: Vec<f64>,
+    cores: Vec<(f64, f64)>,
+}
+
+impl Look {
+    fn take(contender: &Contender) -> Outcome<Self> {
+        let cost = |part: &Part| match &part.counts {
+            Some(counts) => instructions::executed(part.process, counts),
+            None => cpu_micros(part.process),
+        };
+        let parts = || contender.parts.iter();
+        Ok(Self {
+            costs: parts().map(cost).collect::<Outcome<_>>()?,
+            waits: parts()
+                .map(|part| waited_micros(part.process))
+                .collect::<Outcome<_>>()?,
+            cores: core_seconds()?,
+        })
+    }
+
+    fn busy_since(&self, before: &Self) -> Vec<f64> {
+        let cores = self.cores.iter().zip(&before.cores);
+        let share = |(after, before): (&(f64, f64), &(f64, f64))| {
+            (after.0 - before.0) / (after.1 - before.1)
+        };
+        cores.map(share).collect()
+    }
 }
 
 /// Waits until `processes` have nothing left to do.
@@ -155,6 +219,14 @@ pub(crate) fn settle(processes: &[u32]) -> Outcome {
 }
 
 impl Series {
+    /// Without measurements yet.
+    pub(crate) const fn new(name: String) -> Self {
+        Self {
+            name,
+            samples: Vec::new(),
+        }
+    }
+
     /// Median of a figure over the rounds.
     pub(crate) fn median(&self, figure: impl Fn(&Sample) -> f64) -> f64 {
         median(self.samples.iter().map(figure).collect())
@@ -166,6 +238,12 @@ impl Series {
         median(pairs.map(|(own, other)| own.cpu / other.cpu).collect())
     }
 
+    /// Median of the rounds' differences of CPU time to `before`.
+    pub(crate) fn added_to(&self, before: &Self) -> f64 {
+        let pairs = self.samples.iter().zip(&before.samples);
+        median(pairs.map(|(own, other)| own.cpu - other.cpu).collect())
+    }
+
     /// Errors of all rounds.
     pub(crate) fn errors(&self) -> u64 {
         let errors = self.samples.iter().map(|sample| &sample.tally.errors);
@@ -173,19 +251,12 @@ impl Series {
     }
 }
 
-fn costs(contender: &Contender) -> Outcome<Vec<f64>> {
-    let cost = |part: &Part| match &part.counts {
-        Some(counts) => instructions::executed(part.process, counts),
-        None => cpu_micros(part.process),
-    };
-    contender.parts.iter().map(cost).collect()
-}
-
 fn load_command(target: &Target, amount: Amount) -> Outcome<Command> {
     let mut command = generator("load", target, amount.connections)?;
     for (name, value) in [
         ("--seconds", amount.seconds.to_string()),
         ("--warm-up", WARM_UP_SECONDS.to_string()),
+        ("--addresses", amount.addresses.to_string()),
     ] {
         command.args([name, &value]);
     }
@@ -208,8 +279,10 @@ pub(crate) fn generator(part: &str, target: &Target, connections: usize) -> Outc
     if let Some(ca) = &target.ca {
         command.arg("--ca").arg(ca);
     }
-    if let Some(token) = &target.token {
-        command.arg("--token").arg(token);
+    match &target.token {
+        Token::None => {}
+        Token::Same(file) => _ = command.arg("--token").arg(file),
+        Token::Another(file) => _ = command.arg("--tokens").arg(file),
     }
     Ok(command)
 }

@@ -174,16 +174,64 @@ pub(crate) fn cpu_micros(process: u32) -> Outcome<f64> {
     Ok(ticks / TICKS_PER_SECOND * 1e6)
 }
 
+/// Time that threads of `process` and its child processes could have run and had no core, in microseconds.
+pub(crate) fn waited_micros(process: u32) -> Outcome<f64> {
+    let mut nanos = 0.0;
+    for process in tree(process)? {
+        for task in fs::read_dir(format!("/proc/{process}/task"))? {
+            // A thread may end meanwhile.
+            let Ok(stat) = fs::read_to_string(task?.path().join("schedstat")) else {
+                continue;
+            };
+            let waited = stat.split_whitespace().nth(1).ok_or("odd schedstat")?;
+            nanos += waited.parse::<f64>()?;
+        }
+    }
+    Ok(nanos / 1e3)
+}
+
+/// Seconds that each core was busy and was there, since the start of the machine.
+pub(crate) fn core_seconds() -> Outcome<Vec<(f64, f64)>> {
+    let stat = fs::read_to_string("/proc/stat")?;
+    let cores = stat.lines().filter(|line| {
+        let name = line.strip_prefix("cpu").unwrap_or_default();
+        name.starts_with(|first: char| first.is_ascii_digit())
+    });
+    cores
+        .map(|line| {
+            // user, nice, system, idle, iowait, irq, softirq, steal; what follows is in these already.
+            let ticks: Vec<f64> = line
+                .split_whitespace()
+                .skip(1)
+                .take(8)
+                .map(str::parse)
+                .collect::<Result<_, _>>()?;
+            let total: f64 = ticks.iter().sum();
+            let idle: f64 = ticks.iter().skip(3).take(2).sum();
+            Ok(((total - idle) / TICKS_PER_SECOND, total / TICKS_PER_SECOND))
+        })
+        .collect()
+}
+
 /// Resident memory of `process` and its child processes, in kilobytes.
 pub(crate) fn resident_kilobytes(process: u32) -> Outcome<u64> {
+    kilobytes(process, "VmRSS:")
+}
+
+/// What of that is no file's: pages of the program itself go when somebody else needs the memory.
+pub(crate) fn anonymous_kilobytes(process: u32) -> Outcome<u64> {
+    kilobytes(process, "RssAnon:")
+}
+
+fn kilobytes(process: u32, of: &str) -> Outcome<u64> {
     let mut kilobytes = 0;
     for process in tree(process)? {
         let status = fs::read_to_string(format!("/proc/{process}/status"))?;
         let resident = status
             .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .find_map(|line| line.strip_prefix(of))
             .and_then(|value| value.split_whitespace().next())
-            .ok_or("no VmRSS")?;
+            .ok_or_else(|| format!("no {of} in /proc/{process}/status"))?;
         kilobytes += resident.parse::<u64>()?;
     }
     Ok(kilobytes)
@@ -208,6 +256,14 @@ pub(crate) fn again(command: &Command) -> Command {
     let mut same = Command::new(command.get_program());
     copy_settings(command, same.args(command.get_args()));
     same
+}
+
+/// The same command, which gets a core when nobody else wants it.
+pub(crate) fn last_in_line(command: &Command) -> Command {
+    let mut nice = Command::new("nice");
+    nice.args(["-n", "19"]).arg(command.get_program());
+    copy_settings(command, nice.args(command.get_args()));
+    nice
 }
 
 fn on_core(command: &Command, core: Option<usize>) -> Command {
