@@ -28,9 +28,9 @@ use crate::{
 const MAX_OPEN: usize = 4_096;
 /// Idle connections kept.
 const MAX_IDLE: usize = 256;
-/// Idle time after which a connection is not used again. Shorter than what common servers allow (Node.js: 5 s),
-/// so that a request rarely meets a connection that is being closed.
-const IDLE_NANOS: u64 = Duration::from_secs(4).as_nanos() as u64;
+/// Idle time after which a connection is not used again, and closed within as much again. Shorter than what common
+/// servers allow (Node.js: 5 s), so that a request rarely meets a connection that is being closed.
+const IDLE: Duration = Duration::from_secs(4);
 /// Time an idle connection has to be ready. It is as soon as its task has had a turn, unless the service has not
 /// read the request before.
 const READY_WAIT: Duration = Duration::from_millis(100);
@@ -48,8 +48,16 @@ pub(crate) struct LocalPool {
 struct Service {
     address: SocketAddr,
     open: AtomicUsize,
-    idle: Mutex<Vec<Idle>>,
+    idle: Mutex<IdleConnections>,
     retries: RetryBudget,
+}
+
+#[derive(Default)]
+struct IdleConnections {
+    /// The longest idle first.
+    kept: Vec<Idle>,
+    /// Whether a task closes those that get old.
+    are_watched: bool,
 }
 
 struct Idle {
@@ -159,9 +167,9 @@ impl LocalPool {
         loop {
             let now = self.clock.monotonic_nanos();
             // The most recently used: the others get old and are let go.
-            let idle = service.lock().pop()?;
-            if now.saturating_sub(idle.since_nanos) > IDLE_NANOS {
-                service.lock().clear();
+            let idle = service.lock().kept.pop()?;
+            if idle.is_old(now) {
+                service.lock().kept.clear();
                 return None;
             }
             let mut connection = idle.connection;
@@ -232,8 +240,29 @@ impl Service {
         Ok((sender, task.abort_handle()))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Idle>> {
+    /// Closes connections that get old, until none is idle. After a burst nobody else would: a request takes one.
+    async fn close_old(self: Arc<Self>, clock: Arc<dyn Clock>) {
+        loop {
+            tokio::time::sleep(IDLE).await;
+            let now = clock.monotonic_nanos();
+            let mut idle = self.lock();
+            let old = idle.kept.partition_point(|idle| idle.is_old(now));
+            idle.kept.drain(..old);
+            if idle.kept.is_empty() {
+                idle.are_watched = false;
+                return;
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, IdleConnections> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Idle {
+    fn is_old(&self, now_nanos: u64) -> bool {
+        Duration::from_nanos(now_nanos.saturating_sub(self.since_nanos)) > IDLE
     }
 }
 
@@ -250,8 +279,13 @@ impl LocalLease {
             since_nanos: self.clock.monotonic_nanos(),
         };
         let mut connections = service.lock();
-        if connections.len() < MAX_IDLE {
-            connections.push(idle);
+        if connections.kept.len() < MAX_IDLE {
+            connections.kept.push(idle);
+        }
+        if !connections.are_watched {
+            connections.are_watched = true;
+            drop(connections);
+            tokio::spawn(service.close_old(self.clock));
         }
     }
 }
@@ -281,9 +315,59 @@ impl Drop for Slot {
 
 #[cfg(test)]
 mod tests {
+    use http::Request;
     use testudo_testkit::FakeClock;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpStream},
+    };
 
     use super::*;
+
+    /// Answers one request, and returns when the other side has closed.
+    async fn answer_once(mut socket: TcpStream) {
+        let mut bytes = [0; 1_024];
+        assert!(socket.read(&mut bytes).await.unwrap() > 0);
+        let answer = b"HTTP/1.1 204 No Content\r\n\r\n";
+        socket.write_all(answer).await.unwrap();
+        assert_eq!(socket.read(&mut bytes).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn connections_that_nobody_uses_any_more_are_closed() {
+        let clock = FakeClock::today();
+        let pool = LocalPool::new(Arc::clone(&clock) as Arc<dyn Clock>);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let service = async {
+            let connections = std::iter::repeat_with(|| listener.accept()).take(3);
+            let accepted = futures_util::future::join_all(connections).await;
+            let answered = accepted.into_iter().map(|it| answer_once(it.unwrap().0));
+            futures_util::future::join_all(answered).await;
+        };
+        let client = async {
+            let requests = (0..3).map(|_| {
+                let request = Request::get("/").header("host", "orders");
+                pool.send(
+                    address,
+                    Box::new(request.body(RequestBody::none()).unwrap()),
+                )
+            });
+            for answer in futures_util::future::join_all(requests).await {
+                answer
+                    .unwrap_or_else(|error| panic!("{error:?}"))
+                    .1
+                    .give_back();
+            }
+            let kept = pool.service(address).lock().kept.len();
+            assert_eq!(kept, 3, "they are kept first");
+            clock.advance(2 * IDLE);
+        };
+        let both = futures_util::future::join(service, client);
+        tokio::time::timeout(3 * IDLE, both)
+            .await
+            .expect("all are closed");
+    }
 
     #[tokio::test]
     async fn whoever_gives_up_while_connecting_takes_no_place_away() {
