@@ -25,8 +25,9 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 const END_DEADLINE: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    memory::in_small_pages();
     raise_descriptor_limit();
+    let cli = Cli::parse();
     // Administration has its own runtime; each proxy worker brings a single-threaded one of its own.
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -1,4 +1,4 @@
-//! Memory that a burst leaves behind goes back to the system.
+//! A process has the memory it uses: in small pages, and what a burst leaves behind goes back to the system.
 //!
 //! mimalloc returns pages a second after they were freed, in passing: when somebody takes a new page, or when a thread
 //! ends. After a burst nobody does, for workers last as long as the process and those that idle take nothing.
@@ -9,6 +9,14 @@ use testudo_runtime::DrainWatch;
 
 /// How often freed pages are looked for.
 const LOOK: Duration = Duration::from_secs(2);
+
+/// Has the system not make huge pages of the process's memory. mimalloc asks for them, and then a sidecar that uses 5 MB
+/// holds 30, for nothing gained (docs/performance.md). What the process starts inherits it.
+pub fn in_small_pages() {
+    // Refused by kernels that know no huge pages.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
+}
 
 /// Has freed pages returned until the process drains.
 pub async fn give_back(mut drain: DrainWatch) {

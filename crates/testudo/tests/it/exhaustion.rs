@@ -38,9 +38,14 @@ const MOST_KILOBYTES_PER_CONNECTION: u64 = 128;
 const MOST_GROWTH_KILOBYTES: u64 = 48 * 1024;
 
 fn resident_kilobytes(shop: &Shop) -> u64 {
-    let status = format!("/proc/{}/status", shop.fleet.process.0.id());
-    let status = fs::read_to_string(status).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    kilobytes(shop, "status", "VmRSS:")
+}
+
+/// What the system says of the process.
+fn kilobytes(shop: &Shop, file: &str, field: &str) -> u64 {
+    let file = format!("/proc/{}/{file}", shop.fleet.process.0.id());
+    let text = fs::read_to_string(file).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(field));
     let kilobytes = line.unwrap().trim().trim_end_matches(" kB");
     kilobytes.parse().unwrap()
 }
@@ -53,6 +58,15 @@ fn serves_others(shop: &Shop) {
         let took = began.elapsed();
         assert!(took < Duration::from_secs(1), "{took:?}");
     }
+}
+
+#[test]
+fn memory_is_held_in_small_pages() {
+    let shop = Shop::open("");
+    serves_others(&shop);
+    // Two huge pages are there before `main`; the allocator would have asked for twenty.
+    let huge = kilobytes(&shop, "smaps_rollup", "AnonHugePages:");
+    assert!(huge <= 8 * 1024, "{huge}");
 }
 
 #[test]
