@@ -84,7 +84,7 @@ fn slow_clients_by_the_thousand_fail_nobody_and_what_they_held_comes_back() {
     works(&shop, "before");
     let before = Holding::of(&shop.fleet.process);
     // Slowly enough to leave some of two cores to other tests.
-    let most = attack(&shop, 5_000, 20);
+    let most = attack(&shop, 5_000, 40);
     assert!(most.descriptors > HALF_OPEN, "{before:?}, {most:?}");
     assert!(shop.upstream.take().len() > 100, "the attack was none");
     let is_gone = |now: Holding| now.descriptors <= before.descriptors + 100;
