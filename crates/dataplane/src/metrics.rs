@@ -108,6 +108,7 @@ pub struct ProxyMetrics {
     token_cache: CacheCounters,
     decision_cache: CacheCounters,
     turned_away: Family<TurnedAwayLabels, Counter>,
+    upstream_limits: Family<ServiceLabels, Gauge>,
     events_refused: Counter,
     svid_expiry: Seconds,
     silence: Seconds,
@@ -202,6 +203,11 @@ impl ProxyMetrics {
             turned_away: metrics.register(
                 "turned_away",
                 "Requests turned away because the proxy or the upstream had too much to do",
+                Family::default(),
+            ),
+            upstream_limits: metrics.register(
+                "upstream_concurrency_limit",
+                "Requests that an upstream is asked for at once at most, as found out from its answers",
                 Family::default(),
             ),
             events_refused: metrics.register(
@@ -327,6 +333,18 @@ impl ProxyMetrics {
             .inc();
     }
 
+    /// What a worker lets through to `service` at once; the workers' limits are shown as their sum.
+    pub(crate) fn upstream_limit(&self, role: Role, service: &str) -> ShownLimit {
+        let labels = ServiceLabels {
+            role: role.as_str(),
+            service: Arc::from(service),
+        };
+        ShownLimit {
+            sum: self.upstream_limits.get_or_create(&labels).clone(),
+            own: 0,
+        }
+    }
+
     pub(crate) fn event_refused(&self) {
         self.events_refused.inc();
     }
@@ -367,6 +385,29 @@ pub(crate) struct OpenConnection(Gauge);
 impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.dec();
+    }
+}
+
+/// A worker's part of a limit that is shown; goes with it.
+#[derive(Debug)]
+pub(crate) struct ShownLimit {
+    sum: Gauge,
+    own: i64,
+}
+
+impl ShownLimit {
+    pub(crate) fn set(&mut self, limit: usize) {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        if limit != self.own {
+            self.sum.inc_by(limit - self.own);
+            self.own = limit;
+        }
+    }
+}
+
+impl Drop for ShownLimit {
+    fn drop(&mut self) {
+        self.set(0);
     }
 }
 

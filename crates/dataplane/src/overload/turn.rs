@@ -45,7 +45,7 @@ impl<'a> Turn<'a> {
     ) -> Result<Self, Rejection> {
         let (service, route) = permit.target().ok_or(Rejection::NoRoute)?;
         let entering = pin!(async {
-            let entered = turnstiles.enter(service.name.as_str(), route.priority);
+            let entered = turnstiles.enter(role, service.name.as_str(), route.priority);
             entered.await.map_err(|TurnedAway| {
                 let metrics = &worker.proxy.metrics;
                 metrics.turned_away(role, route.priority, "upstream");

@@ -10,6 +10,7 @@ use testudo_model::{Clock, Priority, limits::MAX_WAITING_REQUESTS};
 use tokio::sync::oneshot;
 
 use super::gradient::Gradient;
+use crate::metrics::{ProxyMetrics, Role, ShownLimit};
 
 /// Classes of requests.
 const CLASSES: usize = 4;
@@ -21,6 +22,7 @@ pub(crate) struct TurnedAway;
 /// The upstreams of a worker, by the name of the service.
 pub(crate) struct Turnstiles {
     clock: Arc<dyn Clock>,
+    metrics: ProxyMetrics,
     by_service: Mutex<HashMap<Box<str>, Arc<Turnstile>>>,
 }
 
@@ -31,6 +33,7 @@ struct Turnstile {
 
 struct State {
     gradient: Gradient,
+    shown: ShownLimit,
     underway: usize,
     /// Who waits, by class, the longest first.
     waiting: [VecDeque<oneshot::Sender<Ticket>>; CLASSES],
@@ -40,9 +43,10 @@ struct State {
 pub(crate) struct Ticket(Arc<Turnstile>);
 
 impl Turnstiles {
-    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(clock: Arc<dyn Clock>, metrics: ProxyMetrics) -> Self {
         Self {
             clock,
+            metrics,
             by_service: Mutex::default(),
         }
     }
@@ -53,10 +57,11 @@ impl Turnstiles {
     /// [`TurnedAway`] after the time that `priority` may wait, or for one of more importance.
     pub(crate) async fn enter(
         &self,
+        role: Role,
         service: &str,
         priority: Priority,
     ) -> Result<Ticket, TurnedAway> {
-        let turnstile = self.of(service);
+        let turnstile = self.of(role, service);
         let receiver = match turnstile.try_enter(priority)? {
             Entry::Ticket(ticket) => return Ok(ticket),
             Entry::Wait(receiver) => receiver,
@@ -67,7 +72,7 @@ impl Turnstiles {
         }
     }
 
-    fn of(&self, service: &str) -> Arc<Turnstile> {
+    fn of(&self, role: Role, service: &str) -> Arc<Turnstile> {
         let mut known = self
             .by_service
             .lock()
@@ -75,7 +80,8 @@ impl Turnstiles {
         if let Some(turnstile) = known.get(service) {
             return Arc::clone(turnstile);
         }
-        let turnstile = Arc::new(Turnstile::new(Arc::clone(&self.clock)));
+        let shown = self.metrics.upstream_limit(role, service);
+        let turnstile = Arc::new(Turnstile::new(Arc::clone(&self.clock), shown));
         known.insert(service.into(), Arc::clone(&turnstile));
         turnstile
     }
@@ -87,12 +93,14 @@ enum Entry {
 }
 
 impl Turnstile {
-    fn new(clock: Arc<dyn Clock>) -> Self {
-        let state = State {
+    fn new(clock: Arc<dyn Clock>, shown: ShownLimit) -> Self {
+        let mut state = State {
             gradient: Gradient::new(clock.monotonic_nanos()),
+            shown,
             underway: 0,
             waiting: Default::default(),
         };
+        state.show();
         Self {
             clock,
             state: Mutex::new(state),
@@ -161,6 +169,11 @@ impl State {
         self.waiting.iter().map(VecDeque::len).sum()
     }
 
+    /// Shows what the limit has become.
+    fn show(&mut self) {
+        self.shown.set(self.gradient.limit());
+    }
+
     /// Turns away whoever came last of the least important, if that is not who asks, and nobody has gone by himself.
     fn make_room(&mut self, priority: Priority) -> Result<(), TurnedAway> {
         self.waiting.iter_mut().for_each(forget_gone);
@@ -191,6 +204,7 @@ impl Ticket {
         let mut state = self.0.lock();
         let underway = state.underway;
         state.gradient.answered(operation, took, underway, now);
+        state.show();
     }
 
     /// The upstream said nothing in the time it had.
@@ -199,6 +213,7 @@ impl Ticket {
         let mut state = self.0.lock();
         let underway = state.underway;
         state.gradient.failed(underway, now);
+        state.show();
     }
 
     /// Whether `operation` is known to be answered in less than `time`.
@@ -241,12 +256,20 @@ const fn class(priority: Priority) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use testudo_runtime::Metrics;
     use testudo_testkit::FakeClock;
 
     use super::*;
 
+    const ROLE: Role = Role::Gateway;
+
+    fn turnstiles() -> Turnstiles {
+        let metrics = ProxyMetrics::register(&Metrics::new(&*FakeClock::today()));
+        Turnstiles::new(FakeClock::today(), metrics)
+    }
+
     fn turnstile() -> Arc<Turnstile> {
-        Arc::new(Turnstile::new(FakeClock::today()))
+        turnstiles().of(ROLE, "orders")
     }
 
     fn enter(turnstile: &Arc<Turnstile>, priority: Priority) -> Option<Ticket> {
@@ -325,16 +348,21 @@ mod tests {
 
     #[tokio::test]
     async fn who_would_wait_too_long_is_turned_away_and_leaves_no_trace() {
-        let turnstiles = Turnstiles::new(FakeClock::today());
-        let tickets = fill(&turnstiles.of("orders"), Priority::Critical);
-        let turned_away = turnstiles.enter("orders", Priority::Low).await.err();
+        let turnstiles = turnstiles();
+        let tickets = fill(&turnstiles.of(ROLE, "orders"), Priority::Critical);
+        let turned_away = turnstiles.enter(ROLE, "orders", Priority::Low).await.err();
         assert_eq!(turned_away, Some(TurnedAway));
         assert!(
-            turnstiles.enter("stock", Priority::Low).await.is_ok(),
+            turnstiles.enter(ROLE, "stock", Priority::Low).await.is_ok(),
             "another upstream"
         );
         drop(tickets);
-        assert!(turnstiles.enter("orders", Priority::Low).await.is_ok());
-        assert_eq!(turnstiles.of("orders").lock().underway, 0);
+        assert!(
+            turnstiles
+                .enter(ROLE, "orders", Priority::Low)
+                .await
+                .is_ok()
+        );
+        assert_eq!(turnstiles.of(ROLE, "orders").lock().underway, 0);
     }
 }

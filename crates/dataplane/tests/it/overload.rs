@@ -89,6 +89,15 @@ async fn a_slow_upstream_gets_the_critical_calls_and_the_others_are_told_to_come
         set_priority(snapshot, "orders.public", Priority::Critical);
     })
     .await;
+    let stream = fleet.gateway_h2_stream().await;
+    over_http2(stream, "GET", "/public", &[], b"")
+        .await
+        .unwrap();
+    for role in ["gateway", "inbound"] {
+        let first =
+            format!("testudo_upstream_concurrency_limit{{role=\"{role}\",service=\"orders\"}} 256");
+        assert!(fleet.metrics_page().contains(&first));
+    }
     let critical = async {
         let mut slowest = Duration::ZERO;
         for _ in 0..20 {
