@@ -21,7 +21,8 @@ pub(crate) fn at_gateway(bench: &Bench) -> Outcome<Comparison> {
         let gap = Gap {
             from: Wire::Tls,
             between,
-            inner_core: LOAD_CORE,
+            cores: (PROXY_CORE, LOAD_CORE),
+            is_counted: false,
         };
         floor::pair(&folder, certificates, web, upstream, gap)
     };
@@ -54,7 +55,8 @@ pub(crate) fn between_sidecars(bench: &Bench) -> Outcome<Comparison> {
     let gap = Gap {
         from: Wire::Plain,
         between: Wire::Mesh,
-        inner_core: PROXY_CORE,
+        cores: (PROXY_CORE, PROXY_CORE),
+        is_counted: false,
     };
     let floors = floor::pair(&folder, certificates, web, upstream, gap)?;
     let contenders = [

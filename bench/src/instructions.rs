@@ -14,9 +14,11 @@ use std::{
 
 use crate::{
     Outcome,
-    contender::{at_gateway, between_sidecars},
+    contender::{self, at_gateway, between_sidecars},
     fleet::{Fleet, Placement},
-    measure::{self, Amount},
+    floor::{self, Gap, Wire},
+    measure::{self, Amount, Contender},
+    peers::Peer,
     process::output,
     scenario::Bench,
 };
@@ -74,7 +76,9 @@ fn count(bench: &Bench) -> Outcome<Counts> {
     let folder = bench.subfolder("instructions")?;
     let fleet = Fleet::start(&folder, bench.upstream(), Placement::COUNTED)?;
     let mut counts = Counts::new();
+    let floors = two_floors(bench, &folder)?;
     for (what, contender) in [
+        ("floor", counted_floors(bench, &folder, &floors)),
         ("no user", at_gateway(&fleet, String::new(), "/open")?),
         ("all checks", at_gateway(&fleet, String::new(), "/checked")?),
         ("pair", between_sidecars(&fleet)),
@@ -89,6 +93,26 @@ fn count(bench: &Bench) -> Outcome<Counts> {
         }
     }
     Ok(counts)
+}
+
+/// The libraries alone, as a gateway and a sidecar behind it.
+fn two_floors(bench: &Bench, folder: &Path) -> Outcome<(Peer, Peer)> {
+    let gap = Gap {
+        from: Wire::Tls,
+        between: Wire::Mesh,
+        cores: (None, None),
+        is_counted: true,
+    };
+    let (certificates, web) = (bench.certificates(), bench.web());
+    floor::pair(folder, certificates, web, bench.upstream(), gap)
+}
+
+fn counted_floors(bench: &Bench, folder: &Path, floors: &(Peer, Peer)) -> Contender {
+    let mut contender = contender::behind_another(bench, "floor", floors, "/open");
+    for part in &mut contender.parts {
+        part.counts = Some(folder.join(format!("floor-Tls-Mesh-{}.callgrind", part.name)));
+    }
+    contender
 }
 
 fn table(counts: &Counts, kept: &Counts) -> io::Result<()> {

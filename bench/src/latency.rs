@@ -6,7 +6,7 @@ use crate::{
     floor::{self, Gap, Wire},
     measure::Amount,
     peers,
-    process::LOAD_CORE,
+    process::{LOAD_CORE, PROXY_CORE},
     scenario::{Bench, Comparison, Detail},
 };
 
@@ -25,7 +25,8 @@ pub(crate) fn compare(bench: &Bench) -> Outcome<Vec<Comparison>> {
     let gap = Gap {
         from: Wire::Tls,
         between: Wire::Mesh,
-        inner_core: LOAD_CORE,
+        cores: (PROXY_CORE, LOAD_CORE),
+        is_counted: false,
     };
     let two_floors = floor::pair(&folder, certificates, web, upstream, gap)?;
     let path = "/checked";

@@ -8,6 +8,7 @@ use super::Wire;
 use crate::{
     Outcome,
     certificates::{Certificates, Identity},
+    instructions,
     peers::{Peer, free_address},
     process::PROXY_CORE,
 };
@@ -19,8 +20,20 @@ pub(crate) struct Gap {
     pub(crate) from: Wire,
     /// How they go from it to the second.
     pub(crate) between: Wire,
-    /// Core of the second.
-    pub(crate) inner_core: Option<usize>,
+    /// Cores of the first and the second.
+    pub(crate) cores: (Option<usize>, Option<usize>),
+    /// Whether callgrind counts their instructions, in files of their names in the folder.
+    pub(crate) is_counted: bool,
+}
+
+/// A floor's place in the machine and between others.
+struct Place<'a> {
+    name: &'a str,
+    core: Option<usize>,
+    from: Wire,
+    to: SocketAddr,
+    over: Wire,
+    is_counted: bool,
 }
 
 /// A floor: HTTP/1.1 over TLS in, HTTP/1.1 to `upstream`.
@@ -30,19 +43,18 @@ pub(crate) fn alone(
     web: &Identity,
     upstream: SocketAddr,
 ) -> Outcome<Peer> {
-    let wires = (Wire::Tls, Wire::Plain);
-    start(
-        folder,
-        "floor",
-        PROXY_CORE,
-        wires,
-        certificates,
-        web,
-        upstream,
-    )
+    let place = Place {
+        name: "floor",
+        core: PROXY_CORE,
+        from: Wire::Tls,
+        to: upstream,
+        over: Wire::Plain,
+        is_counted: false,
+    };
+    start(folder, certificates, web, &place)
 }
 
-/// Two floors, the outer one first, which is on the core of what is measured. The second speaks HTTP/1.1 to `upstream`.
+/// Two floors, the outer one first. The second speaks HTTP/1.1 to `upstream`.
 pub(crate) fn pair(
     folder: &Path,
     certificates: &Certificates,
@@ -51,48 +63,54 @@ pub(crate) fn pair(
     gap: Gap,
 ) -> Outcome<(Peer, Peer)> {
     let name = |place: &str| format!("floor-{:?}-{:?}-{place}", gap.from, gap.between);
-    let inner = start(
-        folder,
-        &name("inner"),
-        gap.inner_core,
-        (gap.between, Wire::Plain),
-        certificates,
-        web,
-        upstream,
-    )?;
-    let outer = start(
-        folder,
-        &name("outer"),
-        PROXY_CORE,
-        (gap.from, gap.between),
-        certificates,
-        web,
-        inner.address,
-    )?;
-    Ok((outer, inner))
+    let inner = Place {
+        name: &name("inner"),
+        core: gap.cores.1,
+        from: gap.between,
+        to: upstream,
+        over: Wire::Plain,
+        is_counted: gap.is_counted,
+    };
+    let inner = start(folder, certificates, web, &inner)?;
+    let outer = Place {
+        name: &name("outer"),
+        core: gap.cores.0,
+        from: gap.from,
+        to: inner.address,
+        over: gap.between,
+        is_counted: gap.is_counted,
+    };
+    Ok((start(folder, certificates, web, &outer)?, inner))
 }
 
 fn start(
     folder: &Path,
-    name: &str,
-    core: Option<usize>,
-    (from, over): (Wire, Wire),
     certificates: &Certificates,
     web: &Identity,
-    to: SocketAddr,
+    place: &Place<'_>,
 ) -> Outcome<Peer> {
     let address = free_address()?;
     let client = certificates.workload("caller")?;
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("floor-proxy");
-    command.args(["--listen", &address.to_string(), "--from", &word(from)]);
-    command.args(["--to", &to.to_string(), "--over", &word(over)]);
+    command.args([
+        "--listen",
+        &address.to_string(),
+        "--from",
+        &word(place.from),
+    ]);
+    command.args(["--to", &place.to.to_string(), "--over", &word(place.over)]);
     command.arg("--root").arg(certificates.root());
     command.arg("--chain").arg(&web.chain);
     command.arg("--key").arg(&web.key);
     command.arg("--client-chain").arg(&client.chain);
     command.arg("--client-key").arg(&client.key);
-    Peer::start_on(&command, core, address, &folder.join(format!("{name}.err")))
+    if place.is_counted {
+        let counts = folder.join(format!("{}.callgrind", place.name));
+        command = instructions::counted(&command, &counts);
+    }
+    let log = folder.join(format!("{}.err", place.name));
+    Peer::start_on(&command, place.core, address, &log)
 }
 
 /// As the command line has it.
