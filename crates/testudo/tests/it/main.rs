@@ -37,6 +37,7 @@ mod installed;
 mod link;
 mod login;
 mod machines;
+mod own_certificate;
 mod paths;
 mod protocols;
 mod recorder;
