@@ -12,6 +12,8 @@ pub mod paths {
     pub const TOKEN: &str = "/oauth2/token";
     /// Revocation endpoint.
     pub const REVOKE: &str = "/oauth2/revoke";
+    /// Introspection endpoint.
+    pub const INTROSPECT: &str = "/oauth2/introspect";
     /// Userinfo endpoint.
     pub const USERINFO: &str = "/oauth2/userinfo";
     /// Key set.
@@ -36,17 +38,18 @@ fn document(issuer: &str) -> Value {
         GrantType::RefreshToken,
         GrantType::ClientCredentials,
     ];
-    let client_authentication = [
+    let confidential = [
         "client_secret_basic",
         "client_secret_post",
         "tls_client_auth",
-        "none",
     ];
+    let any_client = [&confidential[..], &["none"]].concat();
     json!({
         "issuer": issuer,
         "authorization_endpoint": at(paths::AUTHORIZE),
         "token_endpoint": at(paths::TOKEN),
         "revocation_endpoint": at(paths::REVOKE),
+        "introspection_endpoint": at(paths::INTROSPECT),
         "userinfo_endpoint": at(paths::USERINFO),
         "jwks_uri": at(paths::JWKS),
         "response_types_supported": ["code"],
@@ -62,8 +65,9 @@ fn document(issuer: &str) -> Value {
         "acr_values_supported": ["1"],
         "prompt_values_supported": ["none", "login", "consent", "select_account"],
         "code_challenge_methods_supported": ["S256"],
-        "token_endpoint_auth_methods_supported": client_authentication,
-        "revocation_endpoint_auth_methods_supported": client_authentication,
+        "token_endpoint_auth_methods_supported": any_client,
+        "revocation_endpoint_auth_methods_supported": any_client,
+        "introspection_endpoint_auth_methods_supported": confidential,
         "tls_client_certificate_bound_access_tokens": true,
         "authorization_response_iss_parameter_supported": true,
         "claims_parameter_supported": false,
@@ -85,6 +89,7 @@ mod tests {
           "authorization_endpoint": "https://id.bookshop.example/oauth2/authorize",
           "token_endpoint": "https://id.bookshop.example/oauth2/token",
           "revocation_endpoint": "https://id.bookshop.example/oauth2/revoke",
+          "introspection_endpoint": "https://id.bookshop.example/oauth2/introspect",
           "userinfo_endpoint": "https://id.bookshop.example/oauth2/userinfo",
           "jwks_uri": "https://id.bookshop.example/oauth2/jwks",
           "response_types_supported": [
@@ -151,6 +156,11 @@ mod tests {
             "client_secret_post",
             "tls_client_auth",
             "none"
+          ],
+          "introspection_endpoint_auth_methods_supported": [
+            "client_secret_basic",
+            "client_secret_post",
+            "tls_client_auth"
           ],
           "tls_client_certificate_bound_access_tokens": true,
           "authorization_response_iss_parameter_supported": true,

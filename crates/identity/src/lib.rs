@@ -23,6 +23,7 @@ mod directory;
 mod discovery;
 mod fault;
 mod flow;
+mod introspection;
 mod journal;
 mod keys;
 mod login;
@@ -54,6 +55,7 @@ pub use claims::{ASSURANCE_ONE_FACTOR, IdTokenClaims, UserInfo};
 pub use directory::SNAPSHOT_COLLECTIONS;
 pub use discovery::paths;
 pub use fault::Fault;
+pub use introspection::{ActiveToken, IntrospectError, Introspection};
 pub use journal::{Journal, Outbox, OutboxEntry};
 pub use keys::KeyRotation;
 pub use login::{LoggedIn, LoginError, LoginRequest};
@@ -70,5 +72,5 @@ pub use seed::{
     GeneratedCredential, Seed, SeedClient, SeedError, SeedReport, SeedServiceAccount, SeedUser,
 };
 pub use session::{EndReason, SessionView};
-pub use token::{ClientAuthenticationError, TokenError, TokenRequest, TokenResponse};
+pub use token::{ClientAuthenticationError, TokenError, TokenRequest, TokenResponse, TokenType};
 pub use userinfo::UserInfoError;

@@ -2,6 +2,8 @@
 
 use serde::{Serialize, Serializer};
 
+use crate::Fault;
+
 /// An error code as registered with IANA ("OAuth Extensions Error Registry").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ErrorCode {
@@ -85,4 +87,26 @@ pub struct OauthError {
     /// Value of `WWW-Authenticate`, where the status needs one.
     #[serde(skip)]
     pub challenge: Option<String>,
+}
+
+impl OauthError {
+    /// An answer without a challenge.
+    pub(crate) fn new(error: ErrorCode, status: u16, why: &impl ToString) -> Self {
+        Self {
+            error,
+            error_description: why.to_string(),
+            status,
+            challenge: None,
+        }
+    }
+
+    /// The answer to a request that failed because of us.
+    pub(crate) fn of_fault(fault: &Fault, why: &impl ToString) -> Self {
+        let error = if fault.is_transient() {
+            ErrorCode::TemporarilyUnavailable
+        } else {
+            ErrorCode::ServerError
+        };
+        Self::new(error, fault.status(), why)
+    }
 }

@@ -56,19 +56,10 @@ pub enum RevokeError {
 impl RevokeError {
     /// The answer on the wire.
     pub fn to_oauth(&self) -> OauthError {
-        let (error, status) = match self {
-            Self::Client(error) => return error.to_oauth(),
-            Self::Token => (ErrorCode::InvalidRequest, 400),
-            Self::Unavailable(fault) if fault.is_transient() => {
-                (ErrorCode::TemporarilyUnavailable, 503)
-            }
-            Self::Unavailable(_) => (ErrorCode::ServerError, 500),
-        };
-        OauthError {
-            error,
-            error_description: self.to_string(),
-            status,
-            challenge: None,
+        match self {
+            Self::Client(error) => error.to_oauth(),
+            Self::Token => OauthError::new(ErrorCode::InvalidRequest, 400, self),
+            Self::Unavailable(fault) => OauthError::of_fault(fault, self),
         }
     }
 }
@@ -84,7 +75,7 @@ impl Provider {
             return Err(RevokeError::Token);
         }
         let token = request.parameters.get("token").ok_or(RevokeError::Token)?;
-        let client = self.authenticate_client(request, caller)?;
+        let client = self.authenticate_client_at("token.revoke", request, caller)?;
         if let Ok(refresh_token) = token.parse::<RefreshToken>() {
             let stored = self
                 .tenant

@@ -37,22 +37,15 @@ impl UserInfoError {
         let (error, status) = match self {
             Self::InvalidToken => (ErrorCode::InvalidToken, 401),
             Self::InsufficientScope => (ErrorCode::InsufficientScope, 403),
-            Self::Unavailable(fault) if fault.is_transient() => {
-                (ErrorCode::TemporarilyUnavailable, 503)
-            }
-            Self::Unavailable(_) => (ErrorCode::ServerError, 500),
+            Self::Unavailable(fault) => return OauthError::of_fault(fault, self),
         };
-        let challenge = matches!(status, 401 | 403).then(|| {
-            format!(
-                r#"Bearer realm="testudo", error="{}", scope="openid""#,
-                error.as_str()
-            )
-        });
+        let challenge = format!(
+            r#"Bearer realm="testudo", error="{}", scope="openid""#,
+            error.as_str()
+        );
         OauthError {
-            error,
-            error_description: self.to_string(),
-            status,
-            challenge,
+            challenge: Some(challenge),
+            ..OauthError::new(error, status, self)
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The endpoints a client's backend meets: token, revocation, userinfo, discovery, keys.
+//! The endpoints a client's backend meets: token, revocation, introspection, userinfo, discovery, keys.
 
 use std::sync::Arc;
 
@@ -26,6 +26,7 @@ pub fn routes() -> Router<Arc<Plane>> {
     Router::new()
         .route(paths::TOKEN, post(token))
         .route(paths::REVOKE, post(revoke))
+        .route(paths::INTROSPECT, post(introspect))
         .route(paths::USERINFO, get(userinfo).post(userinfo))
         .route(paths::JWKS, get(jwks))
         .route(paths::OPENID_CONFIGURATION, get(discovery))
@@ -46,6 +47,18 @@ async fn revoke(State(plane): State<Arc<Plane>>, request: Request) -> Result<Res
     let answered = answer(plane, request, Provider::revoke).await?;
     Ok(match answered {
         Ok(()) => no_store(StatusCode::OK.into_response()),
+        Err(error) => oauth_error(&error.to_oauth()),
+    })
+}
+
+/// `POST /oauth2/introspect` (RFC 7662).
+async fn introspect(
+    State(plane): State<Arc<Plane>>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let answered = answer(plane, request, Provider::introspect).await?;
+    Ok(match answered {
+        Ok(introspection) => no_store(Json(introspection).into_response()),
         Err(error) => oauth_error(&error.to_oauth()),
     })
 }

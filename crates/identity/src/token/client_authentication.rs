@@ -1,13 +1,14 @@
-//! Client authentication at the token and revocation endpoints (RFC 6749 section 2.3): a secret in the header or
+//! Client authentication at the endpoints of clients' backends (RFC 6749 section 2.3): a secret in the header or
 //! the body, or no secret at all but the certificate of the connection (RFC 8705, draft-ietf-oauth-spiffe-client-auth).
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use testudo_model::{ClientName, Redacted};
+use testudo_model::{ClientName, Redacted, event::EventClass};
 use url::form_urlencoded;
 
 use super::{TokenRequest, failed_proofs::Suspect};
 use crate::{
     Caller, ErrorCode, Fault, OauthError, Peer, Provider,
+    change::Report,
     limits::{MAX_AUTHORIZATION_BYTES, MAX_CLIENT_SECRET_BYTES},
     records::{
         Client, ClientKind, ClientSecret, GrantType, Holder, NameClaim, SecretCredential,
@@ -37,6 +38,11 @@ impl AuthenticatedClient {
 
     pub(crate) fn certificate_thumbprint(&self) -> Option<&str> {
         self.certificate_thumbprint.as_deref()
+    }
+
+    /// Whether it proved to be a workload of the fleet, which is the audience of our access tokens.
+    pub(crate) const fn is_in_fleet(&self) -> bool {
+        self.certificate_thumbprint.is_some()
     }
 
     pub(crate) fn may_use(&self, grant: GrantType) -> bool {
@@ -118,17 +124,11 @@ impl ClientAuthenticationError {
             Self::Unnamed => (ErrorCode::InvalidClient, 401, false),
             Self::Failed { basic } => (ErrorCode::InvalidClient, 401, *basic),
             Self::Throttled => (ErrorCode::TemporarilyUnavailable, 429, false),
-            Self::Unavailable(fault) if fault.is_transient() => {
-                (ErrorCode::TemporarilyUnavailable, 503, false)
-            }
-            Self::Unavailable(_) => (ErrorCode::ServerError, 500, false),
+            Self::Unavailable(fault) => return OauthError::of_fault(fault, self),
         };
-        let challenge = basic.then(|| r#"Basic realm="testudo", charset="UTF-8""#.to_owned());
         OauthError {
-            error,
-            error_description: self.to_string(),
-            status,
-            challenge,
+            challenge: basic.then(|| r#"Basic realm="testudo", charset="UTF-8""#.to_owned()),
+            ..OauthError::new(error, status, self)
         }
     }
 }
@@ -193,7 +193,7 @@ fn url_decode(text: &str) -> String {
 
 impl Provider {
     /// Whether handling `request` takes an Argon2 hash, because its client has a secret that is stored as one: then
-    /// call [`token`](Self::token) or [`revoke`](Self::revoke) from the bounded pool that logins use.
+    /// handle it in the bounded pool that logins use.
     ///
     /// # Errors
     /// The store fails.
@@ -228,6 +228,43 @@ impl Provider {
             self.failed_proofs.add(suspect, now);
         }
         authenticated
+    }
+
+    /// The same at another endpoint than the token endpoint, which reports its refusals itself: wherever a secret can
+    /// be guessed, a failure is an event of `activity`.
+    pub(crate) fn authenticate_client_at(
+        &self,
+        activity: &str,
+        request: &TokenRequest<'_>,
+        caller: &Caller,
+    ) -> Result<AuthenticatedClient, ClientAuthenticationError> {
+        let authenticated = self.authenticate_client(request, caller);
+        if let Err(error) = &authenticated
+            && error.is_failed_proof()
+        {
+            let report = Report::new(EventClass::Authentication, activity)
+                .denied(&error.to_string())
+                .detail(
+                    "client_id",
+                    request.parameters.get("client_id").unwrap_or(""),
+                );
+            self.report_refusal(report, caller)?;
+        }
+        authenticated
+    }
+
+    /// The same for what a client id alone must not open.
+    pub(crate) fn authenticate_confidential(
+        &self,
+        activity: &str,
+        request: &TokenRequest<'_>,
+        caller: &Caller,
+    ) -> Result<AuthenticatedClient, ClientAuthenticationError> {
+        let client = self.authenticate_client_at(activity, request, caller)?;
+        if client.holder.is_public() {
+            return Err(ClientAuthenticationError::Failed { basic: false });
+        }
+        Ok(client)
     }
 
     fn prove_client(

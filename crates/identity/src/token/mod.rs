@@ -9,7 +9,9 @@ mod refresh_token;
 use std::fmt;
 
 use serde::Serialize;
-use testudo_model::{ACCESS_TOKEN_TYPE, TokenId, event::EventClass, limits::ACCESS_TOKEN_LIFETIME};
+use testudo_model::{
+    ACCESS_TOKEN_TYPE, AccessTokenClaims, TokenId, event::EventClass, limits::ACCESS_TOKEN_LIFETIME,
+};
 
 use crate::{
     Caller, ErrorCode, Fault, OauthError, Parameters, Peer, Provider,
@@ -24,7 +26,7 @@ pub(crate) use client_authentication::{AuthenticatedClient, ClientHolder};
 pub(crate) use failed_proofs::FailedProofs;
 pub(crate) use refresh_token::RefreshToken;
 
-/// A request at the token or revocation endpoint.
+/// A request that a client authenticates: at the token, revocation or introspection endpoint.
 #[derive(Clone, Copy)]
 pub struct TokenRequest<'a> {
     /// The form body.
@@ -51,8 +53,8 @@ impl fmt::Debug for TokenRequest<'_> {
 pub struct TokenResponse {
     /// The access token.
     pub access_token: String,
-    /// `Bearer`, also for a bound token (RFC 8705 section 3).
-    pub token_type: &'static str,
+    /// How it is presented.
+    pub token_type: TokenType,
     /// Seconds the access token lives.
     pub expires_in: u64,
     /// The scopes granted.
@@ -64,6 +66,20 @@ pub struct TokenResponse {
     /// The ID token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id_token: Option<String>,
+}
+
+/// How an access token is presented (RFC 6749 section 7.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum TokenType {
+    /// As it is (RFC 6750); also one that is bound to a certificate (RFC 8705 section 3).
+    Bearer,
+}
+
+impl TokenType {
+    /// The type of a token with these claims.
+    pub(crate) const fn of(_: &AccessTokenClaims) -> Self {
+        Self::Bearer
+    }
 }
 
 /// Tokens do not show.
@@ -130,6 +146,7 @@ impl TokenError {
     pub fn to_oauth(&self) -> OauthError {
         let (error, status) = match self {
             Self::Client(error) => return error.to_oauth(),
+            Self::Unavailable(fault) => return OauthError::of_fault(fault, self),
             Self::Repeated(_) | Self::Missing(_) => (ErrorCode::InvalidRequest, 400),
             Self::UnsupportedGrantType => (ErrorCode::UnsupportedGrantType, 400),
             Self::UnauthorizedClient => (ErrorCode::UnauthorizedClient, 400),
@@ -141,17 +158,8 @@ impl TokenError {
             | Self::SessionEnded => (ErrorCode::InvalidGrant, 400),
             Self::InvalidScope => (ErrorCode::InvalidScope, 400),
             Self::InvalidTarget => (ErrorCode::InvalidTarget, 400),
-            Self::Unavailable(fault) if fault.is_transient() => {
-                (ErrorCode::TemporarilyUnavailable, 503)
-            }
-            Self::Unavailable(_) => (ErrorCode::ServerError, 500),
         };
-        OauthError {
-            error,
-            error_description: self.to_string(),
-            status,
-            challenge: None,
-        }
+        OauthError::new(error, status, self)
     }
 }
 
@@ -172,15 +180,20 @@ impl Provider {
         if let Err(error) = &result
             && let Some(report) = refusal(error, request.parameters)
         {
-            if self
-                .refusals
-                .admits(caller.source_ip, self.clock.monotonic_nanos())
-            {
-                self.report(report, caller)?;
-            }
-            self.report_unrecorded_refusals()?;
+            self.report_refusal(report, caller)?;
         }
         result
+    }
+
+    /// Records a refusal, if there are not too many.
+    fn report_refusal(&self, report: Report, caller: &Caller) -> Result<(), Fault> {
+        if self
+            .refusals
+            .admits(caller.source_ip, self.clock.monotonic_nanos())
+        {
+            self.report(report, caller)?;
+        }
+        self.report_unrecorded_refusals()
     }
 
     /// Tells in one event how many refused token requests got none of their own, at most once a minute. For a
@@ -296,7 +309,7 @@ impl Provider {
 fn bearer(access_token: String, granted: &ScopeSet) -> TokenResponse {
     TokenResponse {
         access_token,
-        token_type: "Bearer",
+        token_type: TokenType::Bearer,
         expires_in: ACCESS_TOKEN_LIFETIME.as_secs(),
         scope: scopes::join(granted),
         refresh_token: None,

@@ -45,6 +45,12 @@ impl RefreshToken {
         &self.grant
     }
 
+    /// Whether it is the newest token of its grant.
+    pub(crate) fn is_current(&self, grant: &Grant) -> bool {
+        let refresh = grant.refresh.as_ref();
+        refresh.is_some_and(|refresh| refresh.counter == self.counter)
+    }
+
     /// Whether we made the token, for this grant.
     pub(crate) fn is_genuine(&self, grant: &Grant) -> bool {
         grant.refresh.as_ref().is_some_and(|refresh| {
@@ -158,7 +164,9 @@ impl Provider {
             self.end_session(&grant.id, EndReason::RefreshReuse, caller)?;
             return Err(TokenError::RefreshReplayed);
         }
-        self.check_alive(&grant)?;
+        if !self.is_alive(&grant)? {
+            return Err(TokenError::SessionEnded);
+        }
         let granted = narrowed(&grant.scopes, scope)?;
         let mut change = self.change();
         if matches!(verdict, Verdict::Rotate) {
@@ -199,21 +207,14 @@ impl Provider {
     }
 
     /// The user is enabled, the grant has time left, and so has its session, unless the grant goes on without.
-    fn check_alive(&self, grant: &Grant) -> Result<(), TokenError> {
-        let user = self
-            .tenant
-            .get::<User>(grant.user.as_str())
-            .map_err(Fault::from)?;
+    pub(crate) fn is_alive(&self, grant: &Grant) -> Result<bool, Fault> {
+        let user = self.tenant.get::<User>(grant.user.as_str())?;
         let enabled = user.is_some_and(|user| !user.record.disabled);
         let in_time = self.clock.now() < grant.expires_at;
         let session_lives = || -> Result<bool, Fault> {
             Ok(grant.offline || self.tenant.get::<Session>(grant.login.as_str())?.is_some())
         };
-        if enabled && in_time && session_lives()? {
-            Ok(())
-        } else {
-            Err(TokenError::SessionEnded)
-        }
+        Ok(enabled && in_time && session_lives()?)
     }
 }
 

@@ -12,6 +12,7 @@ mod administration;
 mod authorization;
 mod codes;
 mod house;
+mod introspection;
 mod keys;
 mod login;
 mod machines;

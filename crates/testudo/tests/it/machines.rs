@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// A request to the control plane over a connection with a certificate.
-fn with_certificate(shop: &Shop, identity: &IdentitySource, request: &str) -> Option<Answer> {
+pub fn with_certificate(shop: &Shop, identity: &IdentitySource, request: &str) -> Option<Answer> {
     let svid = identity.current();
     let config = careless(&rustls::version::TLS13, Some((svid.chain(), svid.key())));
     let mut stream = wire::connect_tls(shop.server(), "localhost", &config).ok()?;

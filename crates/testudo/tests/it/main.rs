@@ -20,6 +20,7 @@ mod bookshop_streams;
 mod browser;
 mod browser_login;
 mod chromium;
+mod clients;
 mod commands;
 mod cookbook;
 mod crash;

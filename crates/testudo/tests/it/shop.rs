@@ -143,6 +143,11 @@ spiffe = "helper"
 
 [clients.web]
 redirect_uris = ["https://app.example/callback"]
+
+[clients.desk]
+kind = "confidential"
+redirect_uris = ["https://desk.example/callback"]
+secret = { file = "passwords/desk" }
 "#;
 
 /// A running fleet and the service behind it.
@@ -166,7 +171,7 @@ impl Shop {
         fs::create_dir(folder.path().join("policies")).unwrap();
         fs::write(folder.path().join("policies/shop.cedar"), POLICIES).unwrap();
         fs::create_dir(folder.path().join("passwords")).unwrap();
-        for name in ["alice", "root", "audrey", "larry"] {
+        for name in ["alice", "root", "audrey", "larry", "desk"] {
             fs::write(folder.path().join("passwords").join(name), password(name)).unwrap();
         }
         Self {
