@@ -14,7 +14,8 @@
 //! [`Checkpoint`] sign their roots as C2SP notes that a stranger's tool reads.
 //!
 //! **As tokens.** [`SigningKey`] writes and [`JwkSet`] with [`verify_jwt`] reads ES256 tokens, and no others.
-//! [`verify_jwt_x5c`] reads those signed by a workload with its SVID.
+//! [`verify_jwt_x5c`] reads those signed by a workload with its SVID, [`verify_client_assertion`] those a client proves
+//! itself with, [`verify_jwt_of_own_key`] those that prove the possession of a key.
 //!
 //! **As identities.** A [`CertificateAuthority`] issues X.509-SVIDs; a [`Svid`] is one with its key; a
 //! [`TrustBundle`] says whether a chain proves an identity. One URI name exactly, no CA as a leaf, no
@@ -43,7 +44,10 @@ pub use aead::{Keyring, OpenError, RootKey, SEAL_OVERHEAD};
 pub use encoding::{base64url, hex};
 pub use entropy::SystemEntropy;
 pub use hash::{constant_time_eq, hmac_sha256, sha1_checksum, sha256};
-pub use jose::{JoseError, JwkSet, check_times, verify_jwt, verify_jwt_x5c};
+pub use jose::{
+    JoseError, JwkSet, check_times, verify_client_assertion, verify_jwt, verify_jwt_of_own_key,
+    verify_jwt_x5c,
+};
 pub use key::{InvalidKey, SIGNATURE_BYTES, SigningKey};
 pub use key_file::{KeyFileError, load_or_create_root_key, load_root_key};
 pub use note::{Checkpoint, NoteError, NoteSigner, NoteVerifier};

@@ -23,10 +23,11 @@ pub struct JwkSet {
     keys: Vec<Jwk>,
 }
 
+/// One public key.
 #[derive(Debug, Clone)]
-struct Jwk {
+pub(super) struct Jwk {
     id: Option<String>,
-    point: PublicPoint,
+    pub(super) point: PublicPoint,
 }
 
 impl JwkSet {
@@ -97,7 +98,7 @@ impl JwkSet {
 
 impl Jwk {
     /// `None` for a key that is not for ES256 signatures.
-    fn read(members: &Map<String, Value>) -> Result<Option<Self>, JoseError> {
+    pub(super) fn read(members: &Map<String, Value>) -> Result<Option<Self>, JoseError> {
         let text = |name| members.get(name).and_then(Value::as_str);
         let is = |name, wanted| text(name) == Some(wanted);
         let is_or_absent = |name, wanted| !members.contains_key(name) || is(name, wanted);

@@ -1,7 +1,8 @@
 //! JSON Web Tokens, ES256 only, and as strict as the standards allow (RFC 7515, 7517, 7519, 8725).
 //!
 //! There is no algorithm to choose, so none can be confused; no key is ever fetched or taken from a token,
-//! unless it comes as a certificate chain that the trust bundle vouches for ([`verify_jwt_x5c`]).
+//! unless it comes as a certificate chain that the trust bundle vouches for ([`verify_jwt_x5c`]), or the token proves
+//! nothing but that its writer has that key ([`verify_jwt_of_own_key`]).
 
 mod json;
 mod jwk;
@@ -13,7 +14,7 @@ use std::time::Duration;
 pub use jwk::JwkSet;
 pub(crate) use jwk::thumbprint;
 use testudo_model::Timestamp;
-pub use verify::{verify_jwt, verify_jwt_x5c};
+pub use verify::{verify_client_assertion, verify_jwt, verify_jwt_of_own_key, verify_jwt_x5c};
 
 use crate::x509::X509Error;
 
@@ -70,6 +71,9 @@ pub enum JoseError {
     /// Before its `nbf`, issued in the future, or expiring before it was issued.
     #[error("the token is not valid yet")]
     NotYetValid,
+    /// The header has no public ES256 key.
+    #[error("the header has no public ES256 key")]
+    OwnKey,
     /// `x5c` is missing or not a list of certificates.
     #[error("the header has no certificate chain")]
     ChainMissing,

@@ -8,7 +8,7 @@ use testudo_model::{
     limits::{MAX_TOKEN_BYTES, MAX_TOKEN_DEPTH},
 };
 
-use super::{JoseError, JwkSet, json::check_object};
+use super::{JoseError, JwkSet, json::check_object, jwk::Jwk, thumbprint};
 use crate::{
     encoding::{base64, base64url},
     key::{PublicPoint, SIGNATURE_BYTES},
@@ -18,6 +18,17 @@ use crate::{
 /// Header parameters that would let a token choose its key, its meaning or its size.
 /// (`crit`: we understand no extension, RFC 7515 section 4.1.11.)
 const REFUSED: [&str; 8] = ["crit", "b64", "zip", "enc", "jku", "jwk", "x5u", "cty"];
+
+/// What a token must say it is for.
+#[derive(Clone, Copy)]
+enum Purpose<'t> {
+    /// This `typ`, also as `application/…`, in any case (RFC 7515 section 4.1.9).
+    Typed(&'t str),
+    /// The same, with the key it is signed with in `jwk`.
+    OwnKey(&'t str),
+    /// What proves a client: RFC 7523 names no `typ`, its successor names one.
+    ClientAssertion,
+}
 
 /// Verifies a compact JWS with a key of `keys` and reads its claims.
 ///
@@ -29,16 +40,33 @@ pub fn verify_jwt<C: DeserializeOwned>(
     expected_typ: &str,
     keys: &JwkSet,
 ) -> Result<C, JoseError> {
-    let token = Token::parse(token, expected_typ)?;
-    if token.header.contains_key("x5c") {
-        return Err(JoseError::HeaderParameter("x5c"));
-    }
-    let kid = match token.header.get("kid") {
-        None => None,
-        Some(Value::String(kid)) => Some(kid.as_str()),
-        Some(_) => return Err(JoseError::UnknownKey),
-    };
-    token.claims(keys.find(kid)?)
+    let token = Token::parse(token, Purpose::Typed(expected_typ))?;
+    token.claims(token.key_in(keys)?)
+}
+
+/// The same for an assertion that a client proves itself with (RFC 7523 section 2.2): its `typ` is
+/// `client-authentication+jwt`, `JWT`, or not there. Returns the thumbprint of the key (RFC 7638) too.
+pub fn verify_client_assertion<C: DeserializeOwned>(
+    assertion: &str,
+    keys: &JwkSet,
+) -> Result<(C, String), JoseError> {
+    let token = Token::parse(assertion, Purpose::ClientAssertion)?;
+    let key = token.key_in(keys)?;
+    Ok((token.claims(key)?, thumbprint(key)))
+}
+
+/// Verifies a compact JWS with the key in its own header (`jwk`, RFC 7515 section 4.1.3), and reads its claims.
+///
+/// That says nothing about who wrote it, only that they have the key: for proofs of possession (RFC 9449). Returns
+/// the thumbprint of the key (RFC 7638) too. Times and everything else are the caller's to check.
+pub fn verify_jwt_of_own_key<C: DeserializeOwned>(
+    token: &str,
+    expected_typ: &str,
+) -> Result<(C, String), JoseError> {
+    let token = Token::parse(token, Purpose::OwnKey(expected_typ))?;
+    let jwk = token.header.get("jwk").and_then(Value::as_object);
+    let key = Jwk::read(jwk.ok_or(JoseError::OwnKey)?)?.ok_or(JoseError::OwnKey)?;
+    Ok((token.claims(&key.point)?, thumbprint(&key.point)))
 }
 
 /// Verifies a compact JWS signed with the key of an SVID, whose chain is in `x5c`, and reads its claims.
@@ -51,7 +79,7 @@ pub fn verify_jwt_x5c<C: DeserializeOwned>(
     bundle: &TrustBundle,
     now: Timestamp,
 ) -> Result<(C, SpiffeId), JoseError> {
-    let token = Token::parse(token, expected_typ)?;
+    let token = Token::parse(token, Purpose::Typed(expected_typ))?;
     let chain = token.chain()?;
     let signer = bundle.verify_svid(&chain, now).map_err(JoseError::Chain)?;
     let leaf = chain.first().ok_or(JoseError::ChainMissing)?;
@@ -68,7 +96,7 @@ struct Token<'t> {
 }
 
 impl<'t> Token<'t> {
-    fn parse(token: &'t str, expected_typ: &str) -> Result<Self, JoseError> {
+    fn parse(token: &'t str, purpose: Purpose<'_>) -> Result<Self, JoseError> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(JoseError::TooLarge {
                 what: "the token",
@@ -80,7 +108,7 @@ impl<'t> Token<'t> {
         if payload.contains('.') {
             return Err(JoseError::NotCompact);
         }
-        let header = read_header(header, expected_typ)?;
+        let header = read_header(header, purpose)?;
         let signature = base64url::decode(signature).ok_or(JoseError::NotCompact)?;
         if signature.len() != SIGNATURE_BYTES {
             return Err(JoseError::Signature);
@@ -91,6 +119,18 @@ impl<'t> Token<'t> {
             payload,
             signature,
         })
+    }
+
+    /// The key it names, or the only one there is.
+    fn key_in<'k>(&self, keys: &'k JwkSet) -> Result<&'k PublicPoint, JoseError> {
+        if self.header.contains_key("x5c") {
+            return Err(JoseError::HeaderParameter("x5c"));
+        }
+        match self.header.get("kid") {
+            None => keys.find(None),
+            Some(Value::String(kid)) => keys.find(Some(kid)),
+            Some(_) => Err(JoseError::UnknownKey),
+        }
     }
 
     /// The claims, if `key` signed them.
@@ -123,7 +163,7 @@ impl<'t> Token<'t> {
     }
 }
 
-fn read_header(encoded: &str, expected_typ: &str) -> Result<Map<String, Value>, JoseError> {
+fn read_header(encoded: &str, purpose: Purpose<'_>) -> Result<Map<String, Value>, JoseError> {
     let text = base64url::decode(encoded).ok_or(JoseError::NotCompact)?;
     let not_json = |source| JoseError::Json {
         part: "header",
@@ -134,21 +174,43 @@ fn read_header(encoded: &str, expected_typ: &str) -> Result<Map<String, Value>, 
     if header.get("alg").and_then(Value::as_str) != Some("ES256") {
         return Err(JoseError::Algorithm);
     }
-    if let Some(name) = REFUSED.into_iter().find(|name| header.contains_key(*name)) {
+    let is_refused = |name: &&str| match purpose {
+        Purpose::OwnKey(_) if *name == "jwk" => false,
+        _ => header.contains_key(*name),
+    };
+    if let Some(name) = REFUSED.into_iter().find(is_refused) {
         return Err(JoseError::HeaderParameter(name));
     }
-    let typ = header.get("typ").and_then(Value::as_str).unwrap_or("");
-    let is_expected = |typ: &str| typ.eq_ignore_ascii_case(expected_typ);
-    // A `typ` with no slash stands for `application/` and itself.
-    let without_prefix = typ
-        .split_once('/')
-        .filter(|(top, _)| top.eq_ignore_ascii_case("application"));
-    if !is_expected(typ) && !without_prefix.is_some_and(|(_, sub)| is_expected(sub)) {
-        return Err(JoseError::Type {
-            expected: expected_typ.to_owned(),
-        });
-    }
+    purpose.check(header.get("typ"))?;
     Ok(header)
+}
+
+impl Purpose<'_> {
+    fn check(self, typ: Option<&Value>) -> Result<(), JoseError> {
+        let (expected, is_optional) = match self {
+            Self::Typed(typ) | Self::OwnKey(typ) => (typ, false),
+            Self::ClientAssertion => ("client-authentication+jwt", true),
+        };
+        let typ = match typ {
+            None if is_optional => return Ok(()),
+            Some(Value::String(typ)) => typ.as_str(),
+            None | Some(_) => "",
+        };
+        let is_expected = |typ: &str| {
+            typ.eq_ignore_ascii_case(expected) || (is_optional && typ.eq_ignore_ascii_case("JWT"))
+        };
+        // A `typ` with no slash stands for `application/` and itself.
+        let without_prefix = typ
+            .split_once('/')
+            .filter(|(top, _)| top.eq_ignore_ascii_case("application"));
+        if is_expected(typ) || without_prefix.is_some_and(|(_, sub)| is_expected(sub)) {
+            Ok(())
+        } else {
+            Err(JoseError::Type {
+                expected: expected.to_owned(),
+            })
+        }
+    }
 }
 
 #[cfg(test)]
@@ -170,7 +232,7 @@ mod tests {
         assert!(key.verify(signed.as_bytes(), &base64url::decode(signature).unwrap()));
         let token = format!("{signed}.{signature}");
         assert!(matches!(
-            Token::parse(&token, "at+jwt"),
+            Token::parse(&token, Purpose::Typed("at+jwt")),
             Err(JoseError::Type { .. })
         ));
         let (signed, payload) = (signed, signed.split_once('.').unwrap().1);

@@ -11,4 +11,5 @@
 mod certificates;
 mod fleet;
 mod handshakes;
+mod proofs;
 mod tokens;
