@@ -30,6 +30,8 @@ pub enum EndReason {
     RefreshReuse,
     /// A refresh token came from a client it was not given to.
     RefreshByOtherClient,
+    /// A refresh token came from the client it was given to, but with another key.
+    RefreshByOtherKey,
 }
 
 impl EndReason {
@@ -41,6 +43,7 @@ impl EndReason {
             Self::CodeReuse => "authorization code reuse",
             Self::RefreshReuse => "refresh token reuse",
             Self::RefreshByOtherClient => "refresh token presented by another client",
+            Self::RefreshByOtherKey => "refresh token presented with another key",
         }
     }
 
@@ -48,7 +51,10 @@ impl EndReason {
     const fn is_theft(self) -> bool {
         matches!(
             self,
-            Self::CodeReuse | Self::RefreshReuse | Self::RefreshByOtherClient
+            Self::CodeReuse
+                | Self::RefreshReuse
+                | Self::RefreshByOtherClient
+                | Self::RefreshByOtherKey
         )
     }
 }

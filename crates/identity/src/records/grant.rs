@@ -8,6 +8,7 @@ use crate::{
     records::{Authentication, Client},
     scopes::ScopeSet,
     secret::StoredSecret,
+    token::SenderKey,
 };
 
 /// What one session gave to one client: the one row behind all its tokens. Its id is their `sid`, so that they
@@ -49,6 +50,8 @@ pub(crate) struct RefreshState {
     pub(crate) counter: u64,
     /// When it took the place of the one before.
     pub(crate) rotated_at: Timestamp,
+    /// Who presented the one before. None of the first, which was presented by nobody.
+    pub(crate) rotated_by: Option<SenderKey>,
 }
 
 impl Grant {

@@ -119,6 +119,7 @@ impl Provider {
                 key: StoredSecret::new(secret::generate(&*self.entropy).into_exposed()),
                 counter: 0,
                 rotated_at: now,
+                rotated_by: None,
             });
         let expires_at = match (&refresh, offline) {
             (None, _) => now + ACCESS_TOKEN_LIFETIME,

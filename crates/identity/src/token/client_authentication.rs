@@ -5,7 +5,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use testudo_model::{ClientName, Redacted, event::EventClass};
 use url::form_urlencoded;
 
-use super::{TokenRequest, failed_proofs::Suspect};
+use super::{SenderKey, TokenRequest, failed_proofs::Suspect};
 use crate::{
     Caller, ErrorCode, Fault, OauthError, Peer, Provider,
     change::Report,
@@ -20,8 +20,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct AuthenticatedClient {
     pub(crate) holder: ClientHolder,
-    /// Thumbprint of the certificate it proved itself with: its tokens are bound to it.
-    certificate_thumbprint: Option<String>,
+    /// Its workload, if the request came over a connection of it: its tokens are bound to that certificate.
+    peer: Option<Peer>,
 }
 
 /// What a client id stands for.
@@ -37,12 +37,20 @@ impl AuthenticatedClient {
     }
 
     pub(crate) fn certificate_thumbprint(&self) -> Option<&str> {
-        self.certificate_thumbprint.as_deref()
+        let peer = self.peer.as_ref();
+        peer.map(|peer| peer.certificate_thumbprint.as_str())
+    }
+
+    /// What it has that a thief of its tokens has not.
+    pub(crate) fn sender_key(&self) -> SenderKey {
+        self.peer.as_ref().map_or(SenderKey::Unseen, |peer| {
+            SenderKey::Workload(peer.spiffe_id.clone())
+        })
     }
 
     /// Whether it proved to be a workload of the fleet, which is the audience of our access tokens.
     pub(crate) const fn is_in_fleet(&self) -> bool {
-        self.certificate_thumbprint.is_some()
+        self.peer.is_some()
     }
 
     pub(crate) fn may_use(&self, grant: GrantType) -> bool {
@@ -291,11 +299,8 @@ impl Provider {
             return Err(failed);
         }
         // A client that connects with its own certificate gets bound tokens whatever else it sent.
-        let certificate_thumbprint = peer.map(|peer| peer.certificate_thumbprint.clone());
-        Ok(AuthenticatedClient {
-            holder,
-            certificate_thumbprint,
-        })
+        let peer = peer.cloned();
+        Ok(AuthenticatedClient { holder, peer })
     }
 
     fn client_holder(&self, client_id: &str) -> Result<Option<ClientHolder>, Fault> {

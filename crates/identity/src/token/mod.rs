@@ -5,6 +5,7 @@ mod client_authentication;
 mod client_credentials;
 mod failed_proofs;
 mod refresh_token;
+mod sender;
 
 use std::fmt;
 
@@ -25,6 +26,7 @@ pub use client_authentication::ClientAuthenticationError;
 pub(crate) use client_authentication::{AuthenticatedClient, ClientHolder};
 pub(crate) use failed_proofs::FailedProofs;
 pub(crate) use refresh_token::RefreshToken;
+pub(crate) use sender::SenderKey;
 
 /// A request that a client authenticates: at the token, revocation or introspection endpoint.
 #[derive(Clone, Copy)]
@@ -124,8 +126,8 @@ pub enum TokenError {
     /// The code was redeemed before; what it gave was taken back.
     #[error("the code was used before; what it gave has been revoked")]
     CodeReplayed,
-    /// An old refresh token came again; the grant was ended.
-    #[error("the refresh token was used before; its session has been ended")]
+    /// An old refresh token came again, or one from somebody else; the grant was ended.
+    #[error("the refresh token was used before or by somebody else; its session has been ended")]
     RefreshReplayed,
     /// The session has ended or the user is disabled.
     #[error("the session has ended; log in again")]

@@ -2,8 +2,8 @@
 //!
 //! A refresh token is the id of its grant, a counter, and a MAC of both under the grant's key. The grant stores
 //! the key and the one counter that is valid, so that a row per session is all there is, and every older token
-//! is known to be old. The same old token within a few seconds gets the same successor again, because two tabs
-//! and lost answers are not thieves; later it ends the grant.
+//! is known to be old. The same old token of the same sender within a few seconds gets the same successor again,
+//! because two tabs and lost answers are not thieves; later, or of another sender, it ends the grant.
 
 use std::{fmt, str::FromStr};
 
@@ -11,7 +11,7 @@ use testudo_model::{SessionId, limits::REFRESH_TOKEN_LIFETIME};
 use testudo_store::{Expected, Versioned};
 use testudo_trust::{base64url, constant_time_eq, hmac_sha256};
 
-use super::{AuthenticatedClient, ClientHolder, TokenError, TokenResponse};
+use super::{AuthenticatedClient, ClientHolder, SenderKey, TokenError, TokenResponse};
 use crate::{
     Caller, Fault, Parameters, Provider,
     change::until_settled,
@@ -111,8 +111,8 @@ enum Verdict {
     Rotate,
     /// It was valid a moment ago: its successor again.
     Repeat,
-    /// It was used before.
-    Reused,
+    /// It is in two hands.
+    Stolen(EndReason),
 }
 
 impl Provider {
@@ -159,9 +159,10 @@ impl Provider {
             self.end_session(&grant.id, EndReason::RefreshByOtherClient, caller)?;
             return Err(TokenError::RefreshReplayed);
         }
-        let verdict = self.judge(&grant, presented);
-        if matches!(verdict, Verdict::Reused) {
-            self.end_session(&grant.id, EndReason::RefreshReuse, caller)?;
+        let sender = client.sender_key();
+        let verdict = self.judge(&grant, presented, &sender);
+        if let Verdict::Stolen(reason) = verdict {
+            self.end_session(&grant.id, reason, caller)?;
             return Err(TokenError::RefreshReplayed);
         }
         if !self.is_alive(&grant)? {
@@ -170,7 +171,7 @@ impl Provider {
         let granted = narrowed(&grant.scopes, scope)?;
         let mut change = self.change();
         if matches!(verdict, Verdict::Rotate) {
-            self.rotate(&mut grant);
+            self.rotate(&mut grant, sender);
             change = change.put(Expected::Version(version), &grant);
         }
         let (tokens, report) = self.user_tokens(&grant, &granted, None, client)?;
@@ -180,24 +181,27 @@ impl Provider {
         Ok(change.report(report, caller).commit()?.then_some(tokens))
     }
 
-    fn judge(&self, grant: &Grant, presented: &RefreshToken) -> Verdict {
+    fn judge(&self, grant: &Grant, presented: &RefreshToken, sender: &SenderKey) -> Verdict {
         let Some(refresh) = &grant.refresh else {
-            return Verdict::Reused;
+            return Verdict::Stolen(EndReason::RefreshReuse);
         };
         let age = self.clock.now().since(refresh.rotated_at);
         match refresh.counter.checked_sub(presented.counter) {
             Some(0) => Verdict::Rotate,
-            Some(1) if age <= REFRESH_RACE_WINDOW => Verdict::Repeat,
+            Some(1) if age > REFRESH_RACE_WINDOW => Verdict::Stolen(EndReason::RefreshReuse),
+            Some(1) if refresh.rotated_by.as_ref() == Some(sender) => Verdict::Repeat,
+            Some(1) => Verdict::Stolen(EndReason::RefreshByOtherKey),
             // A counter from the future with a good MAC means that the store went back in time.
-            Some(_) | None => Verdict::Reused,
+            Some(_) | None => Verdict::Stolen(EndReason::RefreshReuse),
         }
     }
 
-    fn rotate(&self, grant: &mut Grant) {
+    fn rotate(&self, grant: &mut Grant, sender: SenderKey) {
         let now = self.clock.now();
         if let Some(refresh) = &mut grant.refresh {
             refresh.counter = refresh.counter.saturating_add(1);
             refresh.rotated_at = now;
+            refresh.rotated_by = Some(sender);
         }
         grant.used_at = now;
         if grant.offline {

@@ -163,10 +163,19 @@ impl House {
     }
 
     pub fn token(&self, parameters: &Parameters) -> Result<TokenResponse, TokenError> {
+        self.token_of(parameters, None)
+    }
+
+    /// The same over a connection with a certificate.
+    pub fn token_of(
+        &self,
+        parameters: &Parameters,
+        peer: Option<&Peer>,
+    ) -> Result<TokenResponse, TokenError> {
         let request = TokenRequest {
             parameters,
             authorization: None,
-            peer: None,
+            peer,
         };
         self.provider.token(&request, &self.caller)
     }

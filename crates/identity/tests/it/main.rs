@@ -17,6 +17,7 @@ mod keys;
 mod login;
 mod machines;
 mod refresh;
+mod refresh_race;
 mod revocation;
 mod secrecy;
 mod seeding;

@@ -6,16 +6,16 @@ use crate::{
     browser::{Browser, form_request},
     forge::get,
     machines::with_certificate,
-    shop::{Shop, password, service},
+    shop::{Shop, password},
     wire::Answer,
 };
 
 const INTROSPECT: &str = "/oauth2/introspect";
 
-/// A request of the client `desk`, which has a secret.
+/// A request of the client `help-desk`, which has a secret.
 fn as_desk(shop: &Shop, path: &str, form: &[(&str, &str)]) -> Answer {
-    let secret = password("desk");
-    let proof = [("client_id", "desk"), ("client_secret", &*secret)];
+    let secret = password("help-desk");
+    let proof = [("client_id", "help-desk"), ("client_secret", &*secret)];
     shop.ask_server(&form_request(path, &[&proof[..], form].concat(), ""))
 }
 

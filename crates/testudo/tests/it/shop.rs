@@ -144,10 +144,10 @@ spiffe = "helper"
 [clients.web]
 redirect_uris = ["https://app.example/callback"]
 
-[clients.desk]
+[clients.help-desk]
 kind = "confidential"
 redirect_uris = ["https://desk.example/callback"]
-secret = { file = "passwords/desk" }
+secret = { file = "passwords/help-desk" }
 "#;
 
 /// A running fleet and the service behind it.
@@ -171,7 +171,7 @@ impl Shop {
         fs::create_dir(folder.path().join("policies")).unwrap();
         fs::write(folder.path().join("policies/shop.cedar"), POLICIES).unwrap();
         fs::create_dir(folder.path().join("passwords")).unwrap();
-        for name in ["alice", "root", "audrey", "larry", "desk"] {
+        for name in ["alice", "root", "audrey", "larry", "help-desk"] {
             fs::write(folder.path().join("passwords").join(name), password(name)).unwrap();
         }
         Self {
