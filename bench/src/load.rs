@@ -327,12 +327,16 @@ impl Pace {
         }
     }
 
-    /// Waits for the next turn; when it was.
+    /// Waits for the next turn; since when its request takes. That is the turn if it has come already, for then the answer
+    /// before was late, and else when the wait has ended, which timers do up to a millisecond after they should.
     async fn turn(&mut self) -> Instant {
         let turn = self.next;
         self.next += self.interval;
+        if Instant::now() >= turn {
+            return turn;
+        }
         tokio::time::sleep_until(turn).await;
-        turn
+        Instant::now()
     }
 }
 
@@ -403,6 +407,14 @@ mod tests {
         assert_eq!(turns(0).next, begin);
         assert_eq!(turns(3).next, begin + Duration::from_millis(30));
         assert_eq!(turns(3).interval, Duration::from_millis(40));
+    }
+
+    #[tokio::test]
+    async fn a_turn_that_was_missed_counts_from_when_it_was() {
+        let begin = Instant::now().checked_sub(Duration::from_secs(1)).unwrap();
+        let mut pace = Pace::new(begin, 1, 0, 1);
+        assert_eq!(pace.turn().await, begin);
+        assert!(pace.turn().await >= begin + Duration::from_secs(1));
     }
 
     #[test]
