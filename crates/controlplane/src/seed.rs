@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use testudo_identity::{
-    ClientKind, ClientProfile, GrantType, NewPassword, NewSecret, RedirectUri, Seed, SeedClient,
-    SeedServiceAccount, SeedUser, ServiceAccountProfile, UserProfile,
+    ClientKind, ClientPolicy, ClientProfile, GrantType, NewPassword, NewSecret, RedirectUri, Seed,
+    SeedClient, SeedServiceAccount, SeedUser, ServiceAccountProfile, UserProfile,
 };
 use testudo_model::{ClientName, RoleName, Scope};
 use testudo_runtime::fleet::{self, Fleet, SeedAuthentication, SeedCredential};
@@ -101,6 +101,9 @@ fn client(client: &fleet::SeedClient) -> SeedClient {
             grants: client.grant_types.iter().copied().map(grant).collect(),
             scopes: client.scopes.clone(),
             workload,
+            policy: ClientPolicy {
+                require_pushed_authorization_requests: client.require_pushed_authorization_requests,
+            },
         },
         secret,
     }
@@ -138,7 +141,7 @@ fn command_line(fleet: &Fleet) -> Option<SeedClient> {
             redirect_uris: CLI_REDIRECT.parse::<RedirectUri>().into_iter().collect(),
             grants: vec![GrantType::AuthorizationCode, GrantType::RefreshToken],
             scopes: scopes.into_iter().collect(),
-            workload: None,
+            ..ClientProfile::default()
         },
         secret: NewSecret::None,
     })

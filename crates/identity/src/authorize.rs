@@ -18,6 +18,7 @@ use crate::{
     flow::{Flow, GrantRequest},
     limits::{FLOW_LIFETIME, MAX_COOKIE_BYTES, MAX_NONCE_BYTES, MAX_STATE_BYTES},
     pkce::CodeChallenge,
+    pushed::{PushError, Reference},
     records::{AuthorizationCode, Client, CodeState, GrantType, Session},
     redirect_uri::with_parameters,
     scopes::{self, OFFLINE_ACCESS, OPENID_SCOPES, ScopeSet},
@@ -63,6 +64,11 @@ pub enum AuthorizeError {
         "the application that sent you here asks to return to an address it has not registered"
     )]
     UnknownRedirect,
+    /// `request_uri` is no pushed request, one of another client, or expired or used. Show it, with status 400.
+    #[error(
+        "the application that sent you here has not said in time what it asks for; go back and start again"
+    )]
+    UnknownRequest,
     /// Redirect with the error in the location.
     #[error("the authorization request is refused")]
     Refused {
@@ -81,7 +87,7 @@ impl AuthorizeError {
     /// HTTP status of the answer.
     pub const fn status(&self) -> u16 {
         match self {
-            Self::UnknownClient | Self::UnknownRedirect => 400,
+            Self::UnknownClient | Self::UnknownRedirect | Self::UnknownRequest => 400,
             Self::Refused { .. } => 303,
             Self::Unavailable(fault) => fault.status(),
         }
@@ -103,6 +109,9 @@ pub enum Refusal {
     /// A JWT request (RFC 9101).
     #[error("`request` is not supported")]
     RequestObject,
+    /// The client must push its requests (RFC 9126 section 6).
+    #[error("this client must push its authorization requests")]
+    PushRequired,
     /// A JWT request by reference.
     #[error("`request_uri` is not supported")]
     RequestUri,
@@ -138,6 +147,7 @@ impl Refusal {
         match self {
             Self::Repeated(_)
             | Self::ResponseMode
+            | Self::PushRequired
             | Self::Pkce
             | Self::TooLong(_)
             | Self::Malformed(_) => ErrorCode::InvalidRequest,
@@ -151,6 +161,14 @@ impl Refusal {
             Self::LoginRequired => ErrorCode::LoginRequired,
         }
     }
+}
+
+/// An authorization request of a known client.
+pub(crate) struct Asked<'a> {
+    pub(crate) client: &'a Client,
+    pub(crate) parameters: &'a Parameters,
+    /// Where the parameters were, if not in the request itself.
+    pub(crate) pushed: Option<&'a Reference>,
 }
 
 /// What a request says about whether the user must log in now.
@@ -184,15 +202,39 @@ impl Provider {
         caller: &Caller,
     ) -> Result<Authorization, AuthorizeError> {
         let client = self.requesting_client(parameters)?;
-        let redirect_uri = requested_redirect(parameters, &client)?;
+        let pushed = self.resolve_request(parameters, &client)?;
+        let asked = match &pushed {
+            Some((pushed, reference)) => Asked {
+                client: &client,
+                parameters: pushed,
+                pushed: Some(reference),
+            },
+            None => Asked {
+                client: &client,
+                parameters,
+                pushed: None,
+            },
+        };
+        self.authorize_asked(&asked, session, browser, caller)
+    }
+
+    fn authorize_asked(
+        &self,
+        asked: &Asked<'_>,
+        session: Option<&str>,
+        browser: Option<&str>,
+        caller: &Caller,
+    ) -> Result<Authorization, AuthorizeError> {
+        let Asked {
+            client, parameters, ..
+        } = asked;
+        let redirect_uri =
+            requested_redirect(parameters, client).ok_or(AuthorizeError::UnknownRedirect)?;
         let refused = |why: Refusal| AuthorizeError::Refused {
             location: self.error_location(redirect_uri, echoed_state(parameters), &why),
             why,
         };
-        let request = self
-            .check_request(parameters, &client, redirect_uri)
-            .map_err(refused)?;
-        let freshness = Freshness::of(parameters).map_err(refused)?;
+        let (request, freshness) = self.check_request(asked, redirect_uri).map_err(refused)?;
         let session = match session {
             Some(cookie) => self.session(cookie)?,
             None => None,
@@ -208,10 +250,18 @@ impl Provider {
                 let hint = parameters
                     .get("login_hint")
                     .filter(|hint| hint.len() <= 128);
-                self.prompt_login(request, &client, browser, hint)
+                self.prompt_login(request, client, browser, hint)
                     .map(Authorization::Login)
             }
         }
+    }
+
+    /// All checks of a request that is being pushed.
+    pub(crate) fn check_pushed(&self, asked: &Asked<'_>) -> Result<(), PushError> {
+        let redirect_uri =
+            requested_redirect(asked.parameters, asked.client).ok_or(PushError::UnknownRedirect)?;
+        self.check_request(asked, redirect_uri)?;
+        Ok(())
     }
 
     fn requesting_client(&self, parameters: &Parameters) -> Result<Client, AuthorizeError> {
@@ -234,14 +284,21 @@ impl Provider {
 
     fn check_request(
         &self,
-        parameters: &Parameters,
-        client: &Client,
+        asked: &Asked<'_>,
         redirect_uri: &str,
-    ) -> Result<GrantRequest, Refusal> {
+    ) -> Result<(GrantRequest, Freshness), Refusal> {
+        let Asked {
+            client,
+            parameters,
+            pushed,
+        } = *asked;
         if let Some(repeated) = parameters.first_repeated() {
             return Err(Refusal::Repeated(repeated.chars().take(64).collect()));
         }
         refuse_unsupported(parameters)?;
+        if client.policy.require_pushed_authorization_requests && pushed.is_none() {
+            return Err(Refusal::PushRequired);
+        }
         if !client.may_use(GrantType::AuthorizationCode) {
             return Err(Refusal::UnauthorizedClient);
         }
@@ -251,7 +308,7 @@ impl Provider {
         {
             return Err(Refusal::Resource);
         }
-        Ok(GrantRequest {
+        let request = GrantRequest {
             client_id: client.client_id.clone(),
             client_created_at: client.created_at,
             redirect_uri: redirect_uri.to_owned(),
@@ -259,7 +316,9 @@ impl Provider {
             state: limited(parameters, "state", MAX_STATE_BYTES)?,
             nonce: limited(parameters, "nonce", MAX_NONCE_BYTES)?,
             challenge: code_challenge(parameters)?,
-        })
+            pushed: pushed.cloned(),
+        };
+        Ok((request, Freshness::of(parameters)?))
     }
 
     /// The login page for `request`. A browser keeps its pre-login cookie, so that two tabs can log in.
@@ -297,8 +356,11 @@ impl Provider {
         caller: &Caller,
     ) -> Result<Authorization, AuthorizeError> {
         let location = until_settled(|| {
+            if self.is_used(request)? {
+                return Err(AuthorizeError::UnknownRequest);
+            }
             let (change, location) = self.stage_code(self.change(), request, session, caller);
-            Ok::<_, Fault>(change.commit()?.then_some(location))
+            Ok(change.commit()?.then_some(location))
         })?;
         Ok(Authorization::Code { location })
     }
@@ -306,7 +368,7 @@ impl Provider {
     /// Adds a new code for `session` to `change`; the location takes it to the client.
     pub(crate) fn stage_code<'p>(
         &'p self,
-        change: Change<'p>,
+        mut change: Change<'p>,
         request: &GrantRequest,
         session: &Session,
         caller: &Caller,
@@ -326,6 +388,9 @@ impl Provider {
             expires_at: self.clock.now() + AUTHORIZATION_CODE_LIFETIME,
             state: CodeState::Issued,
         };
+        if let Some(reference) = &request.pushed {
+            change = change.use_up(reference);
+        }
         let report = grant_report(request, session.user.as_str(), &session.id);
         let change = change.put(Expected::Absent, &record).report(report, caller);
         (change, self.code_location(request, code.expose()))
@@ -355,16 +420,13 @@ fn grant_report(request: &GrantRequest, subject: &str, session: &SessionId) -> R
         .client(request.client_id.as_str())
         .session(session)
         .detail("scope", scopes::join(&request.scopes))
+        .detail("pushed", request.pushed.is_some())
 }
 
-fn requested_redirect<'a>(
-    parameters: &'a Parameters,
-    client: &Client,
-) -> Result<&'a str, AuthorizeError> {
+fn requested_redirect<'a>(parameters: &'a Parameters, client: &Client) -> Option<&'a str> {
     parameters
         .get("redirect_uri")
         .filter(|uri| !parameters.is_repeated("redirect_uri") && client.accepts_redirect_to(uri))
-        .ok_or(AuthorizeError::UnknownRedirect)
 }
 
 /// The `state` that goes back with an error, if there is one good one.

@@ -8,6 +8,8 @@ use crate::{Provider, records::GrantType, scopes::OPENID_SCOPES};
 pub mod paths {
     /// Authorization endpoint.
     pub const AUTHORIZE: &str = "/oauth2/authorize";
+    /// Pushed authorization request endpoint.
+    pub const PUSH: &str = "/oauth2/par";
     /// Token endpoint.
     pub const TOKEN: &str = "/oauth2/token";
     /// Revocation endpoint.
@@ -47,6 +49,8 @@ fn document(issuer: &str) -> Value {
     json!({
         "issuer": issuer,
         "authorization_endpoint": at(paths::AUTHORIZE),
+        "pushed_authorization_request_endpoint": at(paths::PUSH),
+        "require_pushed_authorization_requests": false,
         "token_endpoint": at(paths::TOKEN),
         "revocation_endpoint": at(paths::REVOKE),
         "introspection_endpoint": at(paths::INTROSPECT),
@@ -87,6 +91,8 @@ mod tests {
         {
           "issuer": "https://id.bookshop.example",
           "authorization_endpoint": "https://id.bookshop.example/oauth2/authorize",
+          "pushed_authorization_request_endpoint": "https://id.bookshop.example/oauth2/par",
+          "require_pushed_authorization_requests": false,
           "token_endpoint": "https://id.bookshop.example/oauth2/token",
           "revocation_endpoint": "https://id.bookshop.example/oauth2/revoke",
           "introspection_endpoint": "https://id.bookshop.example/oauth2/introspect",

@@ -1,4 +1,4 @@
-//! A login in progress: not a row but a sealed value in the login form.
+//! What is in progress: no rows, but sealed values in login forms and references.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use testudo_model::{ClientName, Entropy, Timestamp};
@@ -6,10 +6,15 @@ use testudo_store::{Expected, Record, StoreError, Tenant};
 use testudo_trust::{Keyring, RootKey, base64url};
 
 use crate::{
-    Fault, limits::MAX_FLOW_BYTES, pkce::CodeChallenge, scopes::ScopeSet, secret::StoredSecret,
+    Fault, limits::MAX_FLOW_BYTES, pkce::CodeChallenge, pushed::Reference, scopes::ScopeSet,
+    secret::StoredSecret,
 };
 
-const CONTEXT: &[u8] = b"testudo login flow v1";
+/// What is sealed, and opens as nothing else.
+pub(crate) trait Sealed: Serialize + DeserializeOwned {
+    /// Apart from all other kinds.
+    const CONTEXT: &'static [u8];
+}
 
 /// A valid authorization request that waits for its user to log in.
 #[derive(Clone, Serialize, Deserialize)]
@@ -23,6 +28,10 @@ pub(crate) struct Flow {
     pub(crate) expires_at: Timestamp,
 }
 
+impl Sealed for Flow {
+    const CONTEXT: &'static [u8] = b"testudo login flow v1";
+}
+
 /// What a client asked for, after all checks that need no user.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct GrantRequest {
@@ -33,9 +42,11 @@ pub(crate) struct GrantRequest {
     pub(crate) state: Option<String>,
     pub(crate) nonce: Option<String>,
     pub(crate) challenge: CodeChallenge,
+    /// The pushed request it was asked with, if it was one.
+    pub(crate) pushed: Option<Reference>,
 }
 
-/// Seals flows under a key that lives in the store.
+/// Seals what is in progress under a key that lives in the store.
 pub(crate) struct FlowSeal {
     keyring: Keyring,
 }
@@ -57,23 +68,28 @@ impl FlowSeal {
         stored.record.keyring().map(|keyring| Self { keyring })
     }
 
-    pub(crate) fn seal<T: Serialize>(
+    pub(crate) fn seal<T: Sealed>(
         &self,
         entropy: &dyn Entropy,
-        flow: &T,
+        value: &T,
     ) -> Result<String, Fault> {
-        let plain = serde_json::to_vec(flow).map_err(|_| Fault::Key { what: "login flow" })?;
-        Ok(base64url::encode(
-            &self.keyring.seal(entropy, CONTEXT, &plain),
-        ))
+        let plain = serde_json::to_vec(value).map_err(|_| Fault::Key { what: "login flow" })?;
+        Ok(base64url::encode(&self.keyring.seal(
+            entropy,
+            T::CONTEXT,
+            &plain,
+        )))
     }
 
     /// `None` for whatever this provider did not seal.
-    pub(crate) fn unseal<T: DeserializeOwned>(&self, text: &str) -> Option<T> {
+    pub(crate) fn unseal<T: Sealed>(&self, text: &str) -> Option<T> {
         if text.len() > MAX_FLOW_BYTES {
             return None;
         }
-        let plain = self.keyring.open(CONTEXT, &base64url::decode(text)?).ok()?;
+        let plain = self
+            .keyring
+            .open(T::CONTEXT, &base64url::decode(text)?)
+            .ok()?;
         serde_json::from_slice(&plain).ok()
     }
 }

@@ -5,7 +5,8 @@
 //!
 //! What is stored, and what is not:
 //!
-//! * an authorization request in progress is not: it travels sealed in the login form (see [`LoginPrompt`]);
+//! * an authorization request in progress is not: it travels sealed, in the login form (see [`LoginPrompt`]) or in the
+//!   reference to a pushed one (see [`PushedRequest`]);
 //! * access tokens are not: they are signed, short, and taken back through the revocation log;
 //! * a login is one [`Session`]; what it gave to one client is one [`Grant`], whose id is the `sid` of its
 //!   tokens and whose counter is the whole state of its refresh tokens.
@@ -31,6 +32,7 @@ mod parameters;
 mod pkce;
 mod protocol;
 mod provider;
+mod pushed;
 mod records;
 mod redirect_uri;
 mod revocation;
@@ -62,9 +64,10 @@ pub use login::{LoggedIn, LoginError, LoginRequest};
 pub use parameters::{ParameterError, Parameters};
 pub use protocol::{ErrorCode, OauthError};
 pub use provider::{Provider, Settings};
+pub use pushed::{PushError, PushedRequest};
 pub use records::{
-    Authentication, Client, ClientKind, Grant, GrantType, Group, Role, ServiceAccount, Session,
-    User,
+    Authentication, Client, ClientKind, ClientPolicy, Grant, GrantType, Group, Role,
+    ServiceAccount, Session, User,
 };
 pub use redirect_uri::{InvalidRedirectUri, RedirectUri};
 pub use revocation::{RevocationEntry, RevokeError};

@@ -23,6 +23,8 @@ pub const MAX_MEMBERSHIPS: usize = 64;
 pub const MAX_TEXT_BYTES: usize = 256;
 /// Longest sealed login flow. The parts above, sealed and encoded, stay below.
 pub const MAX_FLOW_BYTES: usize = 8 * 1024;
+/// Longest reference to a pushed request. It travels in a URL; that of an ordinary request has less than 1 KiB.
+pub const MAX_REQUEST_REFERENCE_BYTES: usize = 7 * 1024;
 /// Longest cookie of ours; a session cookie has 74 bytes.
 pub const MAX_COOKIE_BYTES: usize = 256;
 /// Longest `Authorization` header at the token endpoint: an encoded client id and secret.
@@ -45,6 +47,8 @@ pub const MAX_CLIENT_SECRETS: usize = 2;
 
 /// Time a person has between opening the login page and sending it.
 pub const FLOW_LIFETIME: Duration = Duration::from_secs(15 * 60);
+/// Time between pushing an authorization request and opening the login page with it.
+pub const PUSHED_REQUEST_LIFETIME: Duration = Duration::from_secs(90);
 /// Time during which the same refresh token gets the same successor: two tabs, or an answer lost on the way.
 pub const REFRESH_RACE_WINDOW: Duration = Duration::from_secs(5);
 /// Longest life of a grant, however often it is refreshed.

@@ -58,6 +58,9 @@ pub enum LoginError {
     /// The form is older than [`crate::limits::FLOW_LIFETIME`].
     #[error("this login page has expired; go back to the application and start again")]
     FlowExpired,
+    /// The pushed request behind it gave a code already.
+    #[error("this login was used already; go back to the application and start again")]
+    FlowUsed,
     /// The pre-login cookie is missing or of another browser.
     #[error(
         "this login page was opened in another browser; allow cookies, go back and start again"
@@ -81,7 +84,7 @@ impl LoginError {
     /// HTTP status of the answer.
     pub const fn status(&self) -> u16 {
         match self {
-            Self::FlowInvalid | Self::FlowExpired => 400,
+            Self::FlowInvalid | Self::FlowExpired | Self::FlowUsed => 400,
             Self::WrongCredentials => 401,
             Self::OtherBrowser => 403,
             Self::Throttled { .. } => 429,
@@ -155,11 +158,13 @@ impl Provider {
         let unchanged = client.is_some_and(|Versioned { record: client, .. }| {
             !client.disabled && client.created_at == flow.request.client_created_at
         });
-        if unchanged {
-            Ok(flow)
-        } else {
-            Err(LoginError::FlowInvalid)
+        if !unchanged {
+            return Err(LoginError::FlowInvalid);
         }
+        if self.is_used(&flow.request)? {
+            return Err(LoginError::FlowUsed);
+        }
+        Ok(flow)
     }
 
     /// Checks a password. The inner error is for the event. Every path costs one hash, except for text that is
@@ -228,6 +233,9 @@ impl Provider {
             let Some(mut credential) = self.unchanged_credential(proven)? else {
                 return Err(LoginError::WrongCredentials);
             };
+            if self.is_used(&flow.request)? {
+                return Err(LoginError::FlowUsed);
+            }
             let (session, cookie) = self.new_session(&proven.user, caller);
             credential.record.last_login_at = Some(session.authentication.at);
             if let Some(rehashed) = &proven.rehashed {

@@ -1,4 +1,4 @@
-//! The endpoints a client's backend meets: token, revocation, introspection, userinfo, discovery, keys.
+//! The endpoints a client's backend meets: pushed authorization requests, token, revocation, introspection, userinfo, discovery, keys.
 
 use std::sync::Arc;
 
@@ -24,6 +24,7 @@ const PUBLIC_CACHE: &str = "public, max-age=300";
 /// Routes of this file.
 pub fn routes() -> Router<Arc<Plane>> {
     Router::new()
+        .route(paths::PUSH, post(push))
         .route(paths::TOKEN, post(token))
         .route(paths::REVOKE, post(revoke))
         .route(paths::INTROSPECT, post(introspect))
@@ -31,6 +32,15 @@ pub fn routes() -> Router<Arc<Plane>> {
         .route(paths::JWKS, get(jwks))
         .route(paths::OPENID_CONFIGURATION, get(discovery))
         .route(paths::AUTHORIZATION_SERVER, get(discovery))
+}
+
+/// `POST /oauth2/par` (RFC 9126 section 2).
+async fn push(State(plane): State<Arc<Plane>>, request: Request) -> Result<Response, Refusal> {
+    let answered = answer(plane, request, Provider::push_authorization).await?;
+    Ok(match answered {
+        Ok(pushed) => no_store((StatusCode::CREATED, Json(pushed)).into_response()),
+        Err(error) => oauth_error(&error.to_oauth()),
+    })
 }
 
 /// `POST /oauth2/token` (RFC 6749 section 3.2).

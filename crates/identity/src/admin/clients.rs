@@ -9,11 +9,11 @@ use crate::{
     Caller, Provider, RedirectUri,
     change::{Change, Report, until_settled},
     limits::{MAX_REDIRECT_URIS, MAX_SCOPES},
-    records::{Client, ClientKind, GrantType, NameClaim, SecretCredential},
+    records::{Client, ClientKind, ClientPolicy, GrantType, NameClaim, SecretCredential},
 };
 
 /// What an administrator says about a client.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClientProfile {
     /// Name for people; on the login page.
@@ -31,6 +31,9 @@ pub struct ClientProfile {
     /// The workload it runs as, instead of a secret.
     #[serde(default)]
     pub workload: Option<SpiffeId>,
+    /// What it must do beyond what everybody must.
+    #[serde(default)]
+    pub policy: ClientPolicy,
 }
 
 impl ClientProfile {
@@ -75,6 +78,7 @@ impl ClientProfile {
             grants,
             scopes,
             workload,
+            policy,
         } = self;
         Client {
             display_name,
@@ -83,6 +87,7 @@ impl ClientProfile {
             grants,
             scopes,
             workload,
+            policy,
             ..client
         }
     }
@@ -130,6 +135,7 @@ impl Provider {
             grants: Vec::new(),
             scopes: Vec::new(),
             workload: None,
+            policy: ClientPolicy::default(),
             disabled: false,
             created_at: now,
             updated_at: now,

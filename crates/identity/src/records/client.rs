@@ -23,6 +23,8 @@ pub struct Client {
     pub scopes: Vec<Scope>,
     /// The workload it runs as: it authenticates by the certificate of its connection, without a secret.
     pub workload: Option<SpiffeId>,
+    /// What it must do beyond what everybody must.
+    pub policy: ClientPolicy,
     /// Can do nothing.
     pub disabled: bool,
     /// When the record was made. Codes and grants remember it, so that they are worthless at a later client
@@ -61,11 +63,20 @@ impl Record for Client {
     }
 }
 
+/// What a client must do beyond what everybody must, by the names of the metadata registered with IANA.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClientPolicy {
+    /// Push its authorization requests (RFC 9126 section 6).
+    pub require_pushed_authorization_requests: bool,
+}
+
 /// Whether a client can keep a secret (RFC 6749 section 2.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ClientKind {
     /// It runs at the user's: a browser, phone or command line. It may use any loopback port.
+    #[default]
     Public,
     /// It runs on a server and authenticates.
     Confidential,

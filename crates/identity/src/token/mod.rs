@@ -28,7 +28,8 @@ pub(crate) use failed_proofs::FailedProofs;
 pub(crate) use refresh_token::RefreshToken;
 pub(crate) use sender::SenderKey;
 
-/// A request that a client authenticates: at the token, revocation or introspection endpoint.
+/// A request that a client authenticates: at the token, revocation, introspection or pushed authorization request
+/// endpoint.
 #[derive(Clone, Copy)]
 pub struct TokenRequest<'a> {
     /// The form body.

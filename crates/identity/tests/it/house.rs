@@ -257,7 +257,7 @@ pub fn native_profile() -> ClientProfile {
             "orders:read".parse().unwrap(),
             "orders:write".parse().unwrap(),
         ],
-        workload: None,
+        ..ClientProfile::default()
     }
 }
 
@@ -268,7 +268,7 @@ pub fn web_profile() -> ClientProfile {
         redirect_uris: vec![WEB_REDIRECT.parse().unwrap()],
         grants: vec![GrantType::AuthorizationCode, GrantType::RefreshToken],
         scopes: vec!["orders:read".parse().unwrap()],
-        workload: None,
+        ..ClientProfile::default()
     }
 }
 

@@ -235,6 +235,7 @@ fn a_web_client_can_run_as_a_workload_and_its_user_tokens_are_bound() {
         grants: vec![GrantType::AuthorizationCode],
         scopes: vec![],
         workload: Some(peer.spiffe_id.clone()),
+        ..ClientProfile::default()
     };
     let name = "bound".parse().unwrap();
     house

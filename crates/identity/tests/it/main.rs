@@ -16,6 +16,7 @@ mod introspection;
 mod keys;
 mod login;
 mod machines;
+mod pushed;
 mod refresh;
 mod refresh_race;
 mod revocation;

@@ -179,6 +179,8 @@ pub struct SeedClient {
     pub scopes: Vec<Scope>,
     /// How it proves itself; `None` for a public client.
     pub authentication: Option<SeedAuthentication>,
+    /// It must push its authorization requests (RFC 9126).
+    pub require_pushed_authorization_requests: bool,
 }
 
 /// OAuth grant types.

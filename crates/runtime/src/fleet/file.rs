@@ -378,6 +378,8 @@ pub struct ClientSection {
     /// The declared service whose certificate proves the client, instead of a secret.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spiffe: Option<ServiceName>,
+    /// The client must push its authorization requests (RFC 9126): none is taken from the browser.
+    pub require_pushed_authorization_requests: bool,
 }
 
 /// Whether an OAuth client can keep a secret (RFC 6749 section 2.1).

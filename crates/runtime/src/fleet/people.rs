@@ -134,6 +134,7 @@ fn clients(file: &FleetFile, tree: Cursor<'_>, context: &mut Context<'_, '_>) ->
             redirect_uris: section.redirect_uris.clone(),
             grant_types: section.grant_types.clone(),
             scopes: section.scopes.clone(),
+            require_pushed_authorization_requests: section.require_pushed_authorization_requests,
             authentication: is_confidential.then(|| {
                 authentication(
                     file,
