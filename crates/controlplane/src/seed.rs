@@ -103,6 +103,7 @@ fn client(client: &fleet::SeedClient) -> SeedClient {
             workload,
             policy: ClientPolicy {
                 require_pushed_authorization_requests: client.require_pushed_authorization_requests,
+                dpop_bound_access_tokens: client.dpop_bound_access_tokens,
             },
         },
         secret,

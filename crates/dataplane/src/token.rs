@@ -241,6 +241,7 @@ impl TokenVerifier {
                 let thumbprint = confirmation
                     .certificate_thumbprint
                     .as_deref()
+                    .filter(|_| confirmation.key_thumbprint.is_none())
                     .ok_or(TokenError::Unbound)?;
                 Some(Arc::from(thumbprint))
             }

@@ -15,6 +15,7 @@ use testudo_store::Expected;
 use crate::{
     Caller, ErrorCode, Fault, Parameters, Provider,
     change::{Change, Report, until_settled},
+    dpop::KeyThumbprint,
     flow::{Flow, GrantRequest},
     limits::{FLOW_LIFETIME, MAX_COOKIE_BYTES, MAX_NONCE_BYTES, MAX_STATE_BYTES},
     pkce::CodeChallenge,
@@ -316,6 +317,7 @@ impl Provider {
             state: limited(parameters, "state", MAX_STATE_BYTES)?,
             nonce: limited(parameters, "nonce", MAX_NONCE_BYTES)?,
             challenge: code_challenge(parameters)?,
+            key: bound_key(parameters)?,
             pushed: pushed.cloned(),
         };
         Ok((request, Freshness::of(parameters)?))
@@ -380,6 +382,7 @@ impl Provider {
             client_created_at: request.client_created_at,
             redirect_uri: request.redirect_uri.clone(),
             challenge: request.challenge.clone(),
+            key: request.key.clone(),
             scopes: request.scopes.clone(),
             nonce: request.nonce.clone(),
             login: session.id.clone(),
@@ -476,6 +479,15 @@ fn code_challenge(parameters: &Parameters) -> Result<CodeChallenge, Refusal> {
         .get("code_challenge")
         .and_then(CodeChallenge::parse)
         .ok_or(Refusal::Pkce)
+}
+
+/// The key that the code shall be bound to (RFC 9449 section 10).
+fn bound_key(parameters: &Parameters) -> Result<Option<KeyThumbprint>, Refusal> {
+    let Some(text) = parameters.get("dpop_jkt") else {
+        return Ok(None);
+    };
+    let key = KeyThumbprint::parse(text).ok_or(Refusal::Malformed("dpop_jkt"))?;
+    Ok(Some(key))
 }
 
 /// The asked-for scopes this client may have; others are dropped, and the token answer says what is left

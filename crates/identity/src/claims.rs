@@ -30,8 +30,8 @@ pub(crate) struct AccessTokenFacts<'a> {
     pub(crate) scopes: &'a ScopeSet,
     /// The user's login; none for machines.
     pub(crate) login: Option<(&'a SessionId, &'a Authentication)>,
-    /// The certificate the token is bound to.
-    pub(crate) certificate_thumbprint: Option<&'a str>,
+    /// What the token is bound to.
+    pub(crate) binding: Option<Confirmation>,
 }
 
 /// Claims of an access token (RFC 9068 section 2.2).
@@ -52,9 +52,7 @@ pub(crate) fn access_token(facts: &AccessTokenFacts<'_>) -> AccessTokenClaims {
         amr: authentication
             .map(|authentication| authentication.methods.clone())
             .unwrap_or_default(),
-        cnf: facts.certificate_thumbprint.map(|thumbprint| Confirmation {
-            certificate_thumbprint: Some(thumbprint.to_owned()),
-        }),
+        cnf: facts.binding.clone(),
     }
 }
 
@@ -186,7 +184,7 @@ mod tests {
             client_id: &"shop-web".parse().unwrap(),
             scopes: &scopes::parse("openid orders:read").unwrap(),
             login: Some((&session(), &authentication())),
-            certificate_thumbprint: None,
+            binding: None,
         });
         insta::assert_snapshot!(serde_json::to_string_pretty(&claims).unwrap(), @r#"
         {
@@ -219,7 +217,12 @@ mod tests {
             client_id: &"restock".parse().unwrap(),
             scopes: &scopes::parse("stock:write").unwrap(),
             login: None,
-            certificate_thumbprint: Some("bwcK0esc3ACC3DB2Y5_lESsXE8o9ltc05O89jdN-dg2"),
+            binding: Some(Confirmation {
+                certificate_thumbprint: Some(
+                    "bwcK0esc3ACC3DB2Y5_lESsXE8o9ltc05O89jdN-dg2".to_owned(),
+                ),
+                key_thumbprint: None,
+            }),
         });
         insta::assert_snapshot!(serde_json::to_string_pretty(&claims).unwrap(), @r#"
         {

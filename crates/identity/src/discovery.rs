@@ -73,6 +73,7 @@ fn document(issuer: &str) -> Value {
         "revocation_endpoint_auth_methods_supported": any_client,
         "introspection_endpoint_auth_methods_supported": confidential,
         "tls_client_certificate_bound_access_tokens": true,
+        "dpop_signing_alg_values_supported": ["ES256"],
         "authorization_response_iss_parameter_supported": true,
         "claims_parameter_supported": false,
         "request_parameter_supported": false,
@@ -169,6 +170,9 @@ mod tests {
             "tls_client_auth"
           ],
           "tls_client_certificate_bound_access_tokens": true,
+          "dpop_signing_alg_values_supported": [
+            "ES256"
+          ],
           "authorization_response_iss_parameter_supported": true,
           "claims_parameter_supported": false,
           "request_parameter_supported": false,

@@ -6,8 +6,8 @@ use testudo_store::{Expected, Record, StoreError, Tenant};
 use testudo_trust::{Keyring, RootKey, base64url};
 
 use crate::{
-    Fault, limits::MAX_FLOW_BYTES, pkce::CodeChallenge, pushed::Reference, scopes::ScopeSet,
-    secret::StoredSecret,
+    Fault, dpop::KeyThumbprint, limits::MAX_FLOW_BYTES, pkce::CodeChallenge, pushed::Reference,
+    scopes::ScopeSet, secret::StoredSecret,
 };
 
 /// What is sealed, and opens as nothing else.
@@ -42,6 +42,8 @@ pub(crate) struct GrantRequest {
     pub(crate) state: Option<String>,
     pub(crate) nonce: Option<String>,
     pub(crate) challenge: CodeChallenge,
+    /// `dpop_jkt`.
+    pub(crate) key: Option<KeyThumbprint>,
     /// The pushed request it was asked with, if it was one.
     pub(crate) pushed: Option<Reference>,
 }
@@ -79,6 +81,11 @@ impl FlowSeal {
             T::CONTEXT,
             &plain,
         )))
+    }
+
+    /// A MAC of `value`, the same on every node, and apart from those in other contexts.
+    pub(crate) fn authenticate(&self, context: &[u8], value: &[u8]) -> [u8; 32] {
+        self.keyring.blind(context, value)
     }
 
     /// `None` for whatever this provider did not seal.

@@ -129,8 +129,8 @@ impl Provider {
     ) -> Result<Option<ActiveToken>, Fault> {
         let claims = match self.signed_claims(token) {
             Ok(claims) => claims,
-            Err(AccessTokenError::Invalid) => return Ok(None),
             Err(AccessTokenError::Unavailable(fault)) => return Err(fault),
+            Err(_) => return Ok(None),
         };
         let is_theirs = claims.client_id == client.name().as_str() || client.is_in_fleet();
         if !is_theirs || self.is_revoked(&claims)? {

@@ -22,6 +22,7 @@ mod change;
 mod claims;
 mod directory;
 mod discovery;
+mod dpop;
 mod fault;
 mod flow;
 mod introspection;
@@ -46,7 +47,7 @@ mod userinfo;
 
 pub mod limits;
 
-pub use access_token::AccessTokenError;
+pub use access_token::{AccessTokenError, PresentedToken, RequestProof};
 pub use admin::{
     AdminError, ClientProfile, Created, GroupProfile, NewPassword, NewSecret, RoleProfile,
     ServiceAccountProfile, UserProfile,
@@ -56,6 +57,7 @@ pub use caller::{Caller, Peer};
 pub use claims::{ASSURANCE_ONE_FACTOR, IdTokenClaims, UserInfo};
 pub use directory::SNAPSHOT_COLLECTIONS;
 pub use discovery::paths;
+pub use dpop::{DpopError, ProofTarget};
 pub use fault::Fault;
 pub use introspection::{ActiveToken, IntrospectError, Introspection};
 pub use journal::{Journal, Outbox, OutboxEntry};

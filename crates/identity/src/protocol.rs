@@ -13,6 +13,8 @@ pub enum ErrorCode {
     InsufficientScope,
     /// RFC 6749 section 5.2.
     InvalidClient,
+    /// RFC 9449 section 5.
+    InvalidDpopProof,
     /// RFC 6749 section 5.2.
     InvalidGrant,
     /// RFC 6749 section 5.2.
@@ -41,6 +43,8 @@ pub enum ErrorCode {
     UnsupportedGrantType,
     /// RFC 6749 section 4.1.2.1.
     UnsupportedResponseType,
+    /// RFC 9449 section 8.
+    UseDpopNonce,
 }
 
 impl ErrorCode {
@@ -50,6 +54,7 @@ impl ErrorCode {
             Self::AccessDenied => "access_denied",
             Self::InsufficientScope => "insufficient_scope",
             Self::InvalidClient => "invalid_client",
+            Self::InvalidDpopProof => "invalid_dpop_proof",
             Self::InvalidGrant => "invalid_grant",
             Self::InvalidRequest => "invalid_request",
             Self::InvalidScope => "invalid_scope",
@@ -64,6 +69,7 @@ impl ErrorCode {
             Self::UnauthorizedClient => "unauthorized_client",
             Self::UnsupportedGrantType => "unsupported_grant_type",
             Self::UnsupportedResponseType => "unsupported_response_type",
+            Self::UseDpopNonce => "use_dpop_nonce",
         }
     }
 }
@@ -87,6 +93,9 @@ pub struct OauthError {
     /// Value of `WWW-Authenticate`, where the status needs one.
     #[serde(skip)]
     pub challenge: Option<String>,
+    /// Value of `DPoP-Nonce`, where the client shall try again with it (RFC 9449 section 8).
+    #[serde(skip)]
+    pub dpop_nonce: Option<String>,
 }
 
 impl OauthError {
@@ -97,6 +106,7 @@ impl OauthError {
             error_description: why.to_string(),
             status,
             challenge: None,
+            dpop_nonce: None,
         }
     }
 

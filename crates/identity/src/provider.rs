@@ -7,7 +7,8 @@ use testudo_store::{Store, Tenant};
 use url::Url;
 
 use crate::{
-    Fault, Journal, flow::FlowSeal, keys::KeyCache, revocation::RevocationView, token::FailedProofs,
+    Fault, Journal, dpop::UsedProofs, flow::FlowSeal, keys::KeyCache, revocation::RevocationView,
+    token::FailedProofs,
 };
 
 /// What a provider is told.
@@ -36,6 +37,7 @@ pub struct Provider {
     pub(crate) revocations: Mutex<RevocationView>,
     pub(crate) refusals: RefusalBudget,
     pub(crate) failed_proofs: FailedProofs,
+    pub(crate) used_proofs: UsedProofs,
 }
 
 impl Provider {
@@ -54,6 +56,7 @@ impl Provider {
         let tenant = store.tenant(&settings.tenant);
         let flow_seal = FlowSeal::open(&tenant, &*entropy)?;
         let provider = Self {
+            used_proofs: UsedProofs::since(clock.now()),
             settings,
             tenant,
             clock,

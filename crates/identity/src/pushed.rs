@@ -12,10 +12,11 @@ use testudo_model::{ClientName, Timestamp};
 use testudo_store::{Expected, Record};
 
 use crate::{
-    AuthorizeError, Caller, ClientAuthenticationError, ErrorCode, Fault, OauthError, Parameters,
-    Provider, Refusal,
+    AuthorizeError, Caller, ClientAuthenticationError, DpopError, ErrorCode, Fault, OauthError,
+    Parameters, ProofTarget, Provider, Refusal,
     authorize::Asked,
     change::Change,
+    discovery::paths,
     flow::{GrantRequest, Sealed},
     limits::{FLOW_LIFETIME, MAX_REQUEST_REFERENCE_BYTES, PUSHED_REQUEST_LIFETIME},
     records::Client,
@@ -23,6 +24,11 @@ use crate::{
     token::{ClientHolder, TokenRequest},
 };
 
+/// What a proof at this endpoint is made for.
+const PUSH_REQUEST: ProofTarget<'_> = ProofTarget {
+    method: "POST",
+    path: paths::PUSH,
+};
 /// What references begin with (section 2.2).
 const SCHEME: &str = "urn:ietf:params:oauth:request_uri:";
 
@@ -68,6 +74,12 @@ pub enum PushError {
     /// `redirect_uri` is missing or not registered.
     #[error("`redirect_uri` is not registered for this client")]
     UnknownRedirect,
+    /// There is no good proof of possession.
+    #[error(transparent)]
+    Dpop(#[from] DpopError),
+    /// `dpop_jkt` names another key than that of the proof.
+    #[error("dpop_jkt is not the key of the DPoP proof")]
+    KeyMismatch,
     /// What would be refused at the authorization endpoint.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -84,8 +96,9 @@ impl PushError {
     pub fn to_oauth(&self) -> OauthError {
         match self {
             Self::Client(error) => error.to_oauth(),
+            Self::Dpop(error) => error.to_oauth(),
             Self::UnauthorizedClient => OauthError::new(ErrorCode::UnauthorizedClient, 400, self),
-            Self::RequestUri | Self::UnknownRedirect => {
+            Self::RequestUri | Self::UnknownRedirect | Self::KeyMismatch => {
                 OauthError::new(ErrorCode::InvalidRequest, 400, self)
             }
             Self::Refused(refusal) => OauthError::new(refusal.code(), 400, self),
@@ -144,7 +157,12 @@ impl Provider {
         request: &TokenRequest<'_>,
         caller: &Caller,
     ) -> Result<PushedRequest, PushError> {
+        let proof = request
+            .dpop
+            .map(|proof| self.check_proof(proof, PUSH_REQUEST, None))
+            .transpose()?;
         let client = self.authenticate_client_at("authorization.push", request, caller)?;
+        let key = proof.map(|proof| self.use_proof(proof)).transpose()?;
         let ClientHolder::Client(client) = client.holder else {
             return Err(PushError::UnauthorizedClient);
         };
@@ -161,11 +179,19 @@ impl Provider {
             parameters,
             pushed: Some(&reference),
         })?;
+        let mut parameters = kept(parameters);
+        if let Some(key) = key {
+            // A proof is as good as naming its key (RFC 9449 section 10.1).
+            let named = parameters.insert("dpop_jkt".to_owned(), key.as_str().to_owned());
+            if named.is_some_and(|named| named != key.as_str()) {
+                return Err(PushError::KeyMismatch);
+            }
+        }
         let pushed = Pushed {
             reference,
             client_id: client.client_id,
             client_created_at: client.created_at,
-            parameters: kept(parameters),
+            parameters,
         };
         let sealed = self.flow_seal.seal(&*self.entropy, &pushed)?;
         if sealed.len() > MAX_REQUEST_REFERENCE_BYTES {

@@ -3,7 +3,8 @@
 use testudo_model::UserId;
 
 use crate::{
-    AccessTokenError, ErrorCode, Fault, OauthError, Peer, Provider, UserInfo, claims,
+    AccessTokenError, DpopError, ErrorCode, Fault, OauthError, PresentedToken, Provider, UserInfo,
+    claims, dpop,
     records::User,
     scopes::{self, OPENID},
 };
@@ -14,6 +15,9 @@ pub enum UserInfoError {
     /// Forged, expired, taken back, bound to another certificate, or of a user who is disabled or gone.
     #[error("the access token is invalid, expired or revoked")]
     InvalidToken,
+    /// The DPoP proof beside it proves nothing.
+    #[error(transparent)]
+    Dpop(DpopError),
     /// The token does not have the scope `openid`.
     #[error("the access token lacks the scope openid")]
     InsufficientScope,
@@ -26,6 +30,7 @@ impl From<AccessTokenError> for UserInfoError {
     fn from(error: AccessTokenError) -> Self {
         match error {
             AccessTokenError::Invalid => Self::InvalidToken,
+            AccessTokenError::Dpop(error) => Self::Dpop(error),
             AccessTokenError::Unavailable(fault) => Self::Unavailable(fault),
         }
     }
@@ -35,13 +40,16 @@ impl UserInfoError {
     /// The answer on the wire.
     pub fn to_oauth(&self) -> OauthError {
         let (error, status) = match self {
+            Self::Dpop(error) => return error.to_challenge(),
             Self::InvalidToken => (ErrorCode::InvalidToken, 401),
             Self::InsufficientScope => (ErrorCode::InsufficientScope, 403),
             Self::Unavailable(fault) => return OauthError::of_fault(fault, self),
         };
+        // Either way is open to whoever asks again (RFC 9449 section 7.2).
         let challenge = format!(
-            r#"Bearer realm="testudo", error="{}", scope="openid""#,
-            error.as_str()
+            r#"Bearer realm="testudo", error="{}", scope="openid", {}"#,
+            error.as_str(),
+            dpop::challenge(error)
         );
         OauthError {
             challenge: Some(challenge),
@@ -51,17 +59,12 @@ impl UserInfoError {
 }
 
 impl Provider {
-    /// Claims about the user of an access token. `peer` is the workload on the other side of the connection:
-    /// a bound token is of use to nobody else.
+    /// Claims about the user of an access token.
     ///
     /// # Errors
     /// See [`UserInfoError`].
-    pub fn user_info(
-        &self,
-        access_token: &str,
-        peer: Option<&Peer>,
-    ) -> Result<UserInfo, UserInfoError> {
-        let claims = self.access_token(access_token, peer)?;
+    pub fn user_info(&self, presented: PresentedToken<'_>) -> Result<UserInfo, UserInfoError> {
+        let claims = self.access_token(presented)?;
         let granted = scopes::parse(&claims.scope).ok_or(UserInfoError::InvalidToken)?;
         if !scopes::has(&granted, OPENID) {
             return Err(UserInfoError::InsufficientScope);

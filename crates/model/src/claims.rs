@@ -50,12 +50,15 @@ pub struct AccessTokenClaims {
     pub cnf: Option<Confirmation>,
 }
 
-/// Confirmation claim (RFC 7800, RFC 8705).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Confirmation claim (RFC 7800). What is there must all be proved.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Confirmation {
     /// SHA-256 thumbprint of the client certificate, base64url (RFC 8705 section 3.1).
     #[serde(rename = "x5t#S256", default, skip_serializing_if = "Option::is_none")]
     pub certificate_thumbprint: Option<String>,
+    /// SHA-256 thumbprint of the client's public key, base64url (RFC 9449 section 6.1).
+    #[serde(rename = "jkt", default, skip_serializing_if = "Option::is_none")]
+    pub key_thumbprint: Option<String>,
 }
 
 /// Claims of a transaction token.

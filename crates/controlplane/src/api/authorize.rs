@@ -8,6 +8,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use axum::extract::Request;
 use http::header;
+use testudo_identity::PresentedToken;
 use testudo_model::{
     AccessTokenClaims, ServiceAccountId,
     event::{Actor, Detail, EventClass, Outcome},
@@ -110,7 +111,9 @@ pub async fn authorize(
     let (checked, known) = plane
         .blocking(move |plane| {
             let peer = plane.standing(workload.as_ref());
-            let checked = plane.provider.access_token(&token, peer.as_ref());
+            let checked = plane
+                .provider
+                .access_token(PresentedToken::bearer(&token, peer.as_ref()));
             let roles = checked
                 .as_ref()
                 .ok()

@@ -8,9 +8,12 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde_json::Value;
-use testudo_identity::{Caller, Fault, OauthError, Provider, TokenRequest, paths};
+use testudo_identity::{
+    Caller, Fault, OauthError, PresentedToken, ProofTarget, Provider, RequestProof, TokenRequest,
+    paths,
+};
 
 use super::{
     Refusal,
@@ -18,6 +21,9 @@ use super::{
 };
 use crate::plane::Plane;
 
+/// RFC 9449 sections 4.1 and 8.1.
+const DPOP: HeaderName = HeaderName::from_static("dpop");
+const DPOP_NONCE: HeaderName = HeaderName::from_static("dpop-nonce");
 /// Clients may keep keys and metadata for so long; keys rotate with a longer overlap.
 const PUBLIC_CACHE: &str = "public, max-age=300";
 
@@ -47,7 +53,10 @@ async fn push(State(plane): State<Arc<Plane>>, request: Request) -> Result<Respo
 async fn token(State(plane): State<Arc<Plane>>, request: Request) -> Result<Response, Refusal> {
     let answered = answer(plane, request, Provider::token).await?;
     Ok(match answered {
-        Ok(tokens) => no_store(Json(tokens).into_response()),
+        Ok(tokens) => {
+            let nonce = tokens.dpop_nonce.clone();
+            with_nonce(no_store(Json(tokens).into_response()), nonce.as_deref())
+        }
         Err(error) => oauth_error(&error.to_oauth()),
     })
 }
@@ -104,7 +113,8 @@ fn with_request<T>(plane: &Plane, form: &Form, handle: impl FnOnce(&TokenRequest
     let peer = plane.standing(form.workload.as_ref());
     handle(&TokenRequest {
         parameters: &form.parameters,
-        authorization: authorization(&form.headers),
+        authorization: single(&form.headers, &header::AUTHORIZATION),
+        dpop: single(&form.headers, &DPOP),
         peer: peer.as_ref(),
     })
 }
@@ -112,12 +122,25 @@ fn with_request<T>(plane: &Plane, form: &Form, handle: impl FnOnce(&TokenRequest
 /// `GET|POST /oauth2/userinfo` (OpenID Connect Core section 5.3). The token is in the header only.
 async fn userinfo(State(plane): State<Arc<Plane>>, request: Request) -> Result<Response, Refusal> {
     let (_, workload) = body::caller(request.extensions(), request.headers(), &*plane.entropy);
-    let field = authorization(request.headers()).unwrap_or("");
-    let token = field.strip_prefix("Bearer ").unwrap_or("").to_owned();
+    let (head, _) = request.into_parts();
     let answered = plane
         .blocking(move |plane| {
+            let field = single(&head.headers, &header::AUTHORIZATION).unwrap_or("");
+            let (scheme, token) = field.split_once(' ').unwrap_or_default();
+            let proof = scheme.eq_ignore_ascii_case("DPoP").then(|| RequestProof {
+                proof: single(&head.headers, &DPOP).unwrap_or(""),
+                target: ProofTarget {
+                    method: head.method.as_str(),
+                    path: paths::USERINFO,
+                },
+            });
+            let is_known = proof.is_some() || scheme.eq_ignore_ascii_case("Bearer");
             let peer = plane.standing(workload.as_ref());
-            plane.provider.user_info(&token, peer.as_ref())
+            plane.provider.user_info(PresentedToken {
+                token: if is_known { token } else { "" },
+                proof,
+                peer: peer.as_ref(),
+            })
         })
         .await?;
     Ok(match answered {
@@ -149,9 +172,9 @@ fn cacheable(document: Result<Value, Fault>) -> Result<Response, Refusal> {
     Ok((headers, Json(document)).into_response())
 }
 
-/// The one `Authorization` field; two are as good as a wrong one.
-fn authorization(headers: &HeaderMap) -> Option<&str> {
-    let mut fields = headers.get_all(header::AUTHORIZATION).iter();
+/// The one field of a name; two are as good as a wrong one.
+fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
+    let mut fields = headers.get_all(name).iter();
     match (fields.next(), fields.next()) {
         (None, _) => None,
         (Some(field), None) => Some(field.to_str().unwrap_or("malformed")),
@@ -170,6 +193,14 @@ fn oauth_error(error: &OauthError) -> Response {
         response
             .headers_mut()
             .insert(header::WWW_AUTHENTICATE, challenge);
+    }
+    with_nonce(response, error.dpop_nonce.as_deref())
+}
+
+/// Tells a client the nonce for its next proof (RFC 9449 section 8.2).
+fn with_nonce(mut response: Response, nonce: Option<&str>) -> Response {
+    if let Some(nonce) = nonce.and_then(|nonce| HeaderValue::from_str(nonce).ok()) {
+        response.headers_mut().insert(DPOP_NONCE, nonce);
     }
     response
 }

@@ -286,6 +286,16 @@ async fn tokens_that_nobody_should_accept_are_refused() {
             with(&|c| {
                 c.cnf = Some(testudo_model::Confirmation {
                     certificate_thumbprint: Some("A".repeat(43)),
+                    key_thumbprint: None,
+                });
+            }),
+        ),
+        (
+            "bound to a key",
+            with(&|c| {
+                c.cnf = Some(testudo_model::Confirmation {
+                    certificate_thumbprint: None,
+                    key_thumbprint: Some("A".repeat(43)),
                 });
             }),
         ),

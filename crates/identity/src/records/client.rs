@@ -69,6 +69,8 @@ impl Record for Client {
 pub struct ClientPolicy {
     /// Push its authorization requests (RFC 9126 section 6).
     pub require_pushed_authorization_requests: bool,
+    /// Prove at the token endpoint that it has a key, to which its tokens are bound (RFC 9449 section 5.2).
+    pub dpop_bound_access_tokens: bool,
 }
 
 /// Whether a client can keep a secret (RFC 6749 section 2.1).

@@ -4,7 +4,10 @@ use serde::{Deserialize, Serialize};
 use testudo_model::{ClientName, SessionId, Timestamp, UserId};
 use testudo_store::Record;
 
-use crate::{pkce::CodeChallenge, records::Authentication, scopes::ScopeSet, secret::StoredSecret};
+use crate::{
+    dpop::KeyThumbprint, pkce::CodeChallenge, records::Authentication, scopes::ScopeSet,
+    secret::StoredSecret,
+};
 
 /// An authorization code and everything it is bound to. The code itself is not stored.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -16,6 +19,8 @@ pub(crate) struct AuthorizationCode {
     /// Exactly as requested, with the port a native client chose.
     pub(crate) redirect_uri: String,
     pub(crate) challenge: CodeChallenge,
+    /// The key that whoever redeems it must have (`dpop_jkt`).
+    pub(crate) key: Option<KeyThumbprint>,
     pub(crate) scopes: ScopeSet,
     pub(crate) nonce: Option<String>,
     pub(crate) login: SessionId,

@@ -5,6 +5,7 @@ use testudo_model::{ClientName, SessionId, Timestamp, UserId};
 use testudo_store::Record;
 
 use crate::{
+    dpop::KeyThumbprint,
     records::{Authentication, Client},
     scopes::ScopeSet,
     secret::StoredSecret,
@@ -52,6 +53,8 @@ pub(crate) struct RefreshState {
     pub(crate) rotated_at: Timestamp,
     /// Who presented the one before. None of the first, which was presented by nobody.
     pub(crate) rotated_by: Option<SenderKey>,
+    /// The key that whoever presents them must have, at a public client that proved to have one (RFC 9449 section 5).
+    pub(crate) bound_to: Option<KeyThumbprint>,
 }
 
 impl Grant {

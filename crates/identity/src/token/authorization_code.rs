@@ -1,7 +1,7 @@
 //! The authorization code grant (RFC 6749 section 4.1.3).
 
 use testudo_model::{
-    SessionId, Timestamp,
+    SessionId,
     limits::{ACCESS_TOKEN_LIFETIME, REFRESH_TOKEN_LIFETIME},
 };
 use testudo_store::{Expected, Versioned};
@@ -56,6 +56,9 @@ impl Provider {
             .map_err(Fault::from)?
             .ok_or(TokenError::UnknownGrant)?;
         redemption.check(&stored.record, registered)?;
+        if stored.record.key.is_some() && stored.record.key.as_ref() != client.key() {
+            return Err(TokenError::KeyMismatch);
+        }
         if let CodeState::Redeemed { grant, .. } = &stored.record.state {
             // Code *and* verifier are in two hands: what the first got is taken back (RFC 6749 section 4.1.2).
             // Whoever only has the code fails above and cannot end anybody's session with it.
@@ -67,7 +70,7 @@ impl Provider {
             return Err(TokenError::UnknownGrant);
         }
         let mut session = self.session_behind(&stored.record)?;
-        let grant = self.new_grant(&stored.record, registered, &session.record, now);
+        let grant = self.new_grant(&stored.record, client, registered, &session.record);
         let nonce = stored.record.nonce.as_deref();
         let (tokens, report) = self.user_tokens(&grant, &grant.scopes, nonce, client)?;
         let redeemed = AuthorizationCode {
@@ -108,18 +111,20 @@ impl Provider {
     fn new_grant(
         &self,
         code: &AuthorizationCode,
-        client: &Client,
+        client: &AuthenticatedClient,
+        registered: &Client,
         session: &Session,
-        now: Timestamp,
     ) -> Grant {
+        let now = self.clock.now();
         let offline = scopes::has(&code.scopes, OFFLINE_ACCESS);
-        let refresh = client
+        let refresh = registered
             .may_use(GrantType::RefreshToken)
             .then(|| RefreshState {
                 key: StoredSecret::new(secret::generate(&*self.entropy).into_exposed()),
                 counter: 0,
                 rotated_at: now,
                 rotated_by: None,
+                bound_to: client.key().filter(|_| client.is_public()).cloned(),
             });
         let expires_at = match (&refresh, offline) {
             (None, _) => now + ACCESS_TOKEN_LIFETIME,

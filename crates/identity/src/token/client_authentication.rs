@@ -2,13 +2,14 @@
 //! the body, or no secret at all but the certificate of the connection (RFC 8705, draft-ietf-oauth-spiffe-client-auth).
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use testudo_model::{ClientName, Redacted, event::EventClass};
+use testudo_model::{ClientName, Confirmation, Redacted, event::EventClass};
 use url::form_urlencoded;
 
 use super::{SenderKey, TokenRequest, failed_proofs::Suspect};
 use crate::{
     Caller, ErrorCode, Fault, OauthError, Peer, Provider,
     change::Report,
+    dpop::KeyThumbprint,
     limits::{MAX_AUTHORIZATION_BYTES, MAX_CLIENT_SECRET_BYTES},
     records::{
         Client, ClientKind, ClientSecret, GrantType, Holder, NameClaim, SecretCredential,
@@ -22,6 +23,8 @@ pub(crate) struct AuthenticatedClient {
     pub(crate) holder: ClientHolder,
     /// Its workload, if the request came over a connection of it: its tokens are bound to that certificate.
     peer: Option<Peer>,
+    /// The key it proved to have: its tokens are bound to that too.
+    pub(super) key: Option<KeyThumbprint>,
 }
 
 /// What a client id stands for.
@@ -36,16 +39,41 @@ impl AuthenticatedClient {
         self.holder.name()
     }
 
-    pub(crate) fn certificate_thumbprint(&self) -> Option<&str> {
-        let peer = self.peer.as_ref();
-        peer.map(|peer| peer.certificate_thumbprint.as_str())
+    /// What its tokens are bound to.
+    pub(crate) fn binding(&self) -> Option<Confirmation> {
+        let certificate = self.peer.as_ref().map(|peer| &peer.certificate_thumbprint);
+        let key = self.key.as_ref().map(KeyThumbprint::as_str);
+        (certificate.is_some() || key.is_some()).then(|| Confirmation {
+            certificate_thumbprint: certificate.cloned(),
+            key_thumbprint: key.map(str::to_owned),
+        })
+    }
+
+    /// The key it proved to have.
+    pub(crate) const fn key(&self) -> Option<&KeyThumbprint> {
+        self.key.as_ref()
     }
 
     /// What it has that a thief of its tokens has not.
     pub(crate) fn sender_key(&self) -> SenderKey {
-        self.peer.as_ref().map_or(SenderKey::Unseen, |peer| {
-            SenderKey::Workload(peer.spiffe_id.clone())
-        })
+        match (&self.key, &self.peer) {
+            (Some(key), _) => SenderKey::Key(key.clone()),
+            (None, Some(peer)) => SenderKey::Workload(peer.spiffe_id.clone()),
+            (None, None) => SenderKey::Unseen,
+        }
+    }
+
+    /// Whether its id alone is all it shows.
+    pub(crate) fn is_public(&self) -> bool {
+        self.holder.is_public()
+    }
+
+    /// Whether it gets no tokens without a DPoP proof.
+    pub(crate) fn must_prove_possession(&self) -> bool {
+        match &self.holder {
+            ClientHolder::Client(client) => client.policy.dpop_bound_access_tokens,
+            ClientHolder::ServiceAccount(_) => false,
+        }
     }
 
     /// Whether it proved to be a workload of the fleet, which is the audience of our access tokens.
@@ -300,7 +328,11 @@ impl Provider {
         }
         // A client that connects with its own certificate gets bound tokens whatever else it sent.
         let peer = peer.cloned();
-        Ok(AuthenticatedClient { holder, peer })
+        Ok(AuthenticatedClient {
+            holder,
+            peer,
+            key: None,
+        })
     }
 
     fn client_holder(&self, client_id: &str) -> Result<Option<ClientHolder>, Fault> {

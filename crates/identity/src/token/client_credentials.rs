@@ -2,7 +2,7 @@
 
 use testudo_model::TokenId;
 
-use super::{AuthenticatedClient, ClientHolder, TokenError, TokenResponse, bearer, issued};
+use super::{AuthenticatedClient, ClientHolder, TokenError, TokenResponse, issued};
 use crate::{
     Caller, Parameters, Provider,
     claims::AccessTokenFacts,
@@ -11,7 +11,7 @@ use crate::{
 };
 
 impl Provider {
-    /// Gives a service account an access token, bound to its certificate if it came with one.
+    /// Gives a service account an access token, bound to what it came with.
     pub(super) fn client_credentials(
         &self,
         client: &AuthenticatedClient,
@@ -32,12 +32,12 @@ impl Provider {
             client_id: &account.name,
             scopes: &granted,
             login: None,
-            certificate_thumbprint: client.certificate_thumbprint(),
+            binding: client.binding(),
         };
         let access_token = self.sign_access_token(&facts)?;
         let report = issued(&facts).detail("grant_type", GrantType::ClientCredentials.as_str());
         self.report(report, caller)?;
-        Ok(bearer(access_token, &granted))
+        Ok(self.token_response(access_token, &facts))
     }
 }
 

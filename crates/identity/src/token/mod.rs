@@ -11,13 +11,15 @@ use std::fmt;
 
 use serde::Serialize;
 use testudo_model::{
-    ACCESS_TOKEN_TYPE, AccessTokenClaims, TokenId, event::EventClass, limits::ACCESS_TOKEN_LIFETIME,
+    ACCESS_TOKEN_TYPE, AccessTokenClaims, Confirmation, TokenId, event::EventClass,
+    limits::ACCESS_TOKEN_LIFETIME,
 };
 
 use crate::{
-    Caller, ErrorCode, Fault, OauthError, Parameters, Peer, Provider,
+    Caller, DpopError, ErrorCode, Fault, OauthError, Parameters, Peer, ProofTarget, Provider,
     change::Report,
     claims::{self, AccessTokenFacts, ID_TOKEN_TYPE, IdTokenFacts},
+    discovery::paths,
     records::{Grant, GrantType},
     scopes::{self, OPENID, ScopeSet},
 };
@@ -36,6 +38,8 @@ pub struct TokenRequest<'a> {
     pub parameters: &'a Parameters,
     /// The `Authorization` header.
     pub authorization: Option<&'a str>,
+    /// The `DPoP` header.
+    pub dpop: Option<&'a str>,
     /// The verified workload on the other side of the connection, if it is mTLS.
     pub peer: Option<&'a Peer>,
 }
@@ -50,6 +54,12 @@ impl fmt::Debug for TokenRequest<'_> {
             .finish_non_exhaustive()
     }
 }
+
+/// What a proof at the token endpoint is made for.
+const TOKEN_REQUEST: ProofTarget<'_> = ProofTarget {
+    method: "POST",
+    path: paths::TOKEN,
+};
 
 /// A token answer (RFC 6749 section 5.1). Send it with `Cache-Control: no-store`.
 #[derive(Clone, Serialize)]
@@ -69,6 +79,9 @@ pub struct TokenResponse {
     /// The ID token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id_token: Option<String>,
+    /// Value of `DPoP-Nonce`: the nonce for the client's next proof.
+    #[serde(skip)]
+    pub dpop_nonce: Option<String>,
 }
 
 /// How an access token is presented (RFC 6749 section 7.1).
@@ -76,12 +89,22 @@ pub struct TokenResponse {
 pub enum TokenType {
     /// As it is (RFC 6750); also one that is bound to a certificate (RFC 8705 section 3).
     Bearer,
+    /// With a proof of the key it is bound to (RFC 9449 section 5).
+    #[serde(rename = "DPoP")]
+    Dpop,
 }
 
 impl TokenType {
     /// The type of a token with these claims.
-    pub(crate) const fn of(_: &AccessTokenClaims) -> Self {
-        Self::Bearer
+    pub(crate) fn of(claims: &AccessTokenClaims) -> Self {
+        Self::of_binding(claims.cnf.as_ref())
+    }
+
+    fn of_binding(binding: Option<&Confirmation>) -> Self {
+        match binding.and_then(|binding| binding.key_thumbprint.as_ref()) {
+            Some(_) => Self::Dpop,
+            None => Self::Bearer,
+        }
     }
 }
 
@@ -109,6 +132,9 @@ pub enum TokenError {
     /// The client did not prove who it is.
     #[error(transparent)]
     Client(#[from] ClientAuthenticationError),
+    /// There is no good proof of possession.
+    #[error(transparent)]
+    Dpop(#[from] DpopError),
     /// `grant_type` is unknown.
     #[error("grant_type must be authorization_code, refresh_token or client_credentials")]
     UnsupportedGrantType,
@@ -124,6 +150,9 @@ pub enum TokenError {
     /// The verifier does not fit the challenge (RFC 7636 section 4.6).
     #[error("code_verifier does not fit the code_challenge")]
     VerifierMismatch,
+    /// The code was asked for with the thumbprint of another key (RFC 9449 section 10).
+    #[error("the DPoP proof is not of the key that the code is bound to")]
+    KeyMismatch,
     /// The code was redeemed before; what it gave was taken back.
     #[error("the code was used before; what it gave has been revoked")]
     CodeReplayed,
@@ -149,6 +178,7 @@ impl TokenError {
     pub fn to_oauth(&self) -> OauthError {
         let (error, status) = match self {
             Self::Client(error) => return error.to_oauth(),
+            Self::Dpop(error) => return error.to_oauth(),
             Self::Unavailable(fault) => return OauthError::of_fault(fault, self),
             Self::Repeated(_) | Self::Missing(_) => (ErrorCode::InvalidRequest, 400),
             Self::UnsupportedGrantType => (ErrorCode::UnsupportedGrantType, 400),
@@ -156,6 +186,7 @@ impl TokenError {
             Self::UnknownGrant
             | Self::RedirectMismatch
             | Self::VerifierMismatch
+            | Self::KeyMismatch
             | Self::CodeReplayed
             | Self::RefreshReplayed
             | Self::SessionEnded => (ErrorCode::InvalidGrant, 400),
@@ -227,7 +258,16 @@ impl Provider {
             .get("grant_type")
             .ok_or(TokenError::Missing("grant_type"))?;
         let grant_type = GrantType::parse(grant_type).ok_or(TokenError::UnsupportedGrantType)?;
-        let client = self.authenticate_client(request, caller)?;
+        // What needs no memory first: the proof that lacks a nonce comes again, with all else as it is.
+        let proof = request
+            .dpop
+            .map(|proof| self.check_proof(proof, TOKEN_REQUEST, None))
+            .transpose()?;
+        let mut client = self.authenticate_client(request, caller)?;
+        client.key = proof.map(|proof| self.use_proof(proof)).transpose()?;
+        if client.must_prove_possession() && client.key.is_none() {
+            return Err(DpopError::Missing.into());
+        }
         if !client.may_use(grant_type) {
             return Err(TokenError::UnauthorizedClient);
         }
@@ -263,7 +303,7 @@ impl Provider {
             client_id: &grant.client_id,
             scopes: granted,
             login: Some((&grant.id, &grant.authentication)),
-            certificate_thumbprint: client.certificate_thumbprint(),
+            binding: client.binding(),
         };
         let access_token = self.sign_access_token(&facts)?;
         let id_token = if scopes::has(granted, OPENID) {
@@ -295,7 +335,7 @@ impl Provider {
             TokenResponse {
                 refresh_token,
                 id_token,
-                ..bearer(access_token, granted)
+                ..self.token_response(access_token, &facts)
             },
             report,
         ))
@@ -307,16 +347,19 @@ impl Provider {
             .sign_jwt(ACCESS_TOKEN_TYPE, &claims::access_token(facts))
             .map_err(Fault::Sign)
     }
-}
 
-fn bearer(access_token: String, granted: &ScopeSet) -> TokenResponse {
-    TokenResponse {
-        access_token,
-        token_type: TokenType::Bearer,
-        expires_in: ACCESS_TOKEN_LIFETIME.as_secs(),
-        scope: scopes::join(granted),
-        refresh_token: None,
-        id_token: None,
+    /// The answer with this access token alone.
+    fn token_response(&self, access_token: String, facts: &AccessTokenFacts<'_>) -> TokenResponse {
+        let token_type = TokenType::of_binding(facts.binding.as_ref());
+        TokenResponse {
+            access_token,
+            token_type,
+            expires_in: ACCESS_TOKEN_LIFETIME.as_secs(),
+            scope: scopes::join(facts.scopes),
+            refresh_token: None,
+            id_token: None,
+            dpop_nonce: (token_type == TokenType::Dpop).then(|| self.dpop_nonce()),
+        }
     }
 }
 
@@ -327,7 +370,7 @@ fn issued(facts: &AccessTokenFacts<'_>) -> Report {
         .client(facts.client_id.as_str())
         .target(facts.id.as_str())
         .detail("scope", scopes::join(facts.scopes))
-        .detail("bound", facts.certificate_thumbprint.is_some())
+        .detail("bound", facts.binding.is_some())
 }
 
 /// The event of a refusal, if it is worth one: malformed requests prove nothing and cost their sender nothing,
@@ -335,6 +378,8 @@ fn issued(facts: &AccessTokenFacts<'_>) -> Report {
 fn refusal(error: &TokenError, parameters: &Parameters) -> Option<Report> {
     let told = match error {
         TokenError::Client(error) => error.is_failed_proof(),
+        // That a nonce is needed is how it begins; that a proof came twice is not.
+        TokenError::Dpop(error) => matches!(error, DpopError::Replayed),
         TokenError::Repeated(_)
         | TokenError::Missing(_)
         | TokenError::UnsupportedGrantType
@@ -343,6 +388,7 @@ fn refusal(error: &TokenError, parameters: &Parameters) -> Option<Report> {
         | TokenError::UnknownGrant
         | TokenError::RedirectMismatch
         | TokenError::VerifierMismatch
+        | TokenError::KeyMismatch
         | TokenError::CodeReplayed
         | TokenError::RefreshReplayed
         | TokenError::SessionEnded

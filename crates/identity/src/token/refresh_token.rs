@@ -11,9 +11,9 @@ use testudo_model::{SessionId, limits::REFRESH_TOKEN_LIFETIME};
 use testudo_store::{Expected, Versioned};
 use testudo_trust::{base64url, constant_time_eq, hmac_sha256};
 
-use super::{AuthenticatedClient, ClientHolder, SenderKey, TokenError, TokenResponse};
+use super::{AuthenticatedClient, ClientHolder, TokenError, TokenResponse};
 use crate::{
-    Caller, Fault, Parameters, Provider,
+    Caller, DpopError, Fault, Parameters, Provider,
     change::until_settled,
     limits::{MAX_GRANT_LIFETIME, MAX_OPAQUE_TOKEN_BYTES, REFRESH_RACE_WINDOW},
     records::{Client, Grant, GrantType, RefreshState, Session, User},
@@ -159,8 +159,7 @@ impl Provider {
             self.end_session(&grant.id, EndReason::RefreshByOtherClient, caller)?;
             return Err(TokenError::RefreshReplayed);
         }
-        let sender = client.sender_key();
-        let verdict = self.judge(&grant, presented, &sender);
+        let verdict = self.judge(&grant, presented, client)?;
         if let Verdict::Stolen(reason) = verdict {
             self.end_session(&grant.id, reason, caller)?;
             return Err(TokenError::RefreshReplayed);
@@ -171,7 +170,7 @@ impl Provider {
         let granted = narrowed(&grant.scopes, scope)?;
         let mut change = self.change();
         if matches!(verdict, Verdict::Rotate) {
-            self.rotate(&mut grant, sender);
+            self.rotate(&mut grant, client);
             change = change.put(Expected::Version(version), &grant);
         }
         let (tokens, report) = self.user_tokens(&grant, &granted, None, client)?;
@@ -181,27 +180,44 @@ impl Provider {
         Ok(change.report(report, caller).commit()?.then_some(tokens))
     }
 
-    fn judge(&self, grant: &Grant, presented: &RefreshToken, sender: &SenderKey) -> Verdict {
+    fn judge(
+        &self,
+        grant: &Grant,
+        presented: &RefreshToken,
+        client: &AuthenticatedClient,
+    ) -> Result<Verdict, DpopError> {
         let Some(refresh) = &grant.refresh else {
-            return Verdict::Stolen(EndReason::RefreshReuse);
+            return Ok(Verdict::Stolen(EndReason::RefreshReuse));
         };
+        match (&refresh.bound_to, client.key()) {
+            // Whoever it is, they get nothing; and a token alone shall not be enough to log somebody out.
+            (Some(_), None) => return Err(DpopError::Missing),
+            (Some(bound), Some(key)) if bound != key => {
+                return Ok(Verdict::Stolen(EndReason::RefreshByOtherKey));
+            }
+            _ => {}
+        }
+        let sender = client.sender_key();
         let age = self.clock.now().since(refresh.rotated_at);
-        match refresh.counter.checked_sub(presented.counter) {
+        Ok(match refresh.counter.checked_sub(presented.counter) {
             Some(0) => Verdict::Rotate,
             Some(1) if age > REFRESH_RACE_WINDOW => Verdict::Stolen(EndReason::RefreshReuse),
-            Some(1) if refresh.rotated_by.as_ref() == Some(sender) => Verdict::Repeat,
+            Some(1) if refresh.rotated_by.as_ref() == Some(&sender) => Verdict::Repeat,
             Some(1) => Verdict::Stolen(EndReason::RefreshByOtherKey),
             // A counter from the future with a good MAC means that the store went back in time.
             Some(_) | None => Verdict::Stolen(EndReason::RefreshReuse),
-        }
+        })
     }
 
-    fn rotate(&self, grant: &mut Grant, sender: SenderKey) {
+    fn rotate(&self, grant: &mut Grant, client: &AuthenticatedClient) {
         let now = self.clock.now();
         if let Some(refresh) = &mut grant.refresh {
             refresh.counter = refresh.counter.saturating_add(1);
             refresh.rotated_at = now;
-            refresh.rotated_by = Some(sender);
+            refresh.rotated_by = Some(client.sender_key());
+            if client.is_public() {
+                refresh.bound_to = client.key().cloned();
+            }
         }
         grant.used_at = now;
         if grant.offline {

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use testudo_model::SpiffeId;
 
+use crate::dpop::KeyThumbprint;
+
 /// The key behind a token request. Two requests with one refresh token at the same moment are an honest race if
 /// they are of one key, and a theft if they are of two.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,4 +14,6 @@ pub(crate) enum SenderKey {
     Unseen,
     /// The key of the workload's certificate. The certificates change every few minutes, whose they are does not.
     Workload(SpiffeId),
+    /// The key of its DPoP proof.
+    Key(KeyThumbprint),
 }

@@ -1,8 +1,8 @@
 //! Users, groups, roles, service accounts and clients.
 
 use testudo_identity::{
-    AdminError, ClientKind, ClientProfile, GroupProfile, NewPassword, NewSecret, RoleProfile,
-    ServiceAccountProfile, UserProfile,
+    AdminError, ClientKind, ClientProfile, GroupProfile, NewPassword, NewSecret, PresentedToken,
+    RoleProfile, ServiceAccountProfile, UserProfile,
 };
 use testudo_model::{GroupName, Redacted, RoleName, event::Outcome};
 
@@ -249,7 +249,7 @@ fn a_new_password_ends_all_sessions_and_the_old_one_is_worthless() {
     assert!(
         house
             .provider
-            .user_info(&tokens.access_token, None)
+            .user_info(PresentedToken::bearer(&tokens.access_token, None))
             .is_err()
     );
     assert!(house.try_login("alice", PASSWORD).is_err());

@@ -2,7 +2,7 @@
 
 use std::{sync::Barrier, thread, time::Duration};
 
-use testudo_identity::{IdTokenClaims, TokenError, TokenRequest};
+use testudo_identity::{IdTokenClaims, PresentedToken, TokenError, TokenRequest};
 use testudo_model::{event::Outcome, snapshot::Revoked};
 
 use crate::house::{
@@ -37,7 +37,7 @@ fn the_whole_flow_ends_in_tokens_that_say_who_logged_in_and_how() {
 
     let info = house
         .provider
-        .user_info(&tokens.access_token, None)
+        .user_info(PresentedToken::bearer(&tokens.access_token, None))
         .unwrap();
     assert_eq!(info.sub, house.alice.as_str());
     assert_eq!(info.preferred_username.as_deref(), Some("alice"));
@@ -143,7 +143,7 @@ fn a_code_used_twice_takes_back_what_the_first_use_got() {
     assert!(
         house
             .provider
-            .user_info(&tokens.access_token, None)
+            .user_info(PresentedToken::bearer(&tokens.access_token, None))
             .is_err()
     );
     assert!(
@@ -165,7 +165,12 @@ fn a_stolen_code_without_the_verifier_cannot_end_the_session() {
             .token(&redemption(&code, &[("code_verifier", &wrong)]))
             .is_err()
     );
-    assert!(house.provider.user_info(&tokens.access_token, None).is_ok());
+    assert!(
+        house
+            .provider
+            .user_info(PresentedToken::bearer(&tokens.access_token, None))
+            .is_ok()
+    );
 }
 
 #[test]
@@ -198,7 +203,7 @@ fn of_parallel_redemptions_at_most_one_succeeds_and_its_tokens_are_taken_back() 
         assert!(
             house
                 .provider
-                .user_info(&won[0].access_token, None)
+                .user_info(PresentedToken::bearer(&won[0].access_token, None))
                 .is_err()
         );
     }
@@ -251,6 +256,7 @@ fn a_web_client_redeems_with_its_secret_in_the_header_or_the_body_but_not_in_bot
         let request = TokenRequest {
             parameters: &parameters,
             authorization,
+            dpop: None,
             peer: None,
         };
         house.provider.token(&request, &house.caller)

@@ -175,6 +175,7 @@ impl House {
         let request = TokenRequest {
             parameters,
             authorization: None,
+            dpop: None,
             peer,
         };
         self.provider.token(&request, &self.caller)

@@ -22,6 +22,7 @@ fn introspect(
     let request = TokenRequest {
         parameters: &parameters,
         authorization: None,
+        dpop: None,
         peer,
     };
     let answer = house.provider.introspect(&request, &house.caller)?;
@@ -98,6 +99,7 @@ fn a_bound_token_is_told_with_what_it_is_bound_to() {
     let request = TokenRequest {
         parameters: &parameters,
         authorization: None,
+        dpop: None,
         peer: Some(&peer),
     };
     let token = house.provider.token(&request, &house.caller).unwrap();

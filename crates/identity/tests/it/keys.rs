@@ -5,7 +5,9 @@ use std::{
     time::Duration,
 };
 
-use testudo_identity::{Journal, KeyRotation, Outbox, Provider, limits::SIGNING_KEY_ROTATION};
+use testudo_identity::{
+    Journal, KeyRotation, Outbox, PresentedToken, Provider, limits::SIGNING_KEY_ROTATION,
+};
 use testudo_model::event::{Event, Outcome};
 use testudo_store::Transaction;
 use testudo_testkit::SeededEntropy;
@@ -33,13 +35,16 @@ fn a_key_is_published_a_rotation_before_it_signs_and_one_after() {
     assert_eq!((now_current, previous), (next.clone(), current));
     assert_ne!(newest, next);
     assert!(
-        house.provider.user_info(&tokens.access_token, None).is_ok(),
+        house
+            .provider
+            .user_info(PresentedToken::bearer(&tokens.access_token, None))
+            .is_ok(),
         "overlap"
     );
     assert!(
         house
             .provider
-            .user_info(&house.tokens().access_token, None)
+            .user_info(PresentedToken::bearer(&house.tokens().access_token, None))
             .is_ok()
     );
 }
@@ -60,7 +65,7 @@ fn after_a_compromise_no_old_token_is_good() {
     assert!(
         house
             .provider
-            .user_info(&tokens.access_token, None)
+            .user_info(PresentedToken::bearer(&tokens.access_token, None))
             .is_err()
     );
 }

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, sync::Barrier, thread, time::Duration};
 
-use testudo_identity::{Authorization, Caller, LoginError, LoginRequest};
+use testudo_identity::{Authorization, Caller, LoginError, LoginRequest, PresentedToken};
 use testudo_model::{Redacted, event::Outcome};
 
 use crate::house::{House, PASSWORD, native_request};
@@ -369,7 +369,7 @@ fn a_user_has_a_bounded_number_of_sessions_and_the_oldest_goes() {
     assert!(
         house
             .provider
-            .user_info(&tokens.access_token, None)
+            .user_info(PresentedToken::bearer(&tokens.access_token, None))
             .is_err()
     );
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use testudo_identity::{
-    Caller, ClientKind, ClientProfile, GrantType, NewSecret, Peer, ServiceAccountProfile,
-    TokenError, TokenRequest, TokenResponse,
+    Caller, ClientKind, ClientProfile, GrantType, NewSecret, Peer, PresentedToken,
+    ServiceAccountProfile, TokenError, TokenRequest, TokenResponse,
 };
 use testudo_model::{
     AccessTokenClaims, Redacted,
@@ -26,6 +26,7 @@ fn ask(
     let request = TokenRequest {
         parameters: &parameters,
         authorization: None,
+        dpop: None,
         peer,
     };
     house.provider.token(&request, &house.caller)
@@ -259,6 +260,7 @@ fn a_web_client_can_run_as_a_workload_and_its_user_tokens_are_bound() {
         let request = TokenRequest {
             parameters: &parameters,
             authorization: None,
+            dpop: None,
             peer,
         };
         house.provider.token(&request, &house.caller)
@@ -272,13 +274,13 @@ fn a_web_client_can_run_as_a_workload_and_its_user_tokens_are_bound() {
     assert!(
         house
             .provider
-            .user_info(&tokens.access_token, Some(&peer))
+            .user_info(PresentedToken::bearer(&tokens.access_token, Some(&peer)))
             .is_ok()
     );
     assert!(
         house
             .provider
-            .user_info(&tokens.access_token, None)
+            .user_info(PresentedToken::bearer(&tokens.access_token, None))
             .is_err()
     );
     let other = Peer {
@@ -288,7 +290,7 @@ fn a_web_client_can_run_as_a_workload_and_its_user_tokens_are_bound() {
     assert!(
         house
             .provider
-            .user_info(&tokens.access_token, Some(&other))
+            .user_info(PresentedToken::bearer(&tokens.access_token, Some(&other)))
             .is_err()
     );
 }
@@ -300,6 +302,7 @@ fn ask_from(house: &House, source: [u8; 4], pairs: &[(&str, &str)]) -> Result<()
     let request = TokenRequest {
         parameters: &parameters,
         authorization: None,
+        dpop: None,
         peer: None,
     };
     let caller = Caller {
@@ -356,6 +359,7 @@ fn only_a_secret_that_is_stored_as_a_slow_hash_costs_one() {
         let request = TokenRequest {
             parameters: &parameters,
             authorization: None,
+            dpop: None,
             peer: None,
         };
         house.provider.costs_a_hash(&request).unwrap()
@@ -381,6 +385,7 @@ fn a_flood_of_refusals_is_a_few_events_and_a_count() {
         let request = TokenRequest {
             parameters: &parameters,
             authorization: None,
+            dpop: None,
             peer: None,
         };
         house.provider.token(&request, &house.caller).unwrap_err();

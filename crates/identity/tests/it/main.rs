@@ -11,6 +11,7 @@
 mod administration;
 mod authorization;
 mod codes;
+mod dpop;
 mod house;
 mod introspection;
 mod keys;

@@ -17,6 +17,7 @@ fn push(house: &House, parameters: &Parameters) -> Result<PushedRequest, PushErr
     let request = TokenRequest {
         parameters,
         authorization: None,
+        dpop: None,
         peer: None,
     };
     house.provider.push_authorization(&request, &house.caller)

@@ -3,7 +3,7 @@
 use std::{sync::Barrier, thread, time::Duration};
 
 use proptest::prelude::*;
-use testudo_identity::{Authorization, IdTokenClaims, TokenError, TokenResponse};
+use testudo_identity::{Authorization, IdTokenClaims, PresentedToken, TokenError, TokenResponse};
 use testudo_model::{event::Outcome, snapshot::Revoked};
 
 use crate::house::{House, SECRET, claimed_request, code_of, form, native_request, query};
@@ -53,7 +53,7 @@ fn an_old_token_ends_the_session_of_both_who_hold_it() {
     assert!(
         house
             .provider
-            .user_info(&second.access_token, None)
+            .user_info(PresentedToken::bearer(&second.access_token, None))
             .is_err()
     );
     let reported = house.events_named("session.end", Outcome::Denied);

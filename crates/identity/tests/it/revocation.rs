@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use testudo_identity::{Authorization, EndReason, RevokeError, TokenRequest, UserInfoError};
+use testudo_identity::{
+    Authorization, EndReason, PresentedToken, RevokeError, TokenRequest, UserInfoError,
+};
 use testudo_model::{
     event::Outcome,
     snapshot::{Revocation, Revoked},
@@ -15,13 +17,17 @@ fn revoke(house: &House, pairs: &[(&str, &str)]) -> Result<(), RevokeError> {
     let request = TokenRequest {
         parameters: &parameters,
         authorization: None,
+        dpop: None,
         peer: None,
     };
     house.provider.revoke(&request, &house.caller)
 }
 
 fn is_accepted(house: &House, access_token: &str) -> bool {
-    house.provider.user_info(access_token, None).is_ok()
+    house
+        .provider
+        .user_info(PresentedToken::bearer(&access_token, None))
+        .is_ok()
 }
 
 #[test]
@@ -283,13 +289,21 @@ fn a_second_node_knows_of_a_revocation_at_once() {
     let house = House::new();
     let other = house.another_provider(5);
     let tokens = house.tokens();
-    assert!(other.user_info(&tokens.access_token, None).is_ok());
+    assert!(
+        other
+            .user_info(PresentedToken::bearer(&tokens.access_token, None))
+            .is_ok()
+    );
     revoke(
         &house,
         &[("client_id", "cli"), ("token", &tokens.access_token)],
     )
     .unwrap();
-    assert!(other.user_info(&tokens.access_token, None).is_err());
+    assert!(
+        other
+            .user_info(PresentedToken::bearer(&tokens.access_token, None))
+            .is_err()
+    );
 }
 
 #[test]
@@ -299,7 +313,10 @@ fn userinfo_takes_access_tokens_of_users_and_nothing_else() {
     let id_token = tokens.id_token.clone().unwrap();
     let flipped = tokens.access_token.replacen("ey", "eY", 1);
     for bad in ["", "x.y.z", &id_token, &flipped, &"a".repeat(100_000)] {
-        let error = house.provider.user_info(bad, None).unwrap_err();
+        let error = house
+            .provider
+            .user_info(PresentedToken::bearer(&bad, None))
+            .unwrap_err();
         assert!(matches!(error, UserInfoError::InvalidToken));
         assert!(
             error
@@ -314,7 +331,7 @@ fn userinfo_takes_access_tokens_of_users_and_nothing_else() {
     ));
     let error = house
         .provider
-        .user_info(&plain.unwrap().access_token, None)
+        .user_info(PresentedToken::bearer(&plain.unwrap().access_token, None))
         .unwrap_err();
     assert_eq!(
         (error.to_oauth().status, error.to_oauth().error.as_str()),
@@ -343,7 +360,7 @@ fn the_admin_api_gets_claims_of_good_tokens_alone() {
     let tokens = house.tokens();
     let claims = house
         .provider
-        .access_token(&tokens.access_token, None)
+        .access_token(PresentedToken::bearer(&tokens.access_token, None))
         .unwrap();
     assert_eq!(claims.sub, house.alice.as_str());
     house
@@ -353,7 +370,7 @@ fn the_admin_api_gets_claims_of_good_tokens_alone() {
     assert!(
         house
             .provider
-            .access_token(&tokens.access_token, None)
+            .access_token(PresentedToken::bearer(&tokens.access_token, None))
             .is_err()
     );
 }

@@ -15,6 +15,7 @@ fn debug_output_holds_no_secret() {
     let request = TokenRequest {
         parameters: &parameters,
         authorization: Some(SECRET),
+        dpop: None,
         peer: None,
     };
     let tokens = house.redeem(&code).unwrap();

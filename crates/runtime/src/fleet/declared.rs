@@ -181,6 +181,8 @@ pub struct SeedClient {
     pub authentication: Option<SeedAuthentication>,
     /// It must push its authorization requests (RFC 9126).
     pub require_pushed_authorization_requests: bool,
+    /// Its tokens are bound to a key it has (RFC 9449).
+    pub dpop_bound_access_tokens: bool,
 }
 
 /// OAuth grant types.

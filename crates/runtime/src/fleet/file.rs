@@ -380,6 +380,8 @@ pub struct ClientSection {
     pub spiffe: Option<ServiceName>,
     /// The client must push its authorization requests (RFC 9126): none is taken from the browser.
     pub require_pushed_authorization_requests: bool,
+    /// The client must prove that it has a key, to which its tokens are bound (DPoP, RFC 9449).
+    pub dpop_bound_access_tokens: bool,
 }
 
 /// Whether an OAuth client can keep a secret (RFC 6749 section 2.1).

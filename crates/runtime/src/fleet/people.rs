@@ -135,6 +135,7 @@ fn clients(file: &FleetFile, tree: Cursor<'_>, context: &mut Context<'_, '_>) ->
             grant_types: section.grant_types.clone(),
             scopes: section.scopes.clone(),
             require_pushed_authorization_requests: section.require_pushed_authorization_requests,
+            dpop_bound_access_tokens: section.dpop_bound_access_tokens,
             authentication: is_confidential.then(|| {
                 authentication(
                     file,

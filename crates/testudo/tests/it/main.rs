@@ -40,6 +40,7 @@ mod login;
 mod machines;
 mod own_certificate;
 mod paths;
+mod possession;
 mod protocols;
 mod recorder;
 mod roles;
