@@ -59,9 +59,10 @@ fn user(user: &fleet::SeedUser) -> SeedUser {
 }
 
 fn service_account(account: &fleet::SeedServiceAccount) -> SeedServiceAccount {
-    let (secret, workloads) = match &account.authentication {
-        SeedAuthentication::Secret(credential) => (secret(credential), Vec::new()),
-        SeedAuthentication::Workload(id) => (NewSecret::None, vec![id.clone()]),
+    let (secret, workloads, jwks) = match &account.authentication {
+        SeedAuthentication::Secret(credential) => (secret(credential), Vec::new(), None),
+        SeedAuthentication::Workload(id) => (NewSecret::None, vec![id.clone()], None),
+        SeedAuthentication::Keys(jwks) => (NewSecret::None, Vec::new(), Some(jwks.clone())),
     };
     SeedServiceAccount {
         name: account.name.clone(),
@@ -72,6 +73,7 @@ fn service_account(account: &fleet::SeedServiceAccount) -> SeedServiceAccount {
             roles: account.roles.clone(),
             scopes: account.scopes.clone(),
             workloads,
+            jwks,
         },
         disabled: account.disabled,
         secret,
@@ -79,14 +81,15 @@ fn service_account(account: &fleet::SeedServiceAccount) -> SeedServiceAccount {
 }
 
 fn client(client: &fleet::SeedClient) -> SeedClient {
-    let (kind, secret, workload) = match &client.authentication {
-        None => (ClientKind::Public, NewSecret::None, None),
-        Some(SeedAuthentication::Secret(credential)) => {
-            (ClientKind::Confidential, secret(credential), None)
-        }
-        Some(SeedAuthentication::Workload(id)) => {
-            (ClientKind::Confidential, NewSecret::None, Some(id.clone()))
-        }
+    let kind = match client.authentication {
+        None => ClientKind::Public,
+        Some(_) => ClientKind::Confidential,
+    };
+    let (secret, workload, jwks) = match &client.authentication {
+        None => (NewSecret::None, None, None),
+        Some(SeedAuthentication::Secret(credential)) => (secret(credential), None, None),
+        Some(SeedAuthentication::Workload(id)) => (NewSecret::None, Some(id.clone()), None),
+        Some(SeedAuthentication::Keys(jwks)) => (NewSecret::None, None, Some(jwks.clone())),
     };
     let redirect_uris = client
         .redirect_uris
@@ -101,6 +104,7 @@ fn client(client: &fleet::SeedClient) -> SeedClient {
             grants: client.grant_types.iter().copied().map(grant).collect(),
             scopes: client.scopes.clone(),
             workload,
+            jwks,
             policy: ClientPolicy {
                 require_pushed_authorization_requests: client.require_pushed_authorization_requests,
                 dpop_bound_access_tokens: client.dpop_bound_access_tokens,

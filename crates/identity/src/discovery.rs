@@ -43,6 +43,7 @@ fn document(issuer: &str) -> Value {
     let confidential = [
         "client_secret_basic",
         "client_secret_post",
+        "private_key_jwt",
         "tls_client_auth",
     ];
     let any_client = [&confidential[..], &["none"]].concat();
@@ -70,8 +71,11 @@ fn document(issuer: &str) -> Value {
         "prompt_values_supported": ["none", "login", "consent", "select_account"],
         "code_challenge_methods_supported": ["S256"],
         "token_endpoint_auth_methods_supported": any_client,
+        "token_endpoint_auth_signing_alg_values_supported": ["ES256"],
         "revocation_endpoint_auth_methods_supported": any_client,
+        "revocation_endpoint_auth_signing_alg_values_supported": ["ES256"],
         "introspection_endpoint_auth_methods_supported": confidential,
+        "introspection_endpoint_auth_signing_alg_values_supported": ["ES256"],
         "tls_client_certificate_bound_access_tokens": true,
         "dpop_signing_alg_values_supported": ["ES256"],
         "authorization_response_iss_parameter_supported": true,
@@ -155,19 +159,31 @@ mod tests {
           "token_endpoint_auth_methods_supported": [
             "client_secret_basic",
             "client_secret_post",
+            "private_key_jwt",
             "tls_client_auth",
             "none"
+          ],
+          "token_endpoint_auth_signing_alg_values_supported": [
+            "ES256"
           ],
           "revocation_endpoint_auth_methods_supported": [
             "client_secret_basic",
             "client_secret_post",
+            "private_key_jwt",
             "tls_client_auth",
             "none"
+          ],
+          "revocation_endpoint_auth_signing_alg_values_supported": [
+            "ES256"
           ],
           "introspection_endpoint_auth_methods_supported": [
             "client_secret_basic",
             "client_secret_post",
+            "private_key_jwt",
             "tls_client_auth"
+          ],
+          "introspection_endpoint_auth_signing_alg_values_supported": [
+            "ES256"
           ],
           "tls_client_certificate_bound_access_tokens": true,
           "dpop_signing_alg_values_supported": [

@@ -56,6 +56,15 @@ pub const PROOF_CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
 /// Used DPoP proofs remembered in each of two generations, about 20 bytes each: a thousand a second for as long as a
 /// nonce lives.
 pub const MAX_USED_PROOFS: usize = 131_072;
+/// Longest life of a client assertion, from when it is used.
+pub const MAX_ASSERTION_LIFETIME: Duration = Duration::from_secs(5 * 60);
+/// How far a client's clock may be off in an assertion: what the FAPI 2.0 Security Profile asks for (section 5.3.2.1).
+pub const ASSERTION_CLOCK_SKEW: Duration = Duration::from_secs(10);
+/// Used assertions remembered for one client, about 30 bytes each. Who lets them live for a minute can use a thousand a
+/// second.
+pub const MAX_USED_ASSERTIONS: usize = 65_536;
+/// Longest key set of a client.
+pub const MAX_CLIENT_KEY_SET_BYTES: usize = 8 * 1024;
 /// Time between pushing an authorization request and opening the login page with it.
 pub const PUSHED_REQUEST_LIFETIME: Duration = Duration::from_secs(90);
 /// Time during which the same refresh token gets the same successor: two tabs, or an answer lost on the way.

@@ -7,8 +7,12 @@ use testudo_store::{Store, Tenant};
 use url::Url;
 
 use crate::{
-    Fault, Journal, dpop::UsedProofs, flow::FlowSeal, keys::KeyCache, revocation::RevocationView,
-    token::FailedProofs,
+    Fault, Journal,
+    dpop::UsedProofs,
+    flow::FlowSeal,
+    keys::KeyCache,
+    revocation::RevocationView,
+    token::{FailedProofs, UsedAssertions},
 };
 
 /// What a provider is told.
@@ -38,6 +42,7 @@ pub struct Provider {
     pub(crate) refusals: RefusalBudget,
     pub(crate) failed_proofs: FailedProofs,
     pub(crate) used_proofs: UsedProofs,
+    pub(crate) used_assertions: UsedAssertions,
 }
 
 impl Provider {
@@ -67,6 +72,7 @@ impl Provider {
             revocations: Mutex::default(),
             refusals: RefusalBudget::default(),
             failed_proofs: FailedProofs::default(),
+            used_assertions: UsedAssertions::default(),
         };
         provider.signing_keys()?;
         Ok(provider)

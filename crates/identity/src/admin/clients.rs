@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use testudo_model::{ClientName, Scope, SpiffeId, event::EventClass};
 use testudo_store::{Cursor, Expected, Page, Versioned};
 
-use super::{AdminError, Created, Named, NewSecret, Secrets, check_count, check_text};
+use super::{AdminError, Created, Named, NewSecret, Secrets, check_count, check_keys, check_text};
 use crate::{
     Caller, Provider, RedirectUri,
     change::{Change, Report, until_settled},
@@ -31,6 +31,9 @@ pub struct ClientProfile {
     /// The workload it runs as, instead of a secret.
     #[serde(default)]
     pub workload: Option<SpiffeId>,
+    /// The JWK Set (RFC 7517) with the keys it signs assertions with, instead of a secret.
+    #[serde(default)]
+    pub jwks: Option<String>,
     /// What it must do beyond what everybody must.
     #[serde(default)]
     pub policy: ClientPolicy,
@@ -55,15 +58,16 @@ impl ClientProfile {
             let why = "is empty, but the authorization code grant needs one";
             return Err(AdminError::invalid("list of redirect URIs", why));
         }
-        let has_proof = has_secret || self.workload.is_some();
+        check_keys(self.jwks.as_deref())?;
+        let has_proof = has_secret || self.workload.is_some() || self.jwks.is_some();
         match self.kind {
             ClientKind::Public if has_proof => Err(AdminError::invalid(
                 "kind",
-                "is public, but a public client has neither secret nor workload",
+                "is public, but a public client has neither secret, workload nor keys",
             )),
             ClientKind::Confidential if !has_proof => Err(AdminError::invalid(
                 "kind",
-                "is confidential, but the client has neither secret nor workload to prove itself with",
+                "is confidential, but the client has neither secret, workload nor keys to prove itself with",
             )),
             ClientKind::Public | ClientKind::Confidential => Ok(()),
         }
@@ -78,6 +82,7 @@ impl ClientProfile {
             grants,
             scopes,
             workload,
+            jwks,
             policy,
         } = self;
         Client {
@@ -87,6 +92,7 @@ impl ClientProfile {
             grants,
             scopes,
             workload,
+            jwks,
             policy,
             ..client
         }
@@ -135,6 +141,7 @@ impl Provider {
             grants: Vec::new(),
             scopes: Vec::new(),
             workload: None,
+            jwks: None,
             policy: ClientPolicy::default(),
             disabled: false,
             created_at: now,

@@ -23,7 +23,7 @@ use testudo_model::{Redacted, event::EventClass};
 use testudo_store::{Cursor, Page, Record, StoreError, Versioned};
 pub use users::UserProfile;
 pub(crate) use users::stage_new_user;
-pub(crate) use validation::{check_clearance, check_count, check_text};
+pub(crate) use validation::{check_clearance, check_count, check_keys, check_text};
 
 use crate::{
     Caller, Fault, Provider,

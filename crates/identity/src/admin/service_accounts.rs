@@ -9,7 +9,8 @@ use testudo_model::{
 use testudo_store::{Cursor, Expected, Page, Versioned};
 
 use super::{
-    AdminError, Created, Named, NewSecret, Secrets, check_clearance, check_count, check_text,
+    AdminError, Created, Named, NewSecret, Secrets, check_clearance, check_count, check_keys,
+    check_text,
 };
 use crate::{
     Caller, Provider,
@@ -34,6 +35,8 @@ pub struct ServiceAccountProfile {
     pub scopes: Vec<Scope>,
     /// Workloads that may act as it without a secret.
     pub workloads: Vec<SpiffeId>,
+    /// The JWK Set (RFC 7517) with the keys it signs assertions with, instead of a secret.
+    pub jwks: Option<String>,
 }
 
 impl ServiceAccountProfile {
@@ -41,6 +44,7 @@ impl ServiceAccountProfile {
         check_text("description", self.description.as_deref())?;
         check_count("list of scopes", self.scopes.len(), MAX_SCOPES)?;
         check_count("list of workloads", self.workloads.len(), MAX_MEMBERSHIPS)?;
+        check_keys(self.jwks.as_deref())?;
         check_clearance(self.clearance)
     }
 
@@ -53,6 +57,7 @@ impl ServiceAccountProfile {
             roles,
             scopes,
             workloads,
+            jwks,
         } = self;
         ServiceAccount {
             description,
@@ -61,6 +66,7 @@ impl ServiceAccountProfile {
             roles,
             scopes,
             workloads,
+            jwks,
             ..account
         }
     }
@@ -112,6 +118,7 @@ impl Provider {
             roles: Vec::new(),
             scopes: Vec::new(),
             workloads: Vec::new(),
+            jwks: None,
             created_at: now,
             updated_at: now,
         }

@@ -1,11 +1,12 @@
 //! Checks of fields that several kinds of record have.
 
 use testudo_model::{GroupName, RoleName};
+use testudo_trust::JwkSet;
 
 use super::AdminError;
 use crate::{
     Provider,
-    limits::{MAX_MEMBERSHIPS, MAX_TEXT_BYTES},
+    limits::{MAX_CLIENT_KEY_SET_BYTES, MAX_MEMBERSHIPS, MAX_TEXT_BYTES},
     records::{Group, Role},
 };
 
@@ -22,6 +23,18 @@ pub(crate) fn check_text(field: &'static str, text: Option<&str>) -> Result<(), 
         return Err(AdminError::invalid(field, "has control characters"));
     }
     Ok(())
+}
+
+/// Keys that assertions can be verified with.
+pub(crate) fn check_keys(jwks: Option<&str>) -> Result<(), AdminError> {
+    let Some(jwks) = jwks else { return Ok(()) };
+    if jwks.len() > MAX_CLIENT_KEY_SET_BYTES {
+        let why = format!("has more than {MAX_CLIENT_KEY_SET_BYTES} bytes");
+        return Err(AdminError::invalid("key set", why));
+    }
+    JwkSet::parse(jwks)
+        .map(|_| ())
+        .map_err(|why| AdminError::invalid("key set", format!("cannot be used: {why}")))
 }
 
 /// The range of the attribute as policies know it.

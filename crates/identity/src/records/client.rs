@@ -23,6 +23,8 @@ pub struct Client {
     pub scopes: Vec<Scope>,
     /// The workload it runs as: it authenticates by the certificate of its connection, without a secret.
     pub workload: Option<SpiffeId>,
+    /// The JWK Set with the keys it signs assertions with (`private_key_jwt`), instead of a secret.
+    pub jwks: Option<String>,
     /// What it must do beyond what everybody must.
     pub policy: ClientPolicy,
     /// Can do nothing.

@@ -27,6 +27,8 @@ pub struct ServiceAccount {
     pub scopes: Vec<Scope>,
     /// Workloads that may act as it, by the certificate of their connection, without a secret.
     pub workloads: Vec<SpiffeId>,
+    /// The JWK Set with the keys it signs assertions with (`private_key_jwt`), instead of a secret.
+    pub jwks: Option<String>,
     /// When the record was made.
     pub created_at: Timestamp,
     /// When it was changed last.

@@ -1,13 +1,18 @@
 //! Client authentication at the endpoints of clients' backends (RFC 6749 section 2.3): a secret in the header or
-//! the body, or no secret at all but the certificate of the connection (RFC 8705, draft-ietf-oauth-spiffe-client-auth).
+//! the body, or no secret at all but an assertion signed with a private key, or the certificate of the connection
+//! (RFC 8705, draft-ietf-oauth-spiffe-client-auth).
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use testudo_model::{ClientName, Confirmation, Redacted, event::EventClass};
 use url::form_urlencoded;
 
-use super::{SenderKey, TokenRequest, failed_proofs::Suspect};
+use super::{
+    SenderKey, TokenRequest,
+    client_assertion::{self, ASSERTION_TYPE},
+    failed_proofs::Suspect,
+};
 use crate::{
-    Caller, ErrorCode, Fault, OauthError, Peer, Provider,
+    Caller, ErrorCode, Fault, OauthError, Parameters, Peer, Provider,
     change::Report,
     dpop::KeyThumbprint,
     limits::{MAX_AUTHORIZATION_BYTES, MAX_CLIENT_SECRET_BYTES},
@@ -23,6 +28,8 @@ pub(crate) struct AuthenticatedClient {
     pub(crate) holder: ClientHolder,
     /// Its workload, if the request came over a connection of it: its tokens are bound to that certificate.
     peer: Option<Peer>,
+    /// The key it signed its assertion with.
+    assertion_key: Option<KeyThumbprint>,
     /// The key it proved to have: its tokens are bound to that too.
     pub(super) key: Option<KeyThumbprint>,
 }
@@ -56,10 +63,11 @@ impl AuthenticatedClient {
 
     /// What it has that a thief of its tokens has not.
     pub(crate) fn sender_key(&self) -> SenderKey {
-        match (&self.key, &self.peer) {
-            (Some(key), _) => SenderKey::Key(key.clone()),
-            (None, Some(peer)) => SenderKey::Workload(peer.spiffe_id.clone()),
-            (None, None) => SenderKey::Unseen,
+        match (&self.key, &self.peer, &self.assertion_key) {
+            (Some(key), _, _) => SenderKey::Key(key.clone()),
+            (None, Some(peer), _) => SenderKey::Workload(peer.spiffe_id.clone()),
+            (None, None, Some(key)) => SenderKey::Assertion(key.clone()),
+            (None, None, None) => SenderKey::Unseen,
         }
     }
 
@@ -106,6 +114,14 @@ impl ClientHolder {
         }
     }
 
+    /// The public keys it signs assertions with.
+    fn jwks(&self) -> Option<&str> {
+        match self {
+            Self::Client(client) => client.jwks.as_deref(),
+            Self::ServiceAccount(account) => account.jwks.as_deref(),
+        }
+    }
+
     /// Whether the client id alone will do.
     fn is_public(&self) -> bool {
         matches!(self, Self::Client(client) if client.kind == ClientKind::Public)
@@ -123,7 +139,9 @@ impl ClientHolder {
 #[derive(Debug, thiserror::Error)]
 pub enum ClientAuthenticationError {
     /// More than one way at once (RFC 6749 section 2.3).
-    #[error("use one way of client authentication: the Authorization header or the body")]
+    #[error(
+        "use one way of client authentication: the Authorization header, client_secret or client_assertion"
+    )]
     TwoMethods,
     /// Not a well-formed `Basic` header.
     #[error("the Authorization header is not well-formed `Basic` authentication")]
@@ -139,6 +157,12 @@ pub enum ClientAuthenticationError {
         /// Whether it tried `Basic`, which the answer must then name.
         basic: bool,
     },
+    /// `client_assertion_type` is missing or unknown.
+    #[error("client_assertion_type must be {ASSERTION_TYPE}")]
+    AssertionType,
+    /// An assertion that the client has signed, but that is not for this.
+    #[error("the client assertion is refused: {0}")]
+    Assertion(&'static str),
     /// Too many failures for this client, or of all clients, from where the request came.
     #[error("too many failed attempts to prove who the client is; wait a little and try again")]
     Throttled,
@@ -149,7 +173,7 @@ pub enum ClientAuthenticationError {
 
 impl ClientAuthenticationError {
     pub(crate) const fn is_failed_proof(&self) -> bool {
-        matches!(self, Self::Failed { .. })
+        matches!(self, Self::Failed { .. } | Self::Assertion(_))
     }
 
     /// The answer on the wire (RFC 6749 section 5.2).
@@ -157,7 +181,9 @@ impl ClientAuthenticationError {
         let (error, status, basic) = match self {
             Self::TwoMethods => (ErrorCode::InvalidRequest, 400, false),
             Self::MalformedHeader => (ErrorCode::InvalidClient, 401, true),
-            Self::Unnamed => (ErrorCode::InvalidClient, 401, false),
+            Self::Unnamed | Self::AssertionType | Self::Assertion(_) => {
+                (ErrorCode::InvalidClient, 401, false)
+            }
             Self::Failed { basic } => (ErrorCode::InvalidClient, 401, *basic),
             Self::Throttled => (ErrorCode::TemporarilyUnavailable, 429, false),
             Self::Unavailable(fault) => return OauthError::of_fault(fault, self),
@@ -173,23 +199,39 @@ impl ClientAuthenticationError {
 #[derive(Debug)]
 struct ClientCredentials {
     client_id: Option<String>,
-    client_secret: Option<Redacted<String>>,
-    basic: bool,
+    proof: Proof,
+}
+
+/// What a client brings to prove itself with, beside the certificate of its connection.
+#[derive(Debug)]
+enum Proof {
+    Nothing,
+    Secret {
+        given: Redacted<String>,
+        /// Whether it came in the header.
+        basic: bool,
+    },
+    Assertion(Redacted<String>),
 }
 
 impl ClientCredentials {
-    /// Reads `client_secret_basic`, `client_secret_post` or a bare client id.
+    /// Reads `client_secret_basic`, `client_secret_post`, `private_key_jwt` or a bare client id.
     fn of(request: &TokenRequest<'_>) -> Result<Self, ClientAuthenticationError> {
         let body_id = request.parameters.get("client_id");
-        let body_secret = request.parameters.get("client_secret");
+        let proof = Proof::in_body(request.parameters)?;
         let Some(header) = request.authorization else {
+            let named = match &proof {
+                Proof::Assertion(assertion) if body_id.is_none() => {
+                    client_assertion::named_client(assertion.expose())
+                }
+                _ => body_id.map(str::to_owned),
+            };
             return Ok(Self {
-                client_id: body_id.map(str::to_owned),
-                client_secret: body_secret.map(|text| Redacted::new(text.to_owned())),
-                basic: false,
+                client_id: named,
+                proof,
             });
         };
-        if body_secret.is_some() {
+        if !matches!(proof, Proof::Nothing) {
             return Err(ClientAuthenticationError::TwoMethods);
         }
         let (id, secret) = parse_basic(header).ok_or(ClientAuthenticationError::MalformedHeader)?;
@@ -198,9 +240,33 @@ impl ClientCredentials {
         }
         Ok(Self {
             client_id: Some(id),
-            client_secret: Some(secret),
-            basic: true,
+            proof: Proof::Secret {
+                given: secret,
+                basic: true,
+            },
         })
+    }
+}
+
+impl Proof {
+    fn in_body(parameters: &Parameters) -> Result<Self, ClientAuthenticationError> {
+        let of = |name| {
+            parameters
+                .get(name)
+                .map(|text| Redacted::new(text.to_owned()))
+        };
+        match (of("client_secret"), of("client_assertion")) {
+            (None, None) => Ok(Self::Nothing),
+            (Some(given), None) => Ok(Self::Secret {
+                given,
+                basic: false,
+            }),
+            (None, Some(assertion)) => match parameters.get("client_assertion_type") {
+                Some(ASSERTION_TYPE) => Ok(Self::Assertion(assertion)),
+                _ => Err(ClientAuthenticationError::AssertionType),
+            },
+            (Some(_), Some(_)) => Err(ClientAuthenticationError::TwoMethods),
+        }
     }
 }
 
@@ -236,7 +302,7 @@ impl Provider {
     pub fn costs_a_hash(&self, request: &TokenRequest<'_>) -> Result<bool, Fault> {
         let credentials = ClientCredentials::of(request).ok();
         let named = credentials
-            .filter(|credentials| credentials.client_secret.is_some())
+            .filter(|credentials| matches!(credentials.proof, Proof::Secret { .. }))
             .and_then(|credentials| credentials.client_id?.parse::<ClientName>().ok());
         let Some(name) = named else {
             return Ok(false);
@@ -260,7 +326,9 @@ impl Provider {
             return Err(ClientAuthenticationError::Throttled);
         }
         let authenticated = self.prove_client(request, &credentials);
-        if let Err(ClientAuthenticationError::Failed { .. }) = &authenticated {
+        if let Err(error) = &authenticated
+            && error.is_failed_proof()
+        {
             self.failed_proofs.add(suspect, now);
         }
         authenticated
@@ -309,7 +377,7 @@ impl Provider {
         credentials: &ClientCredentials,
     ) -> Result<AuthenticatedClient, ClientAuthenticationError> {
         let failed = ClientAuthenticationError::Failed {
-            basic: credentials.basic,
+            basic: matches!(credentials.proof, Proof::Secret { basic: true, .. }),
         };
         let named = match &credentials.client_id {
             Some(id) => self.client_holder(id)?,
@@ -319,9 +387,16 @@ impl Provider {
             return Err(failed);
         };
         let peer = request.peer.filter(|peer| holder.runs_as(peer));
-        let proven = match &credentials.client_secret {
-            Some(given) => self.has_secret(holder.name(), given)?,
-            None => holder.is_public() || peer.is_some(),
+        let mut assertion_key = None;
+        let proven = match (&credentials.proof, holder.jwks()) {
+            (Proof::Nothing, _) => holder.is_public() || peer.is_some(),
+            (Proof::Secret { given, .. }, _) => self.has_secret(holder.name(), given)?,
+            (Proof::Assertion(_), None) => false,
+            (Proof::Assertion(assertion), Some(jwks)) => {
+                let key = self.use_assertion(assertion.expose(), holder.name(), jwks)?;
+                assertion_key = Some(key);
+                true
+            }
         };
         if !proven {
             return Err(failed);
@@ -331,6 +406,7 @@ impl Provider {
         Ok(AuthenticatedClient {
             holder,
             peer,
+            assertion_key,
             key: None,
         })
     }

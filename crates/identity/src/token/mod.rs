@@ -1,6 +1,7 @@
 //! The token endpoint (RFC 6749 section 3.2): one file per grant.
 
 mod authorization_code;
+mod client_assertion;
 mod client_authentication;
 mod client_credentials;
 mod failed_proofs;
@@ -24,6 +25,7 @@ use crate::{
     scopes::{self, OPENID, ScopeSet},
 };
 
+pub(crate) use client_assertion::UsedAssertions;
 pub use client_authentication::ClientAuthenticationError;
 pub(crate) use client_authentication::{AuthenticatedClient, ClientHolder};
 pub(crate) use failed_proofs::FailedProofs;

@@ -14,6 +14,8 @@ pub(crate) enum SenderKey {
     Unseen,
     /// The key of the workload's certificate. The certificates change every few minutes, whose they are does not.
     Workload(SpiffeId),
+    /// The key it signed its assertion with.
+    Assertion(KeyThumbprint),
     /// The key of its DPoP proof.
     Key(KeyThumbprint),
 }

@@ -9,6 +9,7 @@
 )]
 
 mod administration;
+mod assertions;
 mod authorization;
 mod codes;
 mod dpop;

@@ -164,6 +164,8 @@ pub enum SeedAuthentication {
     Secret(SeedCredential),
     /// Secretless: with the X.509-SVID of this workload (RFC 8705).
     Workload(SpiffeId),
+    /// Secretless: with assertions that a key of this JWK Set signed (RFC 7523).
+    Keys(String),
 }
 
 /// An OAuth client to create or change.

@@ -349,12 +349,17 @@ pub struct ServiceAccountSection {
     pub disabled: bool,
     /// Scopes it may ask for.
     pub scopes: Vec<Scope>,
-    /// The client secret, by reference. If absent, and `spiffe` too, one is generated and shown once.
+    /// The client secret, by reference. If absent, and `spiffe` and `jwks` too, one is
+    /// generated and shown once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret: Option<SecretReference>,
     /// The declared service whose certificate proves the account, instead of a secret.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spiffe: Option<ServiceName>,
+    /// The JWK Set (RFC 7517, as JSON text) with the public ES256 keys that the account signs assertions with
+    /// (`private_key_jwt`), instead of a secret.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jwks: Option<String>,
 }
 
 /// An OAuth client.
@@ -371,13 +376,17 @@ pub struct ClientSection {
     pub grant_types: Vec<GrantType>,
     /// Scopes it may ask for.
     pub scopes: Vec<Scope>,
-    /// The client secret, by reference; confidential clients only. If absent, and `spiffe` too, one is
+    /// The client secret, by reference; confidential clients only. If absent, and `spiffe` and `jwks` too, one is
     /// generated and shown once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret: Option<SecretReference>,
     /// The declared service whose certificate proves the client, instead of a secret.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spiffe: Option<ServiceName>,
+    /// The JWK Set (RFC 7517, as JSON text) with the public ES256 keys that the client signs assertions with
+    /// (`private_key_jwt`), instead of a secret; confidential clients only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jwks: Option<String>,
     /// The client must push its authorization requests (RFC 9126): none is taken from the browser.
     pub require_pushed_authorization_requests: bool,
     /// The client must prove that it has a key, to which its tokens are bound (DPoP, RFC 9449).

@@ -92,6 +92,7 @@ fn service_accounts(
             scopes,
             secret,
             spiffe,
+            jwks,
         } = section;
         check_membership(groups, roles, *clearance, at, context);
         if name.as_str() == BUILT_IN_CLIENT {
@@ -104,7 +105,16 @@ fn service_accounts(
             clearance: i64::from(*clearance),
             disabled: *disabled,
             scopes: scopes.clone(),
-            authentication: authentication(file, secret.as_ref(), spiffe.as_ref(), at, context),
+            authentication: authentication(
+                file,
+                Credentials {
+                    secret: secret.as_ref(),
+                    spiffe: spiffe.as_ref(),
+                    jwks: jwks.as_ref(),
+                },
+                at,
+                context,
+            ),
         }
     });
     accounts.collect()
@@ -139,8 +149,11 @@ fn clients(file: &FleetFile, tree: Cursor<'_>, context: &mut Context<'_, '_>) ->
             authentication: is_confidential.then(|| {
                 authentication(
                     file,
-                    section.secret.as_ref(),
-                    section.spiffe.as_ref(),
+                    Credentials {
+                        secret: section.secret.as_ref(),
+                        spiffe: section.spiffe.as_ref(),
+                        jwks: section.jwks.as_ref(),
+                    },
                     at,
                     context,
                 )
@@ -193,7 +206,7 @@ fn check_client(section: &ClientSection, at: Cursor<'_>, problems: &mut Problems
                 )
                 .help("add `kind = \"confidential\"` or remove `client_credentials`");
         }
-        for key in ["secret", "spiffe"]
+        for key in ["secret", "spiffe", "jwks"]
             .into_iter()
             .filter(|key| at.key(key).is_written())
         {
@@ -250,27 +263,54 @@ fn is_loopback_authority(authority: &str) -> bool {
     matches!(host, "127.0.0.1" | "localhost")
 }
 
+/// What a confidential client or service account may prove itself with, of which it needs one.
+#[derive(Clone, Copy)]
+struct Credentials<'a> {
+    secret: Option<&'a SecretReference>,
+    spiffe: Option<&'a ServiceName>,
+    jwks: Option<&'a String>,
+}
+
 fn authentication(
     file: &FleetFile,
-    secret: Option<&SecretReference>,
-    spiffe: Option<&ServiceName>,
+    credentials: Credentials<'_>,
     at: Cursor<'_>,
     context: &mut Context<'_, '_>,
 ) -> SeedAuthentication {
-    let Some(service) = spiffe else {
-        return SeedAuthentication::Secret(context.credential(secret, at.key("secret")));
+    let Credentials {
+        secret,
+        spiffe,
+        jwks,
+    } = credentials;
+    let better = match (spiffe, jwks) {
+        (Some(_), _) => "spiffe",
+        (None, _) => "jwks",
     };
-    if secret.is_some() {
+    let surplus = [
+        ("jwks", spiffe.is_some() && jwks.is_some()),
+        (
+            "secret",
+            secret.is_some() && (spiffe.is_some() || jwks.is_some()),
+        ),
+    ];
+    for (key, _) in surplus.into_iter().filter(|(_, is_there)| *is_there) {
         context
             .problems
             .error(
                 "fleet.two_credentials",
-                at.key("secret").place(),
-                "there is a `secret` beside `spiffe`",
+                at.key(key).place(),
+                format!("there is a `{key}` beside `{better}`"),
             )
             .why("the weaker of the two would decide")
-            .help("remove `secret`: the certificate is enough");
+            .help(format!("remove `{key}`: `{better}` is enough"));
     }
+    let service = match (spiffe, jwks) {
+        (Some(service), _) => service,
+        (None, Some(jwks)) => return SeedAuthentication::Keys(jwks.clone()),
+        (None, None) => {
+            return SeedAuthentication::Secret(context.credential(secret, at.key("secret")));
+        }
+    };
     context.expect_declared(
         "services",
         "service",
