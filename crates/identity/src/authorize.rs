@@ -135,7 +135,7 @@ pub enum Refusal {
     #[error("none of the scopes may be asked for by this client")]
     Scope,
     /// A resource that is not the fleet (RFC 8707).
-    #[error("`resource` must be the audience of the fleet")]
+    #[error("`resource` must be the audience of the fleet, once")]
     Resource,
     /// `prompt=none`, but nobody is logged in (recently enough), or the client is any program of the machine.
     #[error("the user must log in")]
@@ -303,10 +303,7 @@ impl Provider {
         if !client.may_use(GrantType::AuthorizationCode) {
             return Err(Refusal::UnauthorizedClient);
         }
-        if parameters
-            .get("resource")
-            .is_some_and(|resource| resource != self.settings.audience)
-        {
+        if !parameters.ask_for(&self.settings.audience) {
             return Err(Refusal::Resource);
         }
         let request = GrantRequest {

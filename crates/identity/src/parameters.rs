@@ -23,6 +23,9 @@ pub enum ParameterError {
     TooMany,
 }
 
+/// Where a token shall be used (RFC 8707).
+const RESOURCE: &str = "resource";
+
 /// Decoded parameters. `Debug` shows names alone: values are codes, tokens and passwords.
 #[derive(Clone, Default)]
 pub struct Parameters {
@@ -82,9 +85,16 @@ impl Parameters {
         self.repeated.contains(name)
     }
 
-    /// A parameter that is there more than once.
+    /// A parameter that is there more than once and must not be: all but `resource` (RFC 8707 section 2).
     pub fn first_repeated(&self) -> Option<&str> {
-        self.repeated.first().map(String::as_str)
+        let mut repeated = self.repeated.iter().map(String::as_str);
+        repeated.find(|name| *name != RESOURCE)
+    }
+
+    /// Whether the resource asked for, if any, is `audience` (RFC 8707). A token has one audience: to ask for several
+    /// is to ask for more than can be had.
+    pub(crate) fn ask_for(&self, audience: &str) -> bool {
+        !self.is_repeated(RESOURCE) && self.get(RESOURCE).is_none_or(|asked| asked == audience)
     }
 }
 

@@ -168,7 +168,7 @@ pub enum TokenError {
     #[error("scope is malformed or more than is allowed")]
     InvalidScope,
     /// A resource that is not the fleet (RFC 8707).
-    #[error("`resource` must be the audience of the fleet")]
+    #[error("`resource` must be the audience of the fleet, once")]
     InvalidTarget,
     /// Our fault.
     #[error("the token request could not be handled")]
@@ -273,10 +273,7 @@ impl Provider {
         if !client.may_use(grant_type) {
             return Err(TokenError::UnauthorizedClient);
         }
-        if parameters
-            .get("resource")
-            .is_some_and(|resource| resource != self.settings.audience)
-        {
+        if !parameters.ask_for(&self.settings.audience) {
             return Err(TokenError::InvalidTarget);
         }
         match grant_type {

@@ -5,7 +5,8 @@ use std::time::Duration;
 use testudo_identity::{Authorization, AuthorizeError, ErrorCode, Parameters};
 
 use crate::house::{
-    House, ISSUER, NATIVE_REDIRECT, WEB_REDIRECT, claimed_request, form, native_request, query,
+    AUDIENCE, House, ISSUER, NATIVE_REDIRECT, WEB_REDIRECT, claimed_request, form, native_request,
+    query, redemption,
 };
 
 fn refusal(house: &House, changes: &[(&str, &str)]) -> (ErrorCode, String) {
@@ -263,4 +264,51 @@ fn an_unfinished_login_leaves_no_row() {
         .provider
         .authorize(&form(&[("client_id", "x")]), None, None, &house.caller);
     assert_eq!(house.store.changes_since(0, 10_000).unwrap().len(), before);
+}
+
+/// RFC 8707: a token has one audience, so it is asked for once or not at all.
+#[test]
+fn a_token_is_for_the_fleet_and_nothing_beside_it() {
+    let house = House::new();
+    let ask = |resources: &[&str]| -> Parameters {
+        let base = redemption(&house.code(), &[]);
+        let names = [
+            "grant_type",
+            "client_id",
+            "code",
+            "redirect_uri",
+            "code_verifier",
+        ];
+        let pairs = names.map(|name| (name, base.get(name).unwrap()));
+        let resources = resources.iter().map(|resource| ("resource", *resource));
+        Parameters::from_pairs(pairs.into_iter().chain(resources)).unwrap()
+    };
+    for good in [&[][..], &[AUDIENCE]] {
+        let tokens = house.token(&ask(good)).unwrap();
+        assert_eq!(house.access_claims(&tokens).aud, AUDIENCE);
+        let refresh = form(&[
+            ("grant_type", "refresh_token"),
+            ("client_id", "cli"),
+            ("refresh_token", tokens.refresh_token.as_deref().unwrap()),
+            ("resource", AUDIENCE),
+        ]);
+        assert!(house.token(&refresh).is_ok());
+    }
+    for bad in [
+        &["https://other.example"][..],
+        &[AUDIENCE, "https://other.example"],
+        &["https://other.example", AUDIENCE],
+        &[AUDIENCE, AUDIENCE],
+        &["bookshop.example/"],
+        &["BOOKSHOP.example"],
+    ] {
+        let error = house.token(&ask(bad)).unwrap_err().to_oauth();
+        assert_eq!(
+            (error.error, error.status),
+            (ErrorCode::InvalidTarget, 400),
+            "{bad:?}"
+        );
+    }
+    let (code, _) = refusal(&house, &[("resource", "https://other.example")]);
+    assert_eq!(code, ErrorCode::InvalidTarget);
 }
