@@ -26,7 +26,7 @@ use testudo_store::{Store, StoreOptions};
 use testudo_testkit::{FakeClock, SeededEntropy};
 use testudo_trust::{
     CertificateAuthority, Checkpoint, JwkSet, NoteVerifier, RootKey, Svid, SvidKey, TrustBundle,
-    base64url, peer_identity, verify_jwt,
+    base64url, peer_identity, verify_client_assertion, verify_jwt, verify_jwt_of_own_key,
 };
 
 /// Name of a target, and its function.
@@ -360,6 +360,9 @@ pub fn jwt_verification(data: &[u8]) {
     };
     let (keys, token) = text.split_once('\n').unwrap_or((text, ""));
     let token = token.trim_end();
+    if verify_jwt_of_own_key::<Value>(token, "dpop+jwt").is_ok() {
+        assert!(verify_jwt_of_own_key::<Value>(token, "at+jwt").is_err());
+    }
     let Ok(keys) = JwkSet::parse(keys) else {
         return;
     };
@@ -367,6 +370,7 @@ pub fn jwt_verification(data: &[u8]) {
         // Strict encoding: no other text is the same token.
         assert!(verify_jwt::<Value>(&format!("{token}="), "at+jwt", &keys).is_err());
         assert!(verify_jwt::<Value>(token, "txntoken+jwt", &keys).is_err());
+        assert!(verify_client_assertion::<Value>(token, &keys).is_err());
     }
 }
 

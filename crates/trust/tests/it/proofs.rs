@@ -1,5 +1,6 @@
 //! Proofs of possession and client assertions: the two kinds of token whose key or type is not the issuer's to say.
 
+use proptest::prelude::*;
 use serde_json::{Value, json};
 use testudo_trust::{
     JoseError, JwkSet, SigningKey, base64url, hmac_sha256, verify_client_assertion, verify_jwt,
@@ -115,4 +116,27 @@ fn an_assertion_has_one_of_three_types_and_a_key_of_the_set() {
         assert!(matches!(refused, Err(JoseError::Type { .. })), "{typ}");
     }
     assert!(matches!(assertion(None, &other), Err(JoseError::Signature)));
+}
+
+proptest! {
+    #[test]
+    fn a_changed_character_anywhere_is_refused(
+        at in any::<proptest::sample::Index>(), to in "[A-Za-z0-9_.-]",
+    ) {
+        let key = SigningKey::generate();
+        let good = proof(&key, "typ", json!(PROOF));
+        let at = at.index(good.len());
+        let mut changed = good.clone();
+        changed.replace_range(at..=at, &to);
+        prop_assume!(changed != good);
+        prop_assert!(read(&changed).is_err());
+    }
+
+    #[test]
+    fn any_text_is_refused_without_a_panic(text: String) {
+        prop_assert!(read(&text).is_err());
+        let key = SigningKey::generate();
+        let set = JwkSet::parse(&json!({ "keys": [key.public_jwk()] }).to_string()).unwrap();
+        prop_assert!(verify_client_assertion::<Value>(&text, &set).is_err());
+    }
 }
