@@ -12,7 +12,7 @@ cd "$(dirname "$0")"
 
 readonly TOOLS="$PWD/.tools"
 readonly PYTHON_PACKAGES=(httpbin==0.10.4 waitress==3.0.2 websockets==17.4 grpcio==1.85.1 h11==0.16.0 aioquic==1.7.2)
-readonly NODE_PACKAGES=(json-server@0.17.4 playwright-core@1.65.1)
+readonly NODE_PACKAGES=(json-server@0.17.4 playwright-core@1.65.1 openid-client@6.8.9)
 readonly STARTED=$SECONDS
 
 main() {

@@ -141,6 +141,7 @@ fn rehearsal(plane: &Plane, fleet: &Fleet) -> Result<Activated, ApplyError> {
         let (given, known) = (fleet.trust_domain.to_string(), known.to_string());
         return Err(ApplyError::OtherDomain { given, known });
     }
+    plane.provider.check_seed(&seed_of(fleet))?;
     let newcomers = Directory {
         subjects: Vec::new(),
         groups: fleet.groups.clone(),

@@ -45,7 +45,7 @@ pub(crate) enum TokenError {
     #[error("the token is revoked")]
     Revoked,
     /// Bound to a key the caller did not prove to hold (RFC 8705 section 3).
-    #[error("the token is bound to a certificate that this connection does not use")]
+    #[error("the token is bound to a certificate or key that the caller has not proved to hold")]
     Unbound,
 }
 

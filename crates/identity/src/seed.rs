@@ -134,14 +134,6 @@ impl Provider {
     /// # Errors
     /// See [`SeedError`]; then nothing was changed.
     pub fn seed(&self, seed: &Seed, caller: &Caller) -> Result<SeedReport, SeedError> {
-        let count = seed.roles.len()
-            + seed.groups.len()
-            + seed.users.len()
-            + seed.service_accounts.len()
-            + seed.clients.len();
-        if count > MAX_SEED_RECORDS {
-            return Err(SeedError::TooMany { count });
-        }
         self.check_seed(seed)?;
         until_settled(|| {
             let mut sowing = Sowing {
@@ -157,7 +149,19 @@ impl Provider {
         })
     }
 
-    fn check_seed(&self, seed: &Seed) -> Result<(), SeedError> {
+    /// Checks what can be checked of a seed before any of it is stored.
+    ///
+    /// # Errors
+    /// See [`SeedError`].
+    pub fn check_seed(&self, seed: &Seed) -> Result<(), SeedError> {
+        let count = seed.roles.len()
+            + seed.groups.len()
+            + seed.users.len()
+            + seed.service_accounts.len()
+            + seed.clients.len();
+        if count > MAX_SEED_RECORDS {
+            return Err(SeedError::TooMany { count });
+        }
         let stored = self.all::<Role>()?.into_iter().map(|role| role.name);
         let roles: BTreeSet<RoleName> = stored.chain(seed.roles.iter().cloned()).collect();
         let stored = self

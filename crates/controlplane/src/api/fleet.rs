@@ -8,7 +8,8 @@ use axum::{
 };
 use serde::Deserialize;
 use serde_json::json;
-use testudo_runtime::fleet::Bundle;
+use testudo_identity::SeedError;
+use testudo_runtime::{fleet::Bundle, with_causes};
 
 use super::{Administrator, Answer};
 use crate::{
@@ -61,6 +62,9 @@ pub async fn apply(
 fn refusal(error: &ApplyError) -> Refusal {
     match error {
         ApplyError::OtherDomain { .. } => invalid(error.to_string()),
+        ApplyError::Seed(refused @ (SeedError::Refused { .. } | SeedError::TooMany { .. })) => {
+            invalid(with_causes(refused))
+        }
         ApplyError::Activation(ActivationError::Policy(errors)) => invalid(format!("{errors:#}")),
         error => Refusal::internal(error),
     }

@@ -48,6 +48,7 @@ mod shop;
 mod sidecar_direct;
 mod slow_clients;
 mod source;
+mod strict_clients;
 mod third_party;
 mod tokens;
 mod tour;

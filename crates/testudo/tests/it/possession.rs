@@ -245,14 +245,20 @@ fn a_client_with_a_key_in_the_fleet_file_needs_no_secret() {
             "{what}: {answer:?}"
         );
     }
-    // Keys that cannot be used change nothing.
+    // Keys that cannot be used change nothing, and the file is told to be wrong.
     let broken = signer.replace("P-256", "P-512");
     fs::write(folder.fleet_file(), format!("{file}{broken}")).unwrap();
-    let refused = folder.testudo(&["apply", "fleet.toml"]);
-    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(
-        !refused.status.success() && said.contains("signer"),
-        "{said}"
-    );
+    for arguments in [
+        &["apply", "fleet.toml", "--dry-run"][..],
+        &["apply", "fleet.toml"],
+    ] {
+        let refused = folder.testudo(arguments);
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success(), "{said}");
+        assert!(
+            said.contains("`signer`") && said.contains("no ES256 signature key"),
+            "{said}"
+        );
+    }
     assert_eq!(ask(&assertion(&[])).status, 200);
 }

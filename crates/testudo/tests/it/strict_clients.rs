@@ -1,0 +1,83 @@
+//! Client libraries that nobody adapted, at the identity provider: openid-client (Node.js) with everything at once.
+//! `./test.sh` installs it; `TESTUDO_TEST_FAST=1` leaves this test out.
+
+use std::{fs, process::Command};
+
+use serde_json::{Value, json};
+use testudo_trust::{SigningKey, base64url};
+
+use crate::{
+    fleet::repository,
+    installed::{left_out, tool},
+    shop::{Shop, password},
+};
+
+const REDIRECT: &str = "https://strict.example/callback";
+
+#[test]
+fn openid_client_logs_in_with_a_key_a_pushed_request_and_bound_tokens() {
+    if left_out() {
+        return;
+    }
+    let library = tool(&[".tools/node_modules/openid-client/build/index.js"]);
+    let shop = Shop::open("");
+    let folder = &shop.fleet.folder;
+    let key = SigningKey::generate();
+    let jwks = json!({ "keys": [key.public_jwk()] });
+    let file = fs::read_to_string(folder.fleet_file()).unwrap();
+    let client = format!(
+        r#"
+[clients.strict]
+kind = "confidential"
+redirect_uris = ["{REDIRECT}"]
+jwks = '{jwks}'
+require_pushed_authorization_requests = true
+dpop_bound_access_tokens = true
+"#
+    );
+    fs::write(folder.fleet_file(), format!("{file}{client}")).unwrap();
+    folder.run(&["apply", "fleet.toml"]);
+
+    let told = json!({
+        "issuer": shop.fleet.ready["server"],
+        "client_id": "strict",
+        "redirect_uri": REDIRECT,
+        "key": base64url::encode(key.to_pkcs8().expose()),
+        "kid": key.key_id(),
+        "user": "alice",
+        "password": password("alice"),
+    });
+    let script = repository().join("crates/testudo/tests/it/strict_clients/application.mjs");
+    let output = Command::new("node")
+        .arg(script)
+        .args([library, told.to_string()])
+        .env(
+            "NODE_EXTRA_CA_CERTS",
+            folder.path().join(shop.fleet.ready["ca"].as_str().unwrap()),
+        )
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        found["token_type"], "dpop",
+        "the library writes it small: {found}"
+    );
+    assert_eq!(
+        (&found["name"], &found["rotated"]),
+        (&json!("alice"), &json!(true))
+    );
+    let active = &found["active"];
+    assert_eq!(
+        (
+            &active["active"],
+            &active["client_id"],
+            &active["token_type"]
+        ),
+        (&json!(true), &json!("strict"), &json!("DPoP"))
+    );
+    assert!(active["cnf"]["jkt"].is_string(), "{active}");
+    assert_eq!(found["revoked"], json!({ "active": false }));
+    assert_eq!(found["refused"], 401);
+}

@@ -1,0 +1,85 @@
+// An application built on openid-client, which is built on oauth4webapi: the strictest client library there is. It logs
+// in as a person does and uses all it was given; what it found is a line of JSON for `strict_clients.rs`.
+//
+//     node application.mjs <path of openid-client> <JSON with issuer, client_id, redirect_uri, key, user, password>
+
+import { strict as assert } from 'node:assert';
+import { pathToFileURL } from 'node:url';
+
+const [library, told] = process.argv.slice(2);
+const { issuer, client_id, redirect_uri, key, kid, user, password } = JSON.parse(told);
+const client = await import(pathToFileURL(library));
+
+const curve = { name: 'ECDSA', namedCurve: 'P-256' };
+const pkcs8 = Buffer.from(key, 'base64url');
+const signing = await crypto.subtle.importKey('pkcs8', pkcs8, curve, false, ['sign']);
+const config = await client.discovery(
+  new URL(issuer),
+  client_id,
+  undefined,
+  client.PrivateKeyJwt({ key: signing, kid }),
+);
+const DPoP = client.getDPoPHandle(config, await client.randomDPoPKeyPair('ES256'));
+
+// The authorization request goes to the server behind the browser's back.
+const pkceCodeVerifier = client.randomPKCECodeVerifier();
+const expectedState = client.randomState();
+const expectedNonce = client.randomNonce();
+const authorization = await client.buildAuthorizationUrlWithPAR(
+  config,
+  {
+    redirect_uri,
+    scope: 'openid profile offline_access',
+    state: expectedState,
+    nonce: expectedNonce,
+    code_challenge: await client.calculatePKCECodeChallenge(pkceCodeVerifier),
+    code_challenge_method: 'S256',
+  },
+  { DPoP },
+);
+assert.deepEqual([...authorization.searchParams.keys()].sort(), ['client_id', 'request_uri']);
+
+const callback = await logIn(authorization);
+const tokens = await client.authorizationCodeGrant(
+  config,
+  callback,
+  { pkceCodeVerifier, expectedState, expectedNonce },
+  undefined,
+  { DPoP },
+);
+const { sub } = tokens.claims();
+const userinfo = await client.fetchUserInfo(config, tokens.access_token, sub, { DPoP });
+const refreshed = await client.refreshTokenGrant(config, tokens.refresh_token, undefined, { DPoP });
+const active = await client.tokenIntrospection(config, refreshed.access_token);
+await client.tokenRevocation(config, refreshed.refresh_token);
+const revoked = await client.tokenIntrospection(config, refreshed.access_token);
+const refused = await client
+  .fetchUserInfo(config, refreshed.access_token, sub, { DPoP })
+  .then(() => undefined, (error) => error.status ?? error.cause?.status);
+
+console.log(
+  JSON.stringify({
+    token_type: tokens.token_type,
+    name: userinfo.preferred_username,
+    rotated: refreshed.refresh_token !== tokens.refresh_token,
+    active,
+    revoked,
+    refused,
+  }),
+);
+
+/** What a browser does: the page, the form, the way back. */
+async function logIn(address) {
+  const page = await fetch(address, { redirect: 'manual' });
+  assert.equal(page.status, 200, await page.clone().text());
+  const cookies = page.headers.getSetCookie().map((cookie) => cookie.split(';')[0]);
+  const [, flow] = /name="flow" value="([^"]+)"/.exec(await page.text());
+  const answer = await fetch(new URL('/login', issuer), {
+    method: 'POST',
+    redirect: 'manual',
+    headers: { cookie: cookies.join('; '), 'sec-fetch-site': 'same-origin' },
+    body: new URLSearchParams({ flow, username: user, password }),
+  });
+  assert.equal(answer.status, 303, await answer.clone().text());
+  return new URL(answer.headers.get('location'));
+}
