@@ -12,7 +12,7 @@ use super::{JoseError, JwkSet, json::check_object, jwk::Jwk, thumbprint};
 use crate::{
     encoding::{base64, base64url},
     key::{PublicPoint, SIGNATURE_BYTES},
-    x509::{self, MAX_CHAIN, TrustBundle},
+    x509::{MAX_CHAIN, TrustBundle},
 };
 
 /// Header parameters that would let a token choose its key, its meaning or its size.
@@ -80,11 +80,10 @@ pub fn verify_jwt_x5c<C: DeserializeOwned>(
     now: Timestamp,
 ) -> Result<(C, SpiffeId), JoseError> {
     let token = Token::parse(token, Purpose::Typed(expected_typ))?;
-    let chain = token.chain()?;
-    let signer = bundle.verify_svid(&chain, now).map_err(JoseError::Chain)?;
-    let leaf = chain.first().ok_or(JoseError::ChainMissing)?;
-    let key = x509::public_point(leaf).map_err(JoseError::Chain)?;
-    Ok((token.claims(&key)?, signer))
+    let signer = bundle
+        .signer(token.chain()?, now)
+        .map_err(JoseError::Chain)?;
+    Ok((token.claims(&signer.key)?, signer.id.clone()))
 }
 
 /// A token whose form and header are in order, and whose signature is still to be checked.

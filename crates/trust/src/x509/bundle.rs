@@ -1,6 +1,6 @@
 //! The roots of a trust domain and what they vouch for.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime, pem::PemObject};
 use serde_json::{Value, json};
@@ -8,8 +8,9 @@ use testudo_model::{SpiffeId, Timestamp, TrustDomain};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath, anchor_from_trusted_cert};
 
 use super::{
-    MAX_CHAIN, X509Error, certificate_times,
+    MAX_CHAIN, Signer, X509Error, certificate_times,
     profile::{self, Signing},
+    signers::KnownSigners,
 };
 use crate::{base64url, encoding::base64, sha256};
 
@@ -27,6 +28,7 @@ pub struct TrustBundle {
     /// What the roots allow, in their order.
     limits: Vec<Signing>,
     anchors: Vec<TrustAnchor<'static>>,
+    signers: Arc<KnownSigners>,
 }
 
 impl TrustBundle {
@@ -54,6 +56,7 @@ impl TrustBundle {
             roots,
             limits,
             anchors,
+            signers: Arc::default(),
         })
     }
 
@@ -86,6 +89,48 @@ impl TrustBundle {
         now: Timestamp,
     ) -> Result<SpiffeId, X509Error> {
         self.verify(chain, now, now)
+    }
+
+    /// Who signs with the key of a chain, verified as by [`verify_svid`](Self::verify_svid); once, while it holds.
+    pub(crate) fn signer(
+        &self,
+        chain: Vec<Vec<u8>>,
+        now: Timestamp,
+    ) -> Result<Arc<Signer>, X509Error> {
+        if let Some(known) = self.signers.get(&chain, now) {
+            return Ok(known);
+        }
+        let id = self.verify_svid(&chain, now)?;
+        let leaf = chain.first().ok_or(X509Error::ChainLength(0))?;
+        let key = profile::public_point(leaf)?;
+        let signer = Arc::new(Signer { id, key });
+        let holds = self.holds(&chain, now)?;
+        self.signers.remember(chain, holds, Arc::clone(&signer));
+        Ok(signer)
+    }
+
+    /// The time in which every certificate of `chain`, and every root that holds now, does.
+    fn holds(
+        &self,
+        chain: &[Vec<u8>],
+        now: Timestamp,
+    ) -> Result<(Timestamp, Timestamp), X509Error> {
+        let roots = self
+            .limits
+            .iter()
+            .map(|root| (root.not_before, root.not_after));
+        let holding = roots.filter(|(from, until)| (*from..=*until).contains(&now));
+        let certificates = chain.iter().map(|der| certificate_times(der));
+        let always = (
+            Timestamp::from_unix_seconds(0),
+            Timestamp::from_unix_seconds(i64::MAX),
+        );
+        certificates
+            .chain(holding.map(Ok))
+            .try_fold(always, |holds, times| {
+                let (from, until) = times?;
+                Ok((holds.0.max(from), holds.1.min(until)))
+            })
     }
 
     /// As [`verify_svid`](Self::verify_svid), for a leaf that has ended, at most `late` ago: everything else

@@ -3,16 +3,19 @@
 //! * `profile`: what a leaf and a signing certificate must look like;
 //! * `authority`: a CA that issues them;
 //! * `svid`: an identity with its key;
-//! * `bundle`: the roots of a trust domain, and the verification of chains against them.
+//! * `bundle`: the roots of a trust domain, and the verification of chains against them;
+//! * `signers`: what was verified and still holds.
 
 mod authority;
 mod bundle;
 mod profile;
+mod signers;
 mod svid;
 
 pub use authority::CertificateAuthority;
 pub use bundle::TrustBundle;
 pub(crate) use profile::public_point;
+pub(crate) use signers::Signer;
 pub(crate) use svid::certified_key;
 pub use svid::{Svid, SvidKey};
 use testudo_model::{InvalidSpiffeId, SpiffeId, Timestamp, TrustDomain};

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use testudo_model::limits::MAX_TOKEN_BYTES;
+use testudo_model::{Timestamp, limits::MAX_TOKEN_BYTES};
 use testudo_trust::{
     JoseError, JwkSet, SigningKey, base64url, hmac_sha256, verify_jwt, verify_jwt_x5c,
 };
@@ -468,15 +468,19 @@ fn a_workload_signs_with_its_svid_and_the_bundle_vouches_for_it() {
         .key()
         .sign_jwt_x5c(typ, &claims(), gateway.chain())
         .unwrap();
-    let verify = |token: &str, now| verify_jwt_x5c::<Claims>(token, typ, &fleet.bundle(), now);
-    assert_eq!(
-        verify(&token, fleet.now()).unwrap(),
-        (claims(), fleet.id("gateway"))
-    );
+    let bundle = fleet.bundle();
+    let verify = |token: &str, now| verify_jwt_x5c::<Claims>(token, typ, &bundle, now);
+    for _ in ["unknown", "known by now"] {
+        let verified = verify(&token, fleet.now()).unwrap();
+        assert_eq!(verified, (claims(), fleet.id("gateway")));
+    }
     assert!(token.len() < MAX_TOKEN_BYTES / 4, "{}", token.len());
 
     let late = verify(&token, fleet.now() + 2 * SVID_LIFETIME);
     assert!(matches!(late, Err(JoseError::Chain(_))));
+    let before = Timestamp::from_unix_seconds(fleet.now().unix_seconds() - 24 * 3_600);
+    let early = verify(&token, before);
+    assert!(matches!(early, Err(JoseError::Chain(_))));
     let as_access = verify_jwt::<Claims>(&token, typ, &set_of(&[gateway.key()]));
     assert!(matches!(as_access, Err(JoseError::HeaderParameter("x5c"))));
     let plain = gateway.key().sign_jwt(typ, &claims()).unwrap();
@@ -490,8 +494,14 @@ fn a_workload_signs_with_its_svid_and_the_bundle_vouches_for_it() {
 fn a_foreign_or_borrowed_chain_signs_nothing() {
     let (fleet, foreign) = (Fleet::new(), Fleet::of("bookshop.example"));
     let typ = "txntoken+jwt";
-    let verify = |token: &str| verify_jwt_x5c::<Claims>(token, typ, &fleet.bundle(), fleet.now());
+    let bundle = fleet.bundle();
+    let verify = |token: &str| verify_jwt_x5c::<Claims>(token, typ, &bundle, fleet.now());
     let (gateway, orders) = (fleet.svid("gateway"), fleet.svid("orders"));
+    let own = gateway
+        .key()
+        .sign_jwt_x5c(typ, &claims(), gateway.chain())
+        .unwrap();
+    verify(&own).expect("the gateway's own token, and its chain is known");
     // Somebody else's certificate, seen on the wire.
     let borrowed = orders
         .key()
@@ -513,6 +523,23 @@ fn a_foreign_or_borrowed_chain_signs_nothing() {
     assert!(matches!(verify(&long), Err(JoseError::ChainMissing)));
     let none = gateway.key().sign_jwt_x5c(typ, &claims(), &[]).unwrap();
     assert!(matches!(verify(&none), Err(JoseError::ChainMissing)));
+}
+
+#[test]
+fn of_more_signers_than_are_remembered_each_is_who_it_is() {
+    let (fleet, typ) = (Fleet::new(), "txntoken+jwt");
+    let bundle = fleet.bundle();
+    let signers: Vec<_> = (0..100).map(|number| format!("edge-{number}")).collect();
+    let tokens = signers.iter().map(|name| {
+        let svid = fleet.svid(name);
+        let token = svid.key().sign_jwt_x5c(typ, &claims(), svid.chain());
+        (token.unwrap(), fleet.id(name))
+    });
+    let tokens: Vec<_> = tokens.collect();
+    for (token, id) in tokens.iter().chain(&tokens) {
+        let (_, signer) = verify_jwt_x5c::<Claims>(token, typ, &bundle, fleet.now()).unwrap();
+        assert_eq!(signer, *id);
+    }
 }
 
 proptest! {
