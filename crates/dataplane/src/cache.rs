@@ -16,8 +16,8 @@ pub(crate) struct Generations<K, V> {
 pub(crate) type TokenEnding = [u8; 32];
 
 /// How `token` is found; `None` if it is too short to be one.
-pub(crate) fn token_ending(token: &str) -> Option<TokenEnding> {
-    token.as_bytes().last_chunk().copied()
+pub(crate) fn token_ending(token: &[u8]) -> Option<TokenEnding> {
+    token.last_chunk().copied()
 }
 
 impl<K: Hash + Eq, V: Clone> Generations<K, V> {

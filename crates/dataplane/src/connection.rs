@@ -93,7 +93,7 @@ impl Ask {
     pub(crate) fn new(worker: &Worker, service: &Service) -> Result<Self, Rejection> {
         let mut headers = HeaderMap::new();
         // Nobody names spans of connections; that the hops belong together is said all the same.
-        let trace = trace::settle(&mut headers, &*worker.entropy, false)
+        let trace = trace::settle(&mut headers, &*worker.entropy, false, false)
             .context
             .trace_id();
         headers.insert(CAPSULE_PROTOCOL, HeaderValue::from_static("?1"));

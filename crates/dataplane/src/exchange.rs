@@ -3,7 +3,7 @@
 
 use std::{future::Future, net::IpAddr, sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderValue, Request, Response, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version, header};
 use hyper::body::Body;
 
 use crate::{
@@ -35,8 +35,10 @@ pub(crate) struct Exchange {
     role: Role,
     started_nanos: u64,
     version: Version,
-    method: String,
-    path: String,
+    method: Method,
+    uri: Uri,
+    /// The bytes of the head were refused: what it says is nobody's to repeat.
+    is_misread: bool,
     /// The body had not wholly arrived with the head.
     is_unread: bool,
     is_grpc: bool,
@@ -57,15 +59,13 @@ impl Exchange {
         peer: IpAddr,
         active: Active,
     ) -> Self {
-        // What a refused head says is nobody's to repeat.
-        let is_refused = framing::refused_before(request.extensions()).is_some();
-        let said = |text: &str| if is_refused { "-" } else { text }.to_owned();
         Self {
             role,
             started_nanos: worker.proxy.clock.monotonic_nanos(),
             version: request.version(),
-            method: said(request.method().as_str()),
-            path: said(request.uri().path()),
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            is_misread: framing::refused_before(request.extensions()).is_some(),
             is_unread: !request.body().is_end_stream(),
             is_grpc: request.version() >= Version::HTTP_2 && grpc::is_grpc(request.headers()),
             service: None,
@@ -88,7 +88,9 @@ impl Exchange {
         headers: &mut HeaderMap,
         target: &Target,
     ) -> String {
-        let settled = trace::settle(headers, &*worker.entropy, worker.proxy.spans.is_some());
+        let has_spans = worker.proxy.spans.is_some();
+        let to_service = self.role == Role::Inbound;
+        let settled = trace::settle(headers, &*worker.entropy, has_spans, to_service);
         let trace_id = settled.context.trace_id();
         if settled.is_ours {
             self.span = Some(Box::new(OpenSpan::begin(settled, target)));
@@ -164,7 +166,7 @@ impl Exchange {
             Err(rejection) => {
                 self.note(worker, &rejection);
                 let mut refusal = respond::refuse(&rejection, self.version);
-                if self.method == "HEAD" {
+                if self.method == Method::HEAD {
                     // A client would take a body for a breach of HTTP/2; between proxies it would be counted on the
                     // connection that carries everybody's calls.
                     respond::omit_body(&mut refusal);
@@ -191,7 +193,7 @@ impl Exchange {
         if let (Some(spans), Some(span)) = (&proxy.spans, self.span) {
             let ending = Ending {
                 role: self.role,
-                method: &self.method,
+                method: said(self.is_misread, self.method.as_str()),
                 version: self.version,
                 client: self.client,
                 service: self.service.as_deref(),
@@ -215,8 +217,13 @@ impl Exchange {
             self.role,
             rejection,
             self.client,
-            &self.method,
-            &self.path,
+            said(self.is_misread, self.method.as_str()),
+            said(self.is_misread, self.uri.path()),
         );
     }
+}
+
+/// `text` of the head of a request, unless that was misread.
+const fn said(is_misread: bool, text: &str) -> &str {
+    if is_misread { "-" } else { text }
 }

@@ -17,6 +17,9 @@ use crate::{
     state::{Enforced, ProxyState},
 };
 
+/// What comes before a token (RFC 6750 section 2.1), in any case.
+const SCHEME: &[u8] = b"bearer ";
+
 /// Why a token is refused. The text is public; it does not say which keys exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum TokenError {
@@ -80,14 +83,15 @@ pub(crate) struct Login {
     pub(crate) expires: Timestamp,
 }
 
-/// The bearer token of a request, `None` if it brings no credentials at all.
+/// What a request brings as its bearer token, `None` if it brings no credentials at all. Whether it is a token at all
+/// is left to [`token68`]: what is remembered was one.
 ///
 /// # Errors
-/// [`TokenError`] when there is anything but exactly one well-formed bearer token.
+/// [`TokenError`] when there is anything but exactly one.
 pub(crate) fn bearer<'a>(
     headers: &'a HeaderMap,
     query: Option<&str>,
-) -> Result<Option<&'a str>, TokenError> {
+) -> Result<Option<&'a [u8]>, TokenError> {
     if query.is_some_and(has_token_parameter) {
         return Err(TokenError::InQuery);
     }
@@ -98,11 +102,11 @@ pub(crate) fn bearer<'a>(
     if fields.next().is_some() {
         return Err(TokenError::Several);
     }
-    let (scheme, token) = std::str::from_utf8(field.as_bytes())
-        .ok()
-        .and_then(|value| value.split_once(' '))
+    let (scheme, token) = field
+        .as_bytes()
+        .split_at_checked(SCHEME.len())
         .ok_or(TokenError::Scheme)?;
-    if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() || !is_token68(token) {
+    if !scheme.eq_ignore_ascii_case(SCHEME) {
         return Err(TokenError::Scheme);
     }
     if token.len() > limits::MAX_TOKEN_BYTES {
@@ -111,13 +115,17 @@ pub(crate) fn bearer<'a>(
     Ok(Some(token))
 }
 
-/// Whether only characters of `token68` (RFC 9110 section 11.2) are in it. It looks at all of them whatever it finds,
-/// which lets the compiler look at many at once.
-fn is_token68(token: &str) -> bool {
-    let allowed = |b: u8| {
-        b.is_ascii_alphanumeric() | matches!(b, b'-' | b'_' | b'.' | b'~' | b'+' | b'/' | b'=')
+/// `token` as text.
+///
+/// # Errors
+/// [`TokenError::Scheme`] if it is no `token68` (RFC 9110 section 11.2).
+pub(crate) fn token68(token: &[u8]) -> Result<&str, TokenError> {
+    let allowed = |b: &u8| {
+        b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~' | b'+' | b'/' | b'=')
     };
-    token.bytes().fold(true, |all, byte| all & allowed(byte))
+    let is_token = !token.is_empty() && token.iter().all(allowed);
+    let text = std::str::from_utf8(token).ok().filter(|_| is_token);
+    text.ok_or(TokenError::Scheme)
 }
 
 /// RFC 6750 section 2.3: `access_token` as a query parameter, however its name is escaped.
@@ -159,9 +167,10 @@ impl TokenVerifier {
     }
 
     /// `token`, if its signature was verified before, with the keys of today.
-    pub(crate) fn remembered(&self, token: &str, enforced: &Enforced) -> Option<Verified> {
+    pub(crate) fn remembered(&self, token: &[u8], enforced: &Enforced) -> Option<Verified> {
         let known = self.lock().get(&token_ending(token)?)?;
-        let holds = *known.token == *token && known.issuers == *enforced.issuers_fingerprint();
+        let holds =
+            known.token.as_bytes() == token && known.issuers == *enforced.issuers_fingerprint();
         holds.then_some(known)
     }
 
@@ -262,13 +271,13 @@ impl TokenVerifier {
     }
 
     fn remember(&self, known: Verified) {
-        if let Some(ending) = token_ending(&known.token) {
+        if let Some(ending) = token_ending(known.token.as_bytes()) {
             self.lock().insert(ending, known);
         }
     }
 
     fn forget(&self, token: &str) {
-        if let Some(ending) = token_ending(token) {
+        if let Some(ending) = token_ending(token.as_bytes()) {
             self.lock().remove(&ending);
         }
     }
@@ -301,7 +310,11 @@ mod tests {
                 HeaderValue::from_bytes(value.as_bytes()).unwrap(),
             );
         }
-        bearer(&headers, query).map(|token| token.map(str::to_owned))
+        let token = bearer(&headers, query)?;
+        token
+            .map(token68)
+            .transpose()
+            .map(|token| token.map(str::to_owned))
     }
 
     #[test]

@@ -25,11 +25,17 @@ pub(crate) struct Settled {
     pub(crate) is_ours: bool,
 }
 
-/// Makes trace context and request id well formed, each once.
+/// Makes trace context and request id well formed, each once. A request without an id of its own has that of its trace;
+/// a proxy on the way to another does not send it twice (`to_service`: the service is next).
 ///
 /// A proxy that exports spans (`has_spans`) puts its own into a trace that is sampled. One that does not passes on
 /// its caller's: naming a span that nobody exports would break the tree.
-pub(crate) fn settle(headers: &mut HeaderMap, entropy: &dyn Entropy, has_spans: bool) -> Settled {
+pub(crate) fn settle(
+    headers: &mut HeaderMap,
+    entropy: &dyn Entropy,
+    has_spans: bool,
+    to_service: bool,
+) -> Settled {
     let received = {
         let states = headers
             .get_all(TRACESTATE)
@@ -55,7 +61,18 @@ pub(crate) fn settle(headers: &mut HeaderMap, entropy: &dyn Entropy, has_spans: 
         },
     };
     write(headers, &settled.context);
+    if !sole(headers, &X_REQUEST_ID).is_some_and(is_clean_request_id) {
+        replace_request_id(headers, &settled.context, to_service);
+    }
     settled
+}
+
+fn replace_request_id(headers: &mut HeaderMap, context: &TraceContext, to_service: bool) {
+    if !to_service {
+        headers.remove(X_REQUEST_ID);
+    } else if let Ok(value) = HeaderValue::from_str(&context.trace_id()) {
+        headers.insert(X_REQUEST_ID, passing(value));
+    }
 }
 
 fn write(headers: &mut HeaderMap, context: &TraceContext) {
@@ -68,11 +85,6 @@ fn write(headers: &mut HeaderMap, context: &TraceContext) {
     {
         Some(state) => drop(headers.insert(TRACESTATE, state)),
         None => drop(headers.remove(TRACESTATE)),
-    }
-    if !sole(headers, &X_REQUEST_ID).is_some_and(is_clean_request_id)
-        && let Ok(value) = HeaderValue::from_str(&context.trace_id())
-    {
-        headers.insert(X_REQUEST_ID, passing(value));
     }
 }
 
@@ -105,7 +117,7 @@ mod tests {
         for (name, value) in fields {
             headers.append(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
-        let settled = settle(&mut headers, &*SeededEntropy::new(1), false);
+        let settled = settle(&mut headers, &*SeededEntropy::new(1), false, true);
         (headers, settled.context.trace_id())
     }
 
@@ -114,7 +126,7 @@ mod tests {
         if let Some(value) = traceparent {
             headers.insert(TRACEPARENT, HeaderValue::from_str(value).unwrap());
         }
-        let settled = settle(&mut headers, &*SeededEntropy::new(1), true);
+        let settled = settle(&mut headers, &*SeededEntropy::new(1), true, true);
         (headers, settled)
     }
 
@@ -183,6 +195,23 @@ mod tests {
         for bad in ["", "a b", "a\"b", "\u{e9}", &huge] {
             let (headers, trace) = settled(&[("traceparent", GOOD), ("x-request-id", bad)]);
             assert_eq!(headers[X_REQUEST_ID], trace);
+        }
+    }
+
+    #[test]
+    fn between_proxies_only_a_clean_request_id_of_the_clients_own_travels() {
+        for (own, expected) in [
+            (None, None),
+            (Some("a b"), None),
+            (Some("r-1"), Some("r-1")),
+        ] {
+            let mut headers = HeaderMap::new();
+            if let Some(own) = own {
+                headers.insert(X_REQUEST_ID, HeaderValue::from_static(own));
+            }
+            settle(&mut headers, &*SeededEntropy::new(1), false, false);
+            let left = headers.get(X_REQUEST_ID).map(|left| left.to_str().unwrap());
+            assert_eq!(left, expected);
         }
     }
 }

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, Method};
 use testudo_model::{
     Clock, Entropy, RequestContext, SpiffeId, TRANSACTION_TOKEN_TYPE, Timestamp, TransactionClaims,
     TransactionId, TrustDomain, limits,
@@ -98,7 +98,7 @@ pub(crate) struct OutsideCall {
     /// The original client.
     pub(crate) client: IpAddr,
     /// Method.
-    pub(crate) method: String,
+    pub(crate) method: Method,
     /// Canonical path.
     pub(crate) path: String,
 }
@@ -214,7 +214,7 @@ impl Mint {
             tctx: login.map(|login| login.principal.context.clone()),
             rctx: RequestContext {
                 req_ip: call.client,
-                method: call.method.clone(),
+                method: call.method.as_str().to_owned(),
                 path: call.path.clone(),
             },
         };
@@ -264,7 +264,7 @@ impl TransactionVerifier {
         state: &ProxyState,
     ) -> Result<Arc<Transaction>, TransactionError> {
         let identity_generation = self.identity.generation();
-        let ending = token_ending(token).ok_or(TransactionError::Untrusted)?;
+        let ending = token_ending(token.as_bytes()).ok_or(TransactionError::Untrusted)?;
         let remembered = self.lock().get(&ending).filter(|known| {
             *known.transaction.token == *token && known.identity_generation == identity_generation
         });

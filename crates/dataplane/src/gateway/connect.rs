@@ -98,7 +98,7 @@ impl GatewayWorker {
             None,
             OutsideCall {
                 client: counted.client,
-                method: Method::CONNECT.as_str().to_owned(),
+                method: Method::CONNECT,
                 path: ask.target.path.as_str().to_owned(),
             },
         );

@@ -330,7 +330,7 @@ impl GatewayWorker {
 
         let call = OutsideCall {
             client,
-            method: head.method.as_str().to_owned(),
+            method: head.method.clone(),
             path: target.path.as_str().to_owned(),
         };
         let begun = self.mint.begin(login.as_deref(), call);
@@ -413,18 +413,25 @@ impl GatewayWorker {
         arrived: &Counted<'_>,
     ) -> Result<Option<Arc<Login>>, Rejection> {
         let proxy = &self.worker.proxy;
+        let refused = |error| match error {
+            // A route without users has no use for credentials of another scheme; they end here.
+            TokenError::Scheme if !wants_user(enforced, route) => Ok(None),
+            error => Err(Rejection::from(error)),
+        };
         let token = match token::bearer(fields, query) {
             Ok(Some(token)) => token,
             Ok(None) => return Ok(None),
-            // A route without users has no use for credentials of another scheme; they end here.
-            Err(TokenError::Scheme) if !wants_user(enforced, route) => return Ok(None),
-            Err(error) => return Err(error.into()),
+            Err(error) => return refused(error),
         };
         let remembered = self.tokens.remembered(token, enforced);
         proxy.metrics.token_lookup(remembered.is_some());
         let verified = match remembered {
             Some(verified) => verified,
             None => {
+                let token = match token::token68(token) {
+                    Ok(token) => token,
+                    Err(error) => return refused(error),
+                };
                 proxy
                     .limiter
                     .enforce(&[UNKNOWN_TOKENS], "unknown-tokens", Stage::Arrival, arrived)
