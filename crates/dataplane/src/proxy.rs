@@ -1,13 +1,12 @@
 //! What all workers of a proxy share, and what each worker has for itself.
 
 use std::{
-    collections::HashMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     sync::{Arc, Mutex, PoisonError},
 };
 
 use testudo_model::{
-    Clock, Entropy, Service, ServiceName, SpiffeId, Timestamp, limits,
+    Clock, Entropy, FleetMap, Service, ServiceName, SpiffeId, Timestamp, limits,
     snapshot::{SnapshotVersion, TransferRules},
 };
 use testudo_policy::{Decision, DecisionKey};
@@ -179,7 +178,7 @@ pub(crate) struct Worker {
     /// Label of requests that reached no service.
     pub(crate) no_service: Arc<str>,
     /// The snapshot under which a connection to the service of this index was last allowed.
-    connects: Mutex<HashMap<usize, SnapshotVersion>>,
+    connects: Mutex<FleetMap<usize, SnapshotVersion>>,
 }
 
 impl Worker {

@@ -5,7 +5,9 @@ use std::collections::HashMap;
 
 use http::Method;
 use matchit::Router;
-use testudo_model::{CanonicalPath, Exposure, PathPattern, Route, Service, ServiceProtocol};
+use testudo_model::{
+    CanonicalPath, Exposure, FleetMap, PathPattern, Route, Service, ServiceProtocol,
+};
 
 /// Why the routes of a fleet cannot be told apart.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -78,10 +80,10 @@ pub enum NoRoute {
 #[derive(Debug, Default)]
 pub struct RouteTable {
     services: Vec<Table>,
-    hosts: HashMap<String, Table>,
+    hosts: FleetMap<String, Table>,
     any_host: Table,
     /// Services whose TLS ends with themselves, by server name.
-    server_names: HashMap<String, usize>,
+    server_names: FleetMap<String, usize>,
     /// Whether the service of an index takes connections and no requests.
     opaque: Vec<bool>,
 }
@@ -190,8 +192,8 @@ impl RouteTable {
 }
 
 /// The services to which TLS passes the gateway, by server name.
-fn server_names(services: &[Service]) -> Result<HashMap<String, usize>, RouteConflict> {
-    let mut passing = HashMap::new();
+fn server_names(services: &[Service]) -> Result<FleetMap<String, usize>, RouteConflict> {
+    let mut passing = FleetMap::default();
     let mut claims: HashMap<String, &Service> = HashMap::new();
     for (index, service) in services.iter().enumerate() {
         let passes = service.protocol == ServiceProtocol::Tls;

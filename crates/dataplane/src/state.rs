@@ -6,7 +6,7 @@
 //! aside and swapped as a whole.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -15,7 +15,7 @@ use std::{
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use testudo_model::{
-    Clock, SpiffeId,
+    Clock, FleetMap, SpiffeId,
     event::Event,
     snapshot::{Endpoints, KNOWN_FEATURES, Revocation, Snapshot, SnapshotVersion, Subject},
 };
@@ -97,8 +97,8 @@ pub struct Enforced {
     issuers: Vec<TrustedIssuer>,
     issuers_fingerprint: [u8; 32],
     edges: HashSet<SpiffeId>,
-    callers: HashMap<SpiffeId, String>,
-    subjects: HashMap<String, Subject>,
+    callers: FleetMap<SpiffeId, String>,
+    subjects: FleetMap<String, Subject>,
     gateway_ip: IpFilter,
     service_ip: Vec<IpFilter>,
     service_labels: Vec<Arc<str>>,
@@ -264,8 +264,8 @@ fn fingerprint_issuers(snapshot: &Snapshot) -> [u8; 32] {
     testudo_trust::sha256(&bytes)
 }
 
-fn compile_callers(snapshot: &Snapshot) -> Result<HashMap<SpiffeId, String>, Refusal> {
-    let mut callers = HashMap::with_capacity(snapshot.services.len() + 1);
+fn compile_callers(snapshot: &Snapshot) -> Result<FleetMap<SpiffeId, String>, Refusal> {
+    let mut callers = FleetMap::default();
     callers.insert(snapshot.trust_domain.gateway(), GATEWAY.to_owned());
     for service in &snapshot.services {
         // A service called like the gateway would be decided as the gateway.

@@ -8,6 +8,7 @@ mod bucket;
 mod claims;
 mod clock;
 mod entropy;
+mod fleet_map;
 mod id;
 mod join;
 mod name;
@@ -31,6 +32,7 @@ pub use claims::{
 };
 pub use clock::{Clock, Timestamp};
 pub use entropy::{Entropy, random_below, random_bytes};
+pub use fleet_map::FleetMap;
 pub use id::{
     DecisionId, EventId, InstanceId, InvalidId, JoinTokenId, ServiceAccountId, SessionId, TokenId,
     TransactionId, UserId,

@@ -1,10 +1,10 @@
 //! The engine: a snapshot's policies, compiled once, deciding many times.
 
-use std::{collections::HashMap, net::IpAddr};
+use std::net::IpAddr;
 
 use cedar_policy::{Authorizer, Context, Effect, Entities, EntityUid, Request};
 use testudo_model::{
-    Route, ServiceName, Timestamp, TrustDomain, UserRequirement,
+    FleetMap, Route, ServiceName, Timestamp, TrustDomain, UserRequirement,
     event::{DeterminingPolicy, LegRecord},
     snapshot::SnapshotVersion,
 };
@@ -30,12 +30,12 @@ pub struct PolicyEngine {
     entities: Entities,
     actions: Vec<(Action, EntityUid)>,
     policies: Vec<PolicyEntry>,
-    numbers: HashMap<String, PolicyNumber>,
+    numbers: FleetMap<String, PolicyNumber>,
     index: Index,
-    subjects: HashMap<String, Principal>,
-    usernames: HashMap<String, String>,
-    peers: HashMap<String, Principal>,
-    targets: HashMap<ServiceName, Target>,
+    subjects: FleetMap<String, Principal>,
+    usernames: FleetMap<String, String>,
+    peers: FleetMap<String, Principal>,
+    targets: FleetMap<ServiceName, Target>,
     warnings: Vec<PolicyProblem>,
 }
 
@@ -61,7 +61,7 @@ pub(crate) struct Principal {
 struct Target {
     uid: EntityUid,
     connect: ResourceScopes,
-    routes: HashMap<String, RouteTarget>,
+    routes: FleetMap<String, RouteTarget>,
 }
 
 #[derive(Debug)]

@@ -4,12 +4,11 @@
 //! found by what its resource and principal are in. The entities of a snapshot never change, so a scope is
 //! matched by the index alone, exactly; a policy without conditions needs no evaluation at all.
 
-use std::collections::HashMap;
-
 use cedar_policy::{
     ActionConstraint, Effect, Entities, EntityTypeName, EntityUid, Policy, PolicySet,
     PolicySetError, PrincipalConstraint, ResourceConstraint,
 };
+use testudo_model::FleetMap;
 
 use crate::{
     bundle::LoadedPolicy,
@@ -49,7 +48,7 @@ pub(crate) struct ResourceScopes(Box<[usize]>);
 #[derive(Debug, Default)]
 struct Node {
     any_principal: Option<BucketNumber>,
-    by_principal: HashMap<PrincipalKey, BucketNumber>,
+    by_principal: FleetMap<PrincipalKey, BucketNumber>,
 }
 
 /// The policies of a snapshot, by scope.
@@ -57,8 +56,8 @@ struct Node {
 pub(crate) struct Index {
     buckets: Vec<Bucket>,
     nodes: Vec<Node>,
-    by_resource: HashMap<(Action, Scope), usize>,
-    principals: HashMap<EntityUid, PrincipalKey>,
+    by_resource: FleetMap<(Action, Scope), usize>,
+    principals: FleetMap<EntityUid, PrincipalKey>,
 }
 
 /// A principal or resource scope, given that the action fixes the entity's type.

@@ -4,7 +4,9 @@
 //! As long as answers take what they usually take, the limit grows while it is used. When they take longer, requests queue
 //! up in the upstream; there they only wait, so the limit shrinks by as much as the time has grown.
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
+
+use testudo_model::FleetMap;
 
 /// The limit of one worker towards one upstream, at first and at its bounds. The least still serves an upstream that was
 /// taken for overloaded wrongly; it is no more than a queue that empties at once.
@@ -47,7 +49,7 @@ const fn nanos(duration: Duration) -> u64 {
 pub(super) struct Gradient {
     limit: f64,
     /// What answers of an operation usually take: a report takes longer than a look-up.
-    usual: HashMap<Box<str>, Usual>,
+    usual: FleetMap<Box<str>, Usual>,
     window: Window,
 }
 
@@ -80,7 +82,7 @@ impl Gradient {
     pub(super) fn new(now_nanos: u64) -> Self {
         Self {
             limit: FIRST,
-            usual: HashMap::new(),
+            usual: FleetMap::default(),
             window: Window::at(now_nanos),
         }
     }
@@ -135,21 +137,25 @@ impl Gradient {
 
     /// What `operation` usually takes: what it took now, if it is asked for first.
     fn usual(&mut self, operation: &str, took: f64, now_nanos: u64) -> Option<&mut Usual> {
-        let is_known = self.usual.contains_key(operation);
-        let name = if is_known || self.usual.len() < MAX_OPERATIONS {
+        // Not an entry, which would need the name as its own each time.
+        let name = if self.usual.contains_key(operation) {
             operation
         } else {
-            ""
+            self.meet(operation, took, now_nanos)
         };
-        // Not an entry, which would need the name as its own each time.
-        if !self.usual.contains_key(name) {
-            let first = Usual {
-                nanos: took,
-                as_of_nanos: now_nanos,
-            };
-            self.usual.insert(name.into(), first);
-        }
         self.usual.get_mut(name)
+    }
+
+    /// The name under which `operation` is known from now on.
+    fn meet<'a>(&mut self, operation: &'a str, took: f64, now_nanos: u64) -> &'a str {
+        let is_one_too_many = self.usual.len() >= MAX_OPERATIONS;
+        let name = if is_one_too_many { "" } else { operation };
+        let first = Usual {
+            nanos: took,
+            as_of_nanos: now_nanos,
+        };
+        self.usual.entry(name.into()).or_insert(first);
+        name
     }
 
     /// Whether the limit is in use: with less it says nothing about the upstream, nor the upstream about it.

@@ -1,12 +1,12 @@
 //! One upstream's share of a worker's requests: as many at once as it takes, the most important first.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use testudo_model::{Clock, Priority, limits::MAX_WAITING_REQUESTS};
+use testudo_model::{Clock, FleetMap, Priority, limits::MAX_WAITING_REQUESTS};
 use tokio::sync::oneshot;
 
 use super::gradient::Gradient;
@@ -23,7 +23,7 @@ pub(crate) struct TurnedAway;
 pub(crate) struct Turnstiles {
     clock: Arc<dyn Clock>,
     metrics: ProxyMetrics,
-    by_service: Mutex<HashMap<Box<str>, Arc<Turnstile>>>,
+    by_service: Mutex<FleetMap<Box<str>, Arc<Turnstile>>>,
 }
 
 struct Turnstile {

@@ -1,12 +1,11 @@
 //! HTTP/2 in the clear to the local service, with prior knowledge (RFC 9113 section 3.3).
 
 use std::{
-    collections::HashMap,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use testudo_model::{Clock, Timestamp};
+use testudo_model::{Clock, FleetMap, Timestamp};
 
 use super::{
     Answer, Lease, Outbound, SendFailure, connect,
@@ -23,7 +22,7 @@ const FOR_EVER: Timestamp = Timestamp::from_unix_seconds(i64::MAX);
 /// The HTTP/2 connections of one worker to local services.
 pub(crate) struct H2cPool {
     clock: Arc<dyn Clock>,
-    services: Mutex<HashMap<SocketAddr, Arc<Service>>>,
+    services: Mutex<FleetMap<SocketAddr, Arc<Service>>>,
 }
 
 #[derive(Default)]

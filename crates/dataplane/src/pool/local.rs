@@ -1,7 +1,6 @@
 //! HTTP/1.1 keep-alive to the local service: one request at a time on each connection.
 
 use std::{
-    collections::HashMap,
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -13,7 +12,7 @@ use std::{
 use http::{HeaderMap, header};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use testudo_model::{Clock, limits};
+use testudo_model::{Clock, FleetMap, limits};
 use tokio::task::AbortHandle;
 
 use super::{Answer, Lease, Outbound, SendFailure, Unsent, connect, failure};
@@ -42,7 +41,7 @@ type Sender = http1::SendRequest<RequestBody>;
 /// The connections of one worker to local services.
 pub(crate) struct LocalPool {
     clock: Arc<dyn Clock>,
-    services: Mutex<HashMap<SocketAddr, Arc<Service>>>,
+    services: Mutex<FleetMap<SocketAddr, Arc<Service>>>,
 }
 
 struct Service {

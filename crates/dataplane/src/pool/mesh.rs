@@ -1,13 +1,12 @@
 //! HTTP/2 over mTLS to other proxies: few connections, many streams.
 
 use std::{
-    collections::HashMap,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use rustls::ClientConfig;
-use testudo_model::{Clock, Entropy, SpiffeId, limits};
+use testudo_model::{Clock, Entropy, FleetMap, SpiffeId, limits};
 use testudo_trust::{
     ExpectedPeer, IdentitySource, certificate_times, mesh_client_config, mesh_server_name,
 };
@@ -32,13 +31,13 @@ pub(crate) struct MeshPool {
     identity: IdentitySource,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
-    peers: Mutex<HashMap<SpiffeId, Peer>>,
+    peers: Mutex<FleetMap<SpiffeId, Peer>>,
 }
 
 /// All endpoints that present one identity.
 struct Peer {
     tls: Arc<ClientConfig>,
-    endpoints: HashMap<SocketAddr, Arc<Endpoint>>,
+    endpoints: FleetMap<SocketAddr, Arc<Endpoint>>,
     retries: Arc<RetryBudget>,
 }
 
@@ -191,7 +190,7 @@ impl MeshPool {
         let tls = mesh_client_config(&self.identity, expected, Arc::clone(&self.clock), &["h2"]);
         Peer {
             tls,
-            endpoints: HashMap::new(),
+            endpoints: FleetMap::default(),
             retries: Arc::default(),
         }
     }
@@ -255,7 +254,7 @@ impl MeshPool {
         Connection::begin(stream, own_end.min(peer_end), true).await
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<SpiffeId, Peer>> {
+    fn lock(&self) -> MutexGuard<'_, FleetMap<SpiffeId, Peer>> {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,10 +1,8 @@
 //! From a snapshot to an engine, or to the list of what is wrong with it.
 
-use std::collections::HashMap;
-
 use cedar_policy::{Authorizer, Entities};
 use testudo_model::{
-    Route, ServiceName,
+    FleetMap, Route, ServiceName,
     event::DeterminingPolicy,
     snapshot::{PolicyFile, Snapshot},
 };
@@ -171,9 +169,9 @@ fn targets(
     snapshot: &Snapshot,
     index: &Index,
     entities: &Entities,
-) -> HashMap<ServiceName, Target> {
+) -> FleetMap<ServiceName, Target> {
     let mut numbers = 0..u32::MAX;
-    let mut targets = HashMap::with_capacity(snapshot.services.len());
+    let mut targets = FleetMap::default();
     for service in &snapshot.services {
         let mut route_target = |route: &Route| {
             let uid = vocabulary.uid(Kind::Route, &route.full_name(&service.name));
