@@ -26,7 +26,7 @@ fn revoke(house: &House, pairs: &[(&str, &str)]) -> Result<(), RevokeError> {
 fn is_accepted(house: &House, access_token: &str) -> bool {
     house
         .provider
-        .user_info(PresentedToken::bearer(&access_token, None))
+        .user_info(PresentedToken::bearer(access_token, None))
         .is_ok()
 }
 
@@ -315,7 +315,7 @@ fn userinfo_takes_access_tokens_of_users_and_nothing_else() {
     for bad in ["", "x.y.z", &id_token, &flipped, &"a".repeat(100_000)] {
         let error = house
             .provider
-            .user_info(PresentedToken::bearer(&bad, None))
+            .user_info(PresentedToken::bearer(bad, None))
             .unwrap_err();
         assert!(matches!(error, UserInfoError::InvalidToken));
         assert!(
