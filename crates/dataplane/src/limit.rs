@@ -11,6 +11,7 @@ use std::{
 };
 
 use testudo_model::{Clock, LimitKey, RateLimit, limits::MAX_LIMIT_CELLS};
+use testudo_trust::sha256;
 
 use crate::iplist::limited_network;
 
@@ -128,6 +129,59 @@ impl Stage {
     }
 }
 
+/// The limits of one place: of the gateway, a service, an operation. What a request has to look at, and what names each
+/// limit, is found out when a snapshot is compiled: most requests are counted several times.
+#[derive(Debug, Default)]
+pub(crate) struct Limits {
+    arrival: Vec<Named>,
+    authenticated: Vec<Named>,
+    permitted: Vec<Named>,
+}
+
+#[derive(Debug)]
+struct Named {
+    name: [u8; 16],
+    limit: RateLimit,
+}
+
+impl Limits {
+    /// `limits` of the place that `scope` names. A limit has the same name in every snapshot, so that it goes on counting
+    /// when something else changes.
+    pub(crate) fn new(scope: [&str; 2], limits: &[RateLimit]) -> Self {
+        let at = |stage: Stage| {
+            let numbered = limits.iter().enumerate();
+            let covered = numbered.filter(|(_, limit)| stage.covers(limit.per));
+            covered
+                .map(|(number, limit)| Named {
+                    name: name(scope, number),
+                    limit: limit.clone(),
+                })
+                .collect()
+        };
+        Self {
+            arrival: at(Stage::Arrival),
+            authenticated: at(Stage::Authenticated),
+            permitted: at(Stage::Permitted),
+        }
+    }
+
+    fn at(&self, stage: Stage) -> &[Named] {
+        match stage {
+            Stage::Arrival => &self.arrival,
+            Stage::Authenticated => &self.authenticated,
+            Stage::Permitted => &self.permitted,
+        }
+    }
+}
+
+/// The name of a limit. No name of a service or an operation has a line break in it.
+fn name(scope: [&str; 2], number: usize) -> [u8; 16] {
+    let [place, operation] = scope;
+    let text = format!("{place}\n{operation}\n{number}");
+    let hash = sha256(text.as_bytes());
+    hash.first_chunk().copied().unwrap_or_default()
+}
+
 #[derive(Default)]
 struct Shard {
     cells: HashMap<u64, u64, BuildHasherDefault<Hashed>>,
@@ -155,36 +209,46 @@ impl Limiter {
     /// The first limit that is used up.
     pub(crate) fn enforce(
         &self,
-        limits: &[RateLimit],
-        scope: impl Hash + Copy,
+        limits: &Limits,
         stage: Stage,
         counted: &Counted<'_>,
     ) -> Result<(), Limited> {
-        for (number, limit) in limits
+        limits
+            .at(stage)
             .iter()
-            .enumerate()
-            .filter(|(_, limit)| stage.covers(limit.per))
-        {
-            let verdict = match (limit.per, counted.user) {
-                (LimitKey::User, Some(user)) => self.check(limit, (scope, number), user),
-                // Callers without a user are counted by address: being nobody is no way around a limit.
-                (LimitKey::Ip, _) | (LimitKey::User, None) => {
-                    self.check(limit, (scope, number), limited_network(counted.client))
+            .try_for_each(|Named { name, limit }| {
+                match (limit.per, counted.user) {
+                    (LimitKey::User, Some(user)) => self.count(limit, name, user),
+                    // Callers without a user are counted by address: being nobody is no way around a limit.
+                    (LimitKey::Ip, _) | (LimitKey::User, None) => {
+                        self.count(limit, name, limited_network(counted.client))
+                    }
+                    (LimitKey::Service, _) => self.count(limit, name, counted.service),
+                    (LimitKey::Route, _) => self.count(limit, name, ()),
                 }
-                (LimitKey::Service, _) => self.check(limit, (scope, number), counted.service),
-                (LimitKey::Route, _) => self.check(limit, (scope, number), ()),
-            };
-            if !verdict.allowed {
-                return Err(Limited::new(limit, verdict));
-            }
-        }
-        Ok(())
+            })
     }
 
     /// Counts one request of `caller` against `limit`, which is named by `scope`.
+    ///
+    /// # Errors
+    /// The limit, if it is used up.
+    pub(crate) fn count(
+        &self,
+        limit: &RateLimit,
+        scope: impl Hash,
+        caller: impl Hash,
+    ) -> Result<(), Limited> {
+        let verdict = self.check(limit, scope, caller);
+        match verdict.allowed {
+            true => Ok(()),
+            false => Err(Limited::new(limit, verdict)),
+        }
+    }
+
+    /// The same, and how much is left.
     pub(crate) fn check(&self, limit: &RateLimit, scope: impl Hash, caller: impl Hash) -> Verdict {
-        let scope = self.hasher.hash_one((scope, limit.per));
-        let cell = self.hasher.hash_one((scope, caller));
+        let cell = self.hasher.hash_one((&scope, limit.per, caller));
         let now = self.clock.monotonic_nanos();
         let index = usize::try_from(cell >> 32).unwrap_or(0) % SHARDS;
         let Some(shard) = self.shards.get(index) else {
@@ -202,7 +266,7 @@ impl Limiter {
         let cell = if shard.has_room(now, self.cells_per_shard) {
             cell
         } else {
-            scope
+            self.hasher.hash_one((scope, limit.per))
         };
         arrive(shard.cells.entry(cell).or_insert(0), now, limit)
     }
@@ -357,7 +421,7 @@ mod tests {
             period_millis: 60_000,
             burst: 1,
         };
-        let limits = [once(LimitKey::User), once(LimitKey::Ip)];
+        let limits = Limits::new(["orders", ""], &[once(LimitKey::User), once(LimitKey::Ip)]);
         let counted = |client: &str, user| Counted {
             client: client.parse().unwrap(),
             user,
@@ -365,7 +429,7 @@ mod tests {
         };
         let enforce = |stage, counted: Counted<'_>| {
             limiter
-                .enforce(&limits, "orders", stage, &counted)
+                .enforce(&limits, stage, &counted)
                 .map_err(|l| l.key())
         };
         let alice = counted("2001:db8::1", Some("usr_alice"));
@@ -395,6 +459,27 @@ mod tests {
             enforce(Stage::Authenticated, counted("192.0.2.1", None)),
             Err("user")
         );
+    }
+
+    #[test]
+    fn a_limit_counts_on_in_another_snapshot_and_no_two_limits_count_together() {
+        let limiter = Limiter::new(FakeClock::today());
+        let counted = Counted {
+            client: "192.0.2.1".parse().unwrap(),
+            user: None,
+            service: "gateway",
+        };
+        let per_address = [limit(1, 60_000, 1)];
+        let twice = [limit(1, 60_000, 1), limit(5, 60_000, 1)];
+        let passes = |scope, limits: &[RateLimit]| {
+            let limits = Limits::new(scope, limits);
+            limiter.enforce(&limits, Stage::Arrival, &counted).is_ok()
+        };
+        assert!(passes(["orders", ""], &twice));
+        assert!(!passes(["orders", ""], &per_address));
+        for scope in [["orders", "read"], ["orders-read", ""], ["stock", ""]] {
+            assert!(passes(scope, &per_address), "{scope:?}");
+        }
     }
 
     proptest! {

@@ -124,20 +124,10 @@ impl Proxy {
         stage: Stage,
         counted: &Counted<'_>,
     ) -> Result<(), Rejection> {
-        let service = enforced
-            .snapshot()
-            .services
-            .get(route.service)
-            .ok_or(Rejection::NoRoute)?;
-        let operation = service.routes.get(route.route).ok_or(Rejection::NoRoute)?;
-        let name = service.name.as_str();
+        let [service, operation] = enforced.limits(route).ok_or(Rejection::NoRoute)?;
         self.limiter
-            .enforce(&service.limits, (name, ""), stage, counted)
-            .and_then(|()| {
-                let scope = (name, operation.operation.as_str());
-                self.limiter
-                    .enforce(&operation.limits, scope, stage, counted)
-            })
+            .enforce(service, stage, counted)
+            .and_then(|()| self.limiter.enforce(operation, stage, counted))
             .map_err(|limited| {
                 self.metrics.limited(role, limited.key());
                 Rejection::Limited(limited)

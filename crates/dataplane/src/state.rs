@@ -15,7 +15,7 @@ use std::{
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use testudo_model::{
-    Clock, FleetMap, SpiffeId,
+    Clock, FleetMap, Route, Service, SpiffeId,
     event::Event,
     snapshot::{Endpoints, KNOWN_FEATURES, Revocation, Snapshot, SnapshotVersion, Subject},
 };
@@ -25,8 +25,9 @@ use tokio::sync::watch;
 
 use crate::{
     iplist::{IpFilter, IpSet},
+    limit::Limits,
     revocations::{RevocationSet, RevocationsFull},
-    routes::{RouteConflict, RouteTable},
+    routes::{RouteConflict, RouteRef, RouteTable},
 };
 
 /// Takes events off the request path.
@@ -102,7 +103,15 @@ pub struct Enforced {
     gateway_ip: IpFilter,
     service_ip: Vec<IpFilter>,
     service_labels: Vec<Arc<str>>,
+    gateway_limits: Limits,
+    service_limits: Vec<ServiceLimits>,
     trusted_proxies: IpSet,
+}
+
+/// The limits of a service, and those of each of its operations.
+struct ServiceLimits {
+    own: Limits,
+    operations: Vec<Limits>,
 }
 
 impl Enforced {
@@ -145,6 +154,8 @@ impl Enforced {
                 .iter()
                 .map(|s| Arc::from(s.name.as_str()))
                 .collect(),
+            gateway_limits: Limits::new([GATEWAY, ""], &snapshot.gateway.limits),
+            service_limits: snapshot.services.iter().map(ServiceLimits::of).collect(),
             trusted_proxies: IpSet::new(&snapshot.gateway.trusted_proxies),
             policy,
             routes,
@@ -212,6 +223,17 @@ impl Enforced {
         self.service_ip.get(index)
     }
 
+    /// The limits of every request at the gateway.
+    pub(crate) fn gateway_limits(&self) -> &Limits {
+        &self.gateway_limits
+    }
+
+    /// The limits of the service of `route`, and of its operation.
+    pub(crate) fn limits(&self, route: RouteRef) -> Option<[&Limits; 2]> {
+        let service = self.service_limits.get(route.service)?;
+        Some([&service.own, service.operations.get(route.route)?])
+    }
+
     /// The metrics label of the service at `index`.
     pub(crate) fn service_label(&self, index: usize) -> Option<&Arc<str>> {
         self.service_labels.get(index)
@@ -229,6 +251,18 @@ impl Enforced {
             .services
             .binary_search_by(|service| service.name.as_str().cmp(name))
             .ok()
+    }
+}
+
+impl ServiceLimits {
+    fn of(service: &Service) -> Self {
+        let name = service.name.as_str();
+        let of_operation =
+            |route: &Route| Limits::new([name, route.operation.as_str()], &route.limits);
+        Self {
+            own: Limits::new([name, ""], &service.limits),
+            operations: service.routes.iter().map(of_operation).collect(),
+        }
     }
 }
 

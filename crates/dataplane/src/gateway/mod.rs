@@ -29,6 +29,7 @@ use crate::{
     exchange::Exchange,
     forward::{self, Content, Outgoing},
     framing, headers,
+    iplist::limited_network,
     limit::{Counted, Stage},
     listener::{self, Listeners, Running, StartError},
     metrics::Role,
@@ -393,10 +394,10 @@ impl GatewayWorker {
         counted: &Counted<'_>,
     ) -> Result<(), Rejection> {
         let proxy = &self.worker.proxy;
-        let limits = &enforced.snapshot().gateway.limits;
+        let limits = enforced.gateway_limits();
         proxy
             .limiter
-            .enforce(limits, (GATEWAY, ""), stage, counted)
+            .enforce(limits, stage, counted)
             .map_err(|limited| {
                 proxy.metrics.limited(ROLE, limited.key());
                 Rejection::Limited(limited)
@@ -434,7 +435,11 @@ impl GatewayWorker {
                 };
                 proxy
                     .limiter
-                    .enforce(&[UNKNOWN_TOKENS], "unknown-tokens", Stage::Arrival, arrived)
+                    .count(
+                        &UNKNOWN_TOKENS,
+                        "unknown-tokens",
+                        limited_network(arrived.client),
+                    )
                     .map_err(Rejection::Limited)?;
                 self.tokens.verify(token, enforced)?
             }
