@@ -12,14 +12,14 @@ use std::{
 use serde::{Deserialize, Serialize};
 use testudo_model::{
     EventId, InstanceId, Timestamp,
-    event::{Actor, Detail, Event, EventClass, Outcome as Ending},
+    event::{Actor, Detail, Event, EventClass, EventLine, Outcome as Ending},
 };
 use testudo_store::{Expected, Record};
 use testudo_trust::merkle;
 
 use crate::{
     Appended, IntakeError, Ledger, LedgerError,
-    index::{IndexDraft, moments_of},
+    index::{IndexDraft, Moments, moments, moments_of},
     intake::VerifiedBlock,
     leaf,
     ledger::{StoredLeaf, sign},
@@ -69,23 +69,30 @@ pub(crate) struct NewLeaf {
     pub(crate) text: String,
     hash: merkle::Hash,
     /// When its ids were made: what it is found by.
-    moments: Vec<String>,
+    moments: Moments,
 }
 
 impl NewLeaf {
     /// An event of our own; `None` if it cannot be encoded.
     pub(crate) fn of(event: &Event) -> Option<Self> {
         let text = serde_json::to_string(event).ok()?;
-        let hash = merkle::leaf_hash(text.as_bytes());
-        Some(Self::verbatim(text, hash, event))
+        Some(Self {
+            hash: merkle::leaf_hash(text.as_bytes()),
+            text,
+            moments: moments_of(event),
+        })
     }
 
     /// An event as its reporter encoded it, with its leaf hash.
-    pub(crate) fn verbatim(text: String, hash: merkle::Hash, event: &Event) -> Self {
+    pub(crate) fn verbatim(text: String, hash: merkle::Hash, line: &EventLine) -> Self {
+        let moments = match line {
+            EventLine::Whole(event) => moments_of(event),
+            EventLine::Alike(alike) => moments(alike.event(), Some(alike.decision())),
+        };
         Self {
             text,
             hash,
-            moments: moments_of(event),
+            moments,
         }
     }
 
@@ -97,7 +104,7 @@ impl NewLeaf {
         Ok(Self {
             hash: merkle::leaf_hash(text.as_bytes()),
             text,
-            moments: Vec::new(),
+            moments: Moments::default(),
         })
     }
 }

@@ -3,7 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use testudo_model::{SpiffeId, event::BlockHead};
+use testudo_model::{
+    SpiffeId,
+    event::{BlockHead, EventLine},
+};
 use testudo_trust::{
     TrustBundle, base64url, certificate_thumbprint, hex,
     merkle::{Frontier, leaf_hash},
@@ -12,6 +15,7 @@ use testudo_trust::{
 
 use crate::{
     BlockEvidence, Defect, Leaf,
+    alike::Templates,
     intake::decode_chain,
     spool::{Spool, edges},
 };
@@ -39,6 +43,7 @@ struct OpenBlock {
     leaf: u64,
     head: BlockHead,
     events: Frontier,
+    templates: Templates,
 }
 
 impl<'a> Evidence<'a> {
@@ -89,9 +94,14 @@ impl<'a> Evidence<'a> {
                 if event.reporter != open.head.reporter {
                     return Err("an event in a block names another reporter");
                 }
-                self.events += 1;
-                open.events.append(leaf_hash(bytes));
-                self.proceed(open)
+                open.templates.admit(&EventLine::Whole(event));
+                self.event(open, bytes)
+            }
+            (Some(mut open), Leaf::Alike(alike)) => {
+                if !open.templates.admit(&EventLine::Alike(alike)) {
+                    return Err("an event is like none that stands before it in its block");
+                }
+                self.event(open, bytes)
             }
             (Some(_), Leaf::Block(_) | Leaf::Fork(_)) => Err("the block before it lacks events"),
             (None, Leaf::Event(event)) => {
@@ -101,6 +111,7 @@ impl<'a> Evidence<'a> {
                 self.events += 1;
                 Ok(())
             }
+            (None, Leaf::Alike(_)) => Err("an event outside any block is said by another"),
             (None, Leaf::Fork(evidence)) => {
                 self.signed(&evidence)?;
                 self.forks += 1;
@@ -108,6 +119,12 @@ impl<'a> Evidence<'a> {
             }
             (None, Leaf::Block(evidence)) => self.block(index, &evidence),
         }
+    }
+
+    fn event(&mut self, mut open: OpenBlock, bytes: &[u8]) -> Result<(), &'static str> {
+        self.events += 1;
+        open.events.append(leaf_hash(bytes));
+        self.proceed(open)
     }
 
     fn block(&mut self, index: u64, evidence: &BlockEvidence) -> Result<(), &'static str> {
@@ -129,6 +146,7 @@ impl<'a> Evidence<'a> {
             leaf: index,
             head,
             events: Frontier::new(),
+            templates: Templates::default(),
         })
     }
 

@@ -5,7 +5,7 @@
 //! about a second). Who looks for an id reads the runs that hold ids of its moment.
 
 use serde::{Deserialize, Serialize};
-use testudo_model::event::Event;
+use testudo_model::{Ulid, event::Event};
 use testudo_store::{Expected, Record, Transaction};
 
 use crate::{Entry, Ledger, LedgerError, filter::ById};
@@ -19,21 +19,30 @@ const MAX_RUN: u64 = 1_024;
 const MAX_MOMENTS: usize = 64;
 
 /// The moment an id was made at.
-pub(crate) fn moment(id: &str) -> Option<&str> {
-    id.split_once('_')?.1.get(..MOMENT_DIGITS)
+#[derive(Clone, Copy)]
+pub(crate) struct Moment(Ulid);
+
+/// The moments of an event: of its id, and of its decision's if that is another one.
+pub(crate) type Moments = [Option<Moment>; 2];
+
+impl Moment {
+    fn as_str(&self) -> &str {
+        self.0.as_str().get(..MOMENT_DIGITS).unwrap_or_default()
+    }
+}
+
+/// The moments of an event and its decision.
+pub(crate) fn moments(event: Ulid, decision: Option<Ulid>) -> Moments {
+    let first = Moment(event);
+    let second = decision.map(Moment);
+    let is_another = |second: &Moment| second.as_str() != first.as_str();
+    [Some(first), second.filter(is_another)]
 }
 
 /// The moments of an event's ids.
-pub(crate) fn moments_of(event: &Event) -> Vec<String> {
-    let decision = event.decision.as_ref().map(|decision| decision.id.as_str());
-    let mut moments: Vec<_> = [Some(event.id.as_str()), decision]
-        .into_iter()
-        .flatten()
-        .filter_map(moment)
-        .map(str::to_owned)
-        .collect();
-    moments.dedup();
-    moments
+pub(crate) fn moments_of(event: &Event) -> Moments {
+    let decision = event.decision.as_ref().map(|decision| decision.id.ulid());
+    moments(event.id.ulid(), decision)
 }
 
 /// Leaves next to each other that were appended together.
@@ -69,15 +78,16 @@ pub(crate) struct IndexDraft {
 
 impl IndexDraft {
     /// Notes the next leaf.
-    pub(crate) fn add(&mut self, leaf: u64, moments: &[String]) {
+    pub(crate) fn add(&mut self, leaf: u64, moments: &Moments) {
+        let moments = moments.iter().flatten().map(Moment::as_str);
         let has_room = |run: &&mut LeafRun| {
-            run.count < MAX_RUN && run.moments.len() + moments.len() <= MAX_MOMENTS
+            run.count < MAX_RUN && run.moments.len() + moments.clone().count() <= MAX_MOMENTS
         };
         let Some(run) = self.runs.last_mut().filter(has_room) else {
             self.runs.push(LeafRun {
                 first: leaf,
                 count: 1,
-                moments: moments.to_vec(),
+                moments: moments.map(str::to_owned).collect(),
             });
             return;
         };
@@ -85,7 +95,7 @@ impl IndexDraft {
         for moment in moments {
             // Nearly always the newest one.
             if !run.moments.iter().rev().any(|known| known == moment) {
-                run.moments.push(moment.clone());
+                run.moments.push(moment.to_owned());
             }
         }
     }
@@ -102,11 +112,12 @@ impl IndexDraft {
 impl Ledger {
     /// The events under an id. There is more than one only if a reporter used an id twice.
     pub(crate) fn indexed(&self, id: &ById<'_>) -> Result<Vec<Entry>, LedgerError> {
-        let Some(moment) = moment(id.as_str()) else {
-            return Ok(Vec::new());
-        };
+        let moment = Moment(id.ulid());
         let mut found = Vec::new();
-        for run in self.tenant.find::<LeafRun>(LeafRun::MOMENT, moment)? {
+        for run in self
+            .tenant
+            .find::<LeafRun>(LeafRun::MOMENT, moment.as_str())?
+        {
             found.extend(self.entries_naming(id, run.record.first, run.record.count)?);
         }
         Ok(found)

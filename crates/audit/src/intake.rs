@@ -1,11 +1,11 @@
 //! Judging a block by itself: form, certificate, signature, events. No IO.
 
-use std::{collections::HashSet, sync::Arc};
+use std::sync::Arc;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use testudo_model::{
     TenantName, Timestamp,
-    event::{Block, BlockHead, Grounds},
+    event::{Block, BlockHead, EventLine},
     limits::{
         CLOCK_SKEW, MAX_BLOCK_CHAIN, MAX_BLOCK_CHAIN_BYTES, MAX_BLOCK_EVENTS, MAX_BLOCK_HEAD_BYTES,
     },
@@ -14,6 +14,7 @@ use testudo_trust::{TrustBundle, base64url, certificate_thumbprint, hex, merkle}
 
 use crate::{
     IntakeError,
+    alike::Templates,
     commit::NewLeaf,
     leaf::{BlockEvidence, LeafError, parse_event},
     spool::{Edge, edges},
@@ -139,38 +140,28 @@ fn read_events(
     if hex::encode(&merkle::root(&hashes)) != head.root {
         return Err(IntakeError::Root);
     }
-    let mut given = HashSet::new();
+    let mut templates = Templates::default();
     let read = |(index, (text, hash)): (usize, (String, merkle::Hash))| {
-        let event = parse_event(&text).map_err(|error| IntakeError::Event {
-            index,
-            why: match error {
-                LeafError::TooLong => "it is too long",
-                LeafError::Encoding | LeafError::Form => "it is not an event",
-            },
+        let refused = |why| IntakeError::Event { index, why };
+        let line = parse_event(&text).map_err(|error| match error {
+            LeafError::TooLong => refused("it is too long"),
+            LeafError::Encoding | LeafError::Form => refused("it is not an event"),
         })?;
-        if event.reporter != head.reporter {
-            return Err(IntakeError::Event {
-                index,
-                why: "it names another reporter",
-            });
+        if !templates.admit(&line) {
+            return Err(refused(
+                "it is like no decision that stands before it in the block",
+            ));
         }
-        if event.tenant != *tenant {
-            return Err(IntakeError::Event {
-                index,
-                why: "it is of another tenant",
-            });
-        }
-        match event.decision.as_ref().map(|decision| &decision.grounds) {
-            Some(Grounds::As(earlier)) if !given.contains(earlier) => {
-                return Err(IntakeError::Event {
-                    index,
-                    why: "its decision rests on what no event before it in the block says",
-                });
+        // One that is like another has its reporter and its tenant.
+        if let EventLine::Whole(event) = &line {
+            if event.reporter != head.reporter {
+                return Err(refused("it names another reporter"));
             }
-            Some(Grounds::Given(_)) => drop(given.insert(event.id.clone())),
-            _ => {}
+            if event.tenant != *tenant {
+                return Err(refused("it is of another tenant"));
+            }
         }
-        Ok(NewLeaf::verbatim(text, hash, &event))
+        Ok(NewLeaf::verbatim(text, hash, &line))
     };
     events
         .into_iter()

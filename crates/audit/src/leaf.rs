@@ -1,12 +1,16 @@
 //! What a leaf is, byte by byte.
 //!
-//! * An event: its JSON, verbatim as its reporter encoded it. It starts with `{"id":"evt_`.
+//! * An event: its JSON, verbatim as its reporter encoded it. It starts with `{"id":"evt_`. Or what makes it another than
+//!   an event before it in its block; that starts with `{"e":"`.
 //! * A block: `{"block":{…}}`, followed by the events of the block. Head and signature are the reporter's, so
 //!   whoever has the leaves can check them against the reporter's certificate, without trusting the ledger.
 //! * A fork: `{"fork":{…}}`, the signed head of a block that contradicts one reported before.
 
 use serde::{Deserialize, Serialize};
-use testudo_model::{event::Event, limits::MAX_EVENT_BYTES};
+use testudo_model::{
+    event::{Alike, Event, EventLine},
+    limits::MAX_EVENT_BYTES,
+};
 
 /// Longest leaf: C2SP tlog-tiles puts its length in 16 bits.
 pub(crate) const MAX_LEAF_BYTES: usize = 65_535;
@@ -17,6 +21,8 @@ const EVENT_START: &str = "{\"id\":\"evt_";
 pub enum Leaf {
     /// An event.
     Event(Box<Event>),
+    /// What makes an event another than one before it. An [`Entry`](crate::Entry) has it whole.
+    Alike(Alike),
     /// Head of a block; its events follow.
     Block(BlockEvidence),
     /// Head of a block that contradicts an earlier one. Its events are not in the ledger.
@@ -62,8 +68,8 @@ impl Leaf {
             return Err(LeafError::TooLong);
         }
         let text = std::str::from_utf8(bytes).map_err(|_| LeafError::Encoding)?;
-        if text.starts_with(EVENT_START) {
-            return parse_event(text).map(|event| Self::Event(Box::new(event)));
+        if text.starts_with(EVENT_START) || Alike::begins(text) {
+            return parse_event(text).map(Self::from);
         }
         match serde_json::from_str(text).map_err(|_| LeafError::Form)? {
             Signed::Block(evidence) => Ok(Self::Block(evidence)),
@@ -71,24 +77,33 @@ impl Leaf {
         }
     }
 
-    /// The event, if it is one.
+    /// The event, if it is a whole one.
     pub fn event(&self) -> Option<&Event> {
         match self {
             Self::Event(event) => Some(event),
-            Self::Block(_) | Self::Fork(_) => None,
+            Self::Alike(_) | Self::Block(_) | Self::Fork(_) => None,
+        }
+    }
+}
+
+impl From<EventLine> for Leaf {
+    fn from(line: EventLine) -> Self {
+        match line {
+            EventLine::Whole(event) => Self::Event(event),
+            EventLine::Alike(alike) => Self::Alike(alike),
         }
     }
 }
 
 /// Reads an encoded event that shall become a leaf: it must be one, and look like nothing else.
-pub(crate) fn parse_event(text: &str) -> Result<Event, LeafError> {
+pub(crate) fn parse_event(text: &str) -> Result<EventLine, LeafError> {
     if text.len() > MAX_EVENT_BYTES {
         return Err(LeafError::TooLong);
     }
-    if !text.starts_with(EVENT_START) {
+    if !text.starts_with(EVENT_START) && !Alike::begins(text) {
         return Err(LeafError::Form);
     }
-    serde_json::from_str(text).map_err(|_| LeafError::Form)
+    EventLine::parse(text).map_err(|_| LeafError::Form)
 }
 
 /// The two kinds of leaf that are not events.
@@ -138,6 +153,7 @@ mod tests {
             "null",
             r#"{"id":"evt_x"}"#,
             r#"{"block":{},"id":"evt_x"}"#,
+            r#"{"e":"01M81RGDQM7AD69PCSBH7H9W43"}"#,
         ] {
             assert_eq!(Leaf::parse(bad.as_bytes()), Err(LeafError::Form), "{bad}");
         }

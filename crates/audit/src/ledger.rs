@@ -15,7 +15,7 @@ use testudo_trust::{
 };
 
 use crate::{
-    IntakeError, LedgerError,
+    IntakeError, Leaf, LedgerError, alike,
     commit::{NewLeaf, Queue, Work},
     intake::VerifiedBlock,
     proof,
@@ -183,12 +183,24 @@ impl Ledger {
     }
 
     /// Proof that the leaf at `index` is in the tree of the newest checkpoint: a file of the form
-    /// `c2sp.org/tlog-proof@v1` with the leaf as its extra data. [`crate::verify_proof_file`] reads it.
+    /// `c2sp.org/tlog-proof@v1` with the leaf as its extra data. Of an event that is said by what makes it another, a second
+    /// one follows, of the leaf that says the rest. [`crate::verify_proof_file`] reads both.
     ///
     /// # Errors
     /// There is no such leaf, or the store fails.
     pub fn prove(&self, index: u64) -> Result<String, LedgerError> {
         let head = self.head()?.record;
+        let (mut proof, leaf) = self.prove_leaf(index, &head)?;
+        if let Ok(Leaf::Alike(alike)) = Leaf::parse(leaf.as_bytes())
+            && let Some(template) = alike::place(index, alike.back())
+        {
+            proof.push_str(&self.prove_leaf(template, &head)?.0);
+        }
+        Ok(proof)
+    }
+
+    /// The proof of one leaf, and the leaf.
+    fn prove_leaf(&self, index: u64, head: &TreeHead) -> Result<(String, String), LedgerError> {
         let missing = LedgerError::NoSuchLeaf {
             index,
             size: head.size,
@@ -202,15 +214,12 @@ impl Ledger {
             .into_iter()
             .next()
             .ok_or(missing)?
-            .1;
+            .1
+            .leaf;
         let path = Nodes::new(&self.tenant)
             .prove(|node| merkle::inclusion_proof(index, head.size, node))?;
-        Ok(proof::print(
-            leaf.leaf.as_bytes(),
-            index,
-            &path,
-            &head.checkpoint,
-        ))
+        let proof = proof::print(leaf.as_bytes(), index, &path, &head.checkpoint);
+        Ok((proof, leaf))
     }
 
     /// Proof that the tree of the newest checkpoint extends the tree of `old` leaves (RFC 6962 section 2.1.2),

@@ -15,12 +15,12 @@
 //! What this cannot show: a ledger rewritten by somebody who has its signing key, unless a checkpoint from
 //! before was kept elsewhere. Keep some, and give one to [`Ledger::verify`].
 
+mod alike;
 mod commit;
 mod error;
 mod evidence;
 mod export;
 mod filter;
-mod grounds;
 mod index;
 mod inspection;
 mod intake;
@@ -36,7 +36,6 @@ mod verification;
 
 pub use error::{ExportError, IntakeError, LedgerError, ProofError};
 pub use filter::{Filter, FilterError};
-pub use grounds::GroundsReader;
 pub use inspection::{Defect, Report};
 pub use leaf::{BlockEvidence, Leaf, LeafError};
 pub use ledger::{Appended, Ledger, LedgerOptions};

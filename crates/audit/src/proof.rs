@@ -1,16 +1,19 @@
-//! Proof files: `c2sp.org/tlog-proof@v1`.
+//! Proof files: `c2sp.org/tlog-proof@v1`; of an event that is said by what makes it another than one before it, one behind
+//! the other.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use testudo_model::event::Event;
 use testudo_trust::{
     Checkpoint, NoteVerifier,
     merkle::{Hash, leaf_hash, verify_inclusion},
 };
 
-use crate::{ProofError, leaf::MAX_LEAF_BYTES};
+use crate::{Leaf, ProofError, alike, leaf::MAX_LEAF_BYTES};
 
 const HEADER: &str = "c2sp.org/tlog-proof@v1";
 /// A leaf of the largest size in base64, 64 hashes and a checkpoint with room for many witnesses.
 const MAX_PROOF_BYTES: usize = MAX_LEAF_BYTES * 2 + 64 * 1024;
+const MAX_PROOFS_BYTES: usize = 2 * MAX_PROOF_BYTES;
 /// Longest path in a tree of 2^64 leaves.
 const MAX_PATH: usize = 64;
 
@@ -21,6 +24,8 @@ pub struct ProvenLeaf {
     pub index: u64,
     /// Its bytes; [`crate::Leaf::parse`] reads them.
     pub leaf: Vec<u8>,
+    /// The event it is, whole; `None` if it is none.
+    pub event: Option<Box<Event>>,
     /// The checkpoint it is proven against.
     pub checkpoint: Checkpoint,
 }
@@ -28,9 +33,54 @@ pub struct ProvenLeaf {
 /// Verifies a proof file that carries its leaf as extra data, with nothing but the log's verifier key.
 ///
 /// # Errors
-/// The file is malformed, signed by another key, or proves nothing about its leaf.
+/// The file is malformed, signed by another key, or does not prove all that its leaf says.
 pub fn verify_proof_file(proof: &str, verifier_key: &str) -> Result<ProvenLeaf, ProofError> {
     let verifier = NoteVerifier::parse(verifier_key).map_err(|_| ProofError::VerifierKey)?;
+    if proof.len() > MAX_PROOFS_BYTES {
+        return Err(ProofError::Malformed("it is too long"));
+    }
+    let (own, rest) = split(proof);
+    let mut proven = verify(own, &verifier, verifier_key)?;
+    let template = rest
+        .map(|rest| verify(rest, &verifier, verifier_key))
+        .transpose()?;
+    proven.event = match Leaf::parse(&proven.leaf) {
+        Ok(Leaf::Alike(alike)) => {
+            let says_the_rest = |template: &ProvenLeaf| {
+                Some(template.index) == alike::place(proven.index, alike.back())
+                    && template.checkpoint == proven.checkpoint
+            };
+            let template = template
+                .filter(says_the_rest)
+                .and_then(|template| Leaf::parse(&template.leaf).ok());
+            let whole = template.and_then(|leaf| alike.restore(leaf.event()?));
+            Some(Box::new(whole.ok_or(ProofError::Malformed(
+                "it does not prove the event that its leaf is like",
+            ))?))
+        }
+        _ if template.is_some() => return Err(ProofError::Malformed("it proves two leaves")),
+        Ok(Leaf::Event(event)) => Some(event),
+        _ => None,
+    };
+    Ok(proven)
+}
+
+/// The first proof, and what follows it.
+fn split(proof: &str) -> (&str, Option<&str>) {
+    let second = format!("\n{HEADER}\n");
+    let at = proof.find(&second).map(|at| at + 1);
+    match at.and_then(|at| proof.split_at_checked(at)) {
+        Some((own, rest)) => (own, Some(rest)),
+        None => (proof, None),
+    }
+}
+
+/// Verifies the proof of one leaf.
+fn verify(
+    proof: &str,
+    verifier: &NoteVerifier,
+    verifier_key: &str,
+) -> Result<ProvenLeaf, ProofError> {
     if proof.len() > MAX_PROOF_BYTES {
         return Err(ProofError::Malformed("it is too long"));
     }
@@ -56,7 +106,7 @@ pub fn verify_proof_file(proof: &str, verifier_key: &str) -> Result<ProvenLeaf, 
         .collect::<Option<Vec<Hash>>>()
         .filter(|path| path.len() <= MAX_PATH)
         .ok_or(ProofError::Malformed("its path is not a list of hashes"))?;
-    let checkpoint = open_checkpoint(&verifier, verifier_key, note)?;
+    let checkpoint = open_checkpoint(verifier, verifier_key, note)?;
     if !verify_inclusion(
         &leaf_hash(&leaf),
         index,
@@ -69,6 +119,7 @@ pub fn verify_proof_file(proof: &str, verifier_key: &str) -> Result<ProvenLeaf, 
     Ok(ProvenLeaf {
         index,
         leaf,
+        event: None,
         checkpoint,
     })
 }

@@ -3,7 +3,9 @@
 //! Events and decisions are found by id: see `index`. Everything else is a scan from the
 //! newest leaf back, of at most [`SCANNED`] leaves a call: the answer says where to go on.
 
-use testudo_model::{DecisionId, EventId, Timestamp};
+use std::borrow::Cow;
+
+use testudo_model::{DecisionId, EventId, Timestamp, event::Alike};
 
 use crate::{Filter, Leaf, Ledger, LedgerError, filter::ById, ledger::StoredLeaf};
 
@@ -24,7 +26,7 @@ pub struct Entry {
     pub index: u64,
     /// When the ledger took it.
     pub recorded_at: Timestamp,
-    /// The leaf.
+    /// The leaf; of an event, the whole.
     pub leaf: Leaf,
     /// Its bytes, as they are hashed.
     pub text: String,
@@ -63,8 +65,9 @@ impl Ledger {
         let read = self
             .tenant
             .read_log::<StoredLeaf>(from, limit.min(MAX_ENTRIES))?;
+        let mut reader = self.reader();
         read.into_iter()
-            .map(|(index, stored)| Entry::read(index, stored))
+            .map(|(index, stored)| reader.entry(index, stored))
             .collect()
     }
 
@@ -108,13 +111,12 @@ impl Ledger {
         before: Option<u64>,
     ) -> Result<SearchPage, LedgerError> {
         let named = self.indexed(id)?;
-        let mut grounds = self.grounds();
         let mut page = SearchPage {
             scanned: named.len() as u64,
             ..SearchPage::default()
         };
         for entry in named {
-            if before.is_none_or(|end| entry.index < end) && grounds.matches(filter, &entry)? {
+            if before.is_none_or(|end| entry.index < end) && entry.matches(filter) {
                 page.entries.push(entry);
             }
         }
@@ -131,7 +133,7 @@ impl Ledger {
         let mut end = before.map_or(size, |before| before.min(size));
         // An event is recorded after it happened, so all leaves older than `since` hold older events.
         let oldest = filter.since().map(|since| since - AHEAD);
-        let mut grounds = self.grounds();
+        let mut reader = self.reader();
         let mut page = SearchPage::default();
         while end > 0 {
             if page.entries.len() >= limit || page.scanned >= SCANNED {
@@ -153,8 +155,8 @@ impl Ledger {
                     break;
                 }
                 (page.scanned, end) = (page.scanned + 1, index);
-                let entry = Entry::read(index, stored)?;
-                if grounds.matches(filter, &entry)? {
+                let entry = reader.entry(index, stored)?;
+                if entry.matches(filter) {
                     page.entries.push(entry);
                 }
             }
@@ -170,26 +172,29 @@ impl Ledger {
         count: u64,
     ) -> Result<Vec<Entry>, LedgerError> {
         let count = usize::try_from(count).unwrap_or(usize::MAX);
+        let mut reader = self.reader();
         self.tenant
             .read_log::<StoredLeaf>(first, count)?
             .into_iter()
-            .filter(|(_, stored)| stored.leaf.contains(id.as_str()))
-            .map(|(index, stored)| Entry::read(index, stored))
+            .filter(|(_, stored)| stored.leaf.contains(id.ulid().as_str()))
+            .map(|(index, stored)| reader.entry(index, stored))
             .filter(|read| read.as_ref().map_or(true, |entry| entry.is(id)))
             .collect()
     }
 }
 
 impl Entry {
-    fn read(index: u64, stored: StoredLeaf) -> Result<Self, LedgerError> {
-        let leaf = Leaf::parse(stored.leaf.as_bytes()).map_err(|_| LedgerError::Damaged {
-            what: "a leaf cannot be read",
-        })?;
-        Ok(Self {
-            index,
-            recorded_at: stored.at,
-            leaf,
-            text: stored.leaf,
+    /// Whether it is an event that is looked for.
+    pub fn matches(&self, filter: &Filter) -> bool {
+        let Some(event) = self.leaf.event() else {
+            return false;
+        };
+        filter.matches(event, || {
+            if Alike::begins(&self.text) {
+                Cow::Owned(serde_json::to_string(event).unwrap_or_default())
+            } else {
+                Cow::Borrowed(self.text.as_str())
+            }
         })
     }
 

@@ -106,6 +106,9 @@ fn read_roots(verifier_key: &str, pem: &str) -> Result<TrustBundle, String> {
 pub fn verify_proof(proof: &str, verifier_key: &str) -> Result<Value, String> {
     let proven = testudo_audit::verify_proof_file(proof, verifier_key)
         .map_err(|error| with_causes(&error))?;
-    let entry = String::from_utf8_lossy(&proven.leaf).into_owned();
+    let entry = match &proven.event {
+        Some(event) => serde_json::to_string(event).map_err(|error| with_causes(&error))?,
+        None => String::from_utf8_lossy(&proven.leaf).into_owned(),
+    };
     Ok(json!({ "index": proven.index, "size": proven.checkpoint.size, "entry": entry }))
 }

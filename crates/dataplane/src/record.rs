@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use testudo_model::{
     DecisionId, EventId, LimitKey, RateLimit, ServiceName, SpiffeId, TenantName, TransactionId,
-    event::{Actor, DecisionRecord, Detail, Event, EventClass, GivenGrounds, Grounds, Outcome},
+    event::{Actor, DecisionRecord, Detail, Event, EventClass, Grounds, Outcome},
 };
 use testudo_policy::Decision;
 
@@ -52,7 +52,13 @@ pub(crate) fn decision(
     decision: &Decision,
 ) -> Result<DecisionId, NotReady> {
     let proxy = &worker.proxy;
-    let id = DecisionId::generate(&*proxy.clock, &*worker.entropy);
+    let mut event = event(
+        worker,
+        about.enforced.snapshot().tenant.clone(),
+        EventClass::AuthorizeSession,
+    );
+    // One name is enough for the decision and for the event that records it.
+    let id = DecisionId::from(event.id.ulid());
     let record = DecisionRecord {
         id: id.clone(),
         snapshot: about.enforced.version().0,
@@ -61,21 +67,16 @@ pub(crate) fn decision(
         method: about.method.to_owned(),
         path: about.path.to_owned(),
         reason: decision.reason.as_str().to_owned(),
-        grounds: Grounds::Given(GivenGrounds {
+        grounds: Grounds {
             legs: Arc::clone(&decision.legs),
             context: decision.context.clone(),
-        }),
+        },
         status: if decision.allowed {
             0
         } else {
             denied_status(decision)
         },
     };
-    let mut event = event(
-        worker,
-        about.enforced.snapshot().tenant.clone(),
-        EventClass::AuthorizeSession,
-    );
     event.activity = activity(about.role).to_owned();
     event.outcome = if decision.allowed {
         Outcome::Success
@@ -207,10 +208,10 @@ pub(crate) fn stream_end(
 }
 
 fn event(worker: &Worker, tenant: TenantName, class: EventClass) -> Event {
-    let clock = &*worker.proxy.clock;
+    let id = EventId::generate(&*worker.proxy.clock, &*worker.entropy);
     Event {
-        id: EventId::generate(clock, &*worker.entropy),
-        time: clock.now(),
+        time: id.ulid().made_at(),
+        id,
         tenant,
         class,
         activity: String::new(),

@@ -7,14 +7,18 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-pub use self::block::{Block, BlockError, BlockHead, EventLines, Receipt};
+pub use self::{
+    alike::{Alike, EventLine},
+    block::{Block, BlockError, BlockHead, EventLines, Receipt},
+};
 use crate::{
     DecisionId, EventId, ServiceName, SessionId, SpiffeId, TenantName, Timestamp, TransactionId,
 };
 
+mod alike;
 mod block;
 
-/// One event: a leaf of the ledger.
+/// One event: a leaf of the ledger, in full or as an [`Alike`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     /// Its id.
@@ -144,35 +148,14 @@ pub struct DecisionRecord {
     pub status: u16,
 }
 
-/// What a decision rests on. Calls that are alike rest on the same, and most of a decision's record would be that: a
-/// block says it once.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Grounds {
-    /// In full.
-    Given(GivenGrounds),
-    /// The same as those given by an earlier event of the block.
-    As(EventId),
-}
-
-/// What is needed to explain a decision and to replay it.
+/// What a decision rests on: what is needed to explain it and to replay it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct GivenGrounds {
+pub struct Grounds {
     /// The legs in the order they were decided. Shared with the decision that a proxy remembers.
     pub legs: Arc<[LegRecord]>,
     /// Context the policies of every leg saw, as JSON text, so that the decision can be replayed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context: Option<Arc<str>>,
-}
-
-impl Grounds {
-    /// The grounds, unless an earlier event gives them.
-    pub const fn given(&self) -> Option<&GivenGrounds> {
-        match self {
-            Self::Given(given) => Some(given),
-            Self::As(_) => None,
-        }
-    }
 }
 
 /// One leg of a decision.

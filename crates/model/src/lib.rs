@@ -35,7 +35,7 @@ pub use entropy::{Entropy, random_below, random_bytes};
 pub use fleet_map::FleetMap;
 pub use id::{
     DecisionId, EventId, InstanceId, InvalidId, JoinTokenId, ServiceAccountId, SessionId, TokenId,
-    TransactionId, UserId,
+    TransactionId, Ulid, UserId,
 };
 pub use join::{InvalidJoinToken, JoinToken};
 pub use name::{

@@ -25,8 +25,26 @@ pub fn constant_time_eq(a: &[u8], b: &[u8]) -> bool {
     constant_time::verify_slices_are_equal(a, b).is_ok()
 }
 
-/// SHA-256 of several parts one after the other, without joining them first.
+/// Parts together as long as this are joined before they are hashed.
+const JOINED_BYTES: usize = 512;
+
+/// SHA-256 of several parts one after the other. A context for them is memory of its own, and costs more than copying what
+/// is short.
 pub(crate) fn sha256_of_parts(parts: &[&[u8]]) -> [u8; 32] {
+    let mut joined = [0; JOINED_BYTES];
+    let mut length = 0;
+    for part in parts {
+        let end = length + part.len();
+        let Some(place) = joined.get_mut(length..end) else {
+            return sha256_of_long_parts(parts);
+        };
+        place.copy_from_slice(part);
+        length = end;
+    }
+    sha256(joined.get(..length).unwrap_or_default())
+}
+
+fn sha256_of_long_parts(parts: &[&[u8]]) -> [u8; 32] {
     let mut context = digest::Context::new(&digest::SHA256);
     for part in parts {
         context.update(part);
@@ -49,7 +67,15 @@ mod tests {
     fn sha256_matches_fips_180_4() {
         let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         assert_eq!(hex::encode(&sha256(b"abc")), abc);
-        assert_eq!(sha256_of_parts(&[b"a", b"", b"bc"]), sha256(b"abc"));
+        for repeated in [1, JOINED_BYTES / 3, JOINED_BYTES / 3 + 1] {
+            let (a, bc) = ("a".repeat(repeated), "bc".repeat(repeated));
+            let parts: [&[u8]; 3] = [a.as_bytes(), b"", bc.as_bytes()];
+            assert_eq!(
+                sha256_of_parts(&parts),
+                sha256((a.clone() + &bc).as_bytes())
+            );
+            assert_eq!(sha256_of_parts(&parts), sha256_of_long_parts(&parts));
+        }
     }
 
     #[test]

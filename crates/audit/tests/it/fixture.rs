@@ -1,6 +1,9 @@
 //! A ledger in a temporary folder, and proxies that report to it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use tempfile::TempDir;
@@ -8,8 +11,8 @@ use testudo_audit::{Ledger, LedgerOptions};
 use testudo_model::{
     Clock, DecisionId, EventId, InstanceId, SpiffeId, TrustDomain,
     event::{
-        Actor, Block, BlockHead, DecisionRecord, DeterminingPolicy, Event, EventClass,
-        GivenGrounds, Grounds, LegRecord, Outcome,
+        Actor, Block, BlockHead, DecisionRecord, DeterminingPolicy, Event, EventClass, EventLines,
+        Grounds, LegRecord, Outcome,
     },
 };
 use testudo_store::{Store, StoreOptions};
@@ -127,7 +130,7 @@ impl World {
         Svid::new(vec![leaf, self.authority.cert_der().to_vec()], key).unwrap()
     }
 
-    /// An event of `reporter`, as a decision about `path`.
+    /// An event of `reporter`, as a decision about `path`. They all rest on the same.
     pub fn decision(&self, reporter: &SpiffeId, path: &str, outcome: Outcome) -> Event {
         let mut event = self.event(reporter, "decision.enforce");
         event.class = EventClass::AuthorizeSession;
@@ -140,41 +143,20 @@ impl World {
             method: "GET".to_owned(),
             path: path.to_owned(),
             reason: "allowed".to_owned(),
-            grounds: Grounds::Given(GivenGrounds::default()),
+            grounds: GROUNDS.clone(),
             status: 0,
         });
         event
     }
 
-    /// Two decisions that rest on the same: `policy` allowed. The second says so by naming the first.
+    /// Two decisions that rest on the same: `policy` allowed.
     pub fn alike(&self, reporter: &SpiffeId, policy: &str) -> [Event; 2] {
-        let policies = vec![DeterminingPolicy {
-            id: policy.to_owned(),
-            reason: None,
-            file: "shop.cedar".to_owned(),
-            line: 1,
-        }];
-        let leg = LegRecord {
-            leg: "service".to_owned(),
-            principal: String::new(),
-            action: "invoke".to_owned(),
-            resource: String::new(),
-            allowed: true,
-            policies,
-            errors: Vec::new(),
-        };
-        let given = GivenGrounds {
-            legs: Arc::from([leg]),
-            context: Some("{}".into()),
-        };
-        let rests_on = |path: &str, grounds: Grounds| {
+        let grounds = grounds(policy);
+        ["/first", "/second"].map(|path| {
             let mut event = self.decision(reporter, path, Outcome::Success);
-            event.decision.as_mut().unwrap().grounds = grounds;
+            event.decision.as_mut().unwrap().grounds = grounds.clone();
             event
-        };
-        let first = rests_on("/first", Grounds::Given(given));
-        let second = rests_on("/second", Grounds::As(first.id.clone()));
-        [first, second]
+        })
     }
 
     pub fn event(&self, reporter: &SpiffeId, activity: &str) -> Event {
@@ -209,11 +191,48 @@ impl World {
             .iter()
             .map(|entry| match &entry.leaf {
                 testudo_audit::Leaf::Event(event) => event.activity.clone(),
+                testudo_audit::Leaf::Alike(_) => panic!("an entry has the whole event"),
                 testudo_audit::Leaf::Block(_) => "BLOCK".to_owned(),
                 testudo_audit::Leaf::Fork(_) => "FORK".to_owned(),
             })
             .collect()
     }
+}
+
+static GROUNDS: LazyLock<Grounds> = LazyLock::new(|| grounds("everybody"));
+
+/// `policy` allowed.
+fn grounds(policy: &str) -> Grounds {
+    let policies = vec![DeterminingPolicy {
+        id: policy.to_owned(),
+        reason: None,
+        file: "shop.cedar".to_owned(),
+        line: 1,
+    }];
+    let leg = LegRecord {
+        leg: "service".to_owned(),
+        principal: String::new(),
+        action: "invoke".to_owned(),
+        resource: String::new(),
+        allowed: true,
+        policies,
+        errors: Vec::new(),
+    };
+    Grounds {
+        legs: Arc::from([leg]),
+        context: Some("{}".into()),
+    }
+}
+
+/// The lines that a proxy makes of `events`.
+pub fn lines(events: &[Event]) -> Vec<String> {
+    let mut lines = EventLines::default();
+    let line = |event: &Event| lines.push(Box::new(event.clone())).unwrap().to_vec();
+    events
+        .iter()
+        .map(line)
+        .map(|line| String::from_utf8(line).unwrap())
+        .collect()
 }
 
 fn store_options(folder: &TempDir, clock: &Arc<FakeClock>) -> StoreOptions {
@@ -259,11 +278,7 @@ impl Proxy {
     }
 
     pub fn seal_events(&mut self, world: &World, events: &[Event], lost: u64) -> Block {
-        let texts = events
-            .iter()
-            .map(|event| serde_json::to_string(event).unwrap())
-            .collect();
-        self.seal_texts(world, texts, lost)
+        self.seal_texts(world, lines(events), lost)
     }
 
     pub fn seal_texts(&mut self, world: &World, events: Vec<String>, lost: u64) -> Block {

@@ -9,7 +9,7 @@ use testudo_model::{
 };
 use testudo_trust::{CertificateAuthority, TrustBundle};
 
-use crate::fixture::{World, domain};
+use crate::fixture::{World, domain, lines};
 
 fn refusal(world: &World, block: &Block) -> IntakeError {
     let size = world.ledger.size().unwrap();
@@ -296,7 +296,11 @@ fn a_block_has_exactly_the_events_it_was_signed_over() {
         IntakeError::Malformed { .. }
     ));
     assert!(matches!(
-        with(&|events| events[1] = events[1].replace("GET", "PUT")),
+        with(&|events| events[0] = events[0].replace("GET", "PUT")),
+        IntakeError::Root
+    ));
+    assert!(matches!(
+        with(&|events| events[2] = events[2].replace("\"as\":2", "\"as\":1")),
         IntakeError::Root
     ));
 }
@@ -325,22 +329,29 @@ fn signed_nonsense_is_still_nonsense() {
 }
 
 #[test]
-fn a_decision_rests_on_what_its_own_block_says_before_it() {
+fn an_event_is_like_a_whole_decision_before_it_in_its_own_block() {
     let world = World::new();
     let mut proxy = world.proxy("orders");
-    let [first, second] = world.alike(proxy.id(), "reads");
-    for (events, wrong) in [
+    let [first, second] = lines(&world.alike(proxy.id(), "reads")).try_into().unwrap();
+    assert!(second.contains("\"as\":1"), "{second}");
+    let back = |number: usize| second.replace("\"as\":1", &format!("\"as\":{number}"));
+    let undecided = serde_json::to_string(&world.event(proxy.id(), "a.b")).unwrap();
+    for (lines, wrong) in [
         (vec![second.clone()], 0),
         (vec![second.clone(), first.clone()], 0),
-        (vec![world.event(proxy.id(), "a.b"), second.clone()], 1),
+        (vec![undecided, second.clone()], 1),
+        (vec![first.clone(), back(2)], 1),
+        (vec![first.clone(), back(0)], 1),
+        (vec![first.clone(), back(u32::MAX as usize)], 1),
+        (vec![first.clone(), second.clone(), second.clone()], 2),
     ] {
-        let block = proxy.clone().seal_events(&world, &events, 0);
+        let block = proxy.clone().seal_texts(&world, lines, 0);
         let refused = refusal(&world, &block);
         assert!(matches!(refused, IntakeError::Event { index, .. } if index == wrong));
     }
-    let block = proxy.seal_events(&world, &[first, second.clone()], 0);
+    let block = proxy.seal_texts(&world, vec![first, second.clone(), back(2)], 0);
     world.ledger.intake(block, &world.roots).unwrap();
-    let later = proxy.seal_events(&world, &[second], 0);
+    let later = proxy.seal_texts(&world, vec![second], 0);
     assert!(matches!(
         refusal(&world, &later),
         IntakeError::Event { index: 0, .. }

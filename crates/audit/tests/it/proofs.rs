@@ -150,7 +150,9 @@ fn every_leaf_has_a_proof_file_that_is_exactly_the_path_of_the_rfc() {
             expected.push_str(&format!("{}\n", STANDARD.encode(hash)));
         }
         expected.push_str(&format!("\n{}", world.ledger.checkpoint().unwrap()));
-        assert_eq!(file, expected);
+        let (own, rest) = file.split_at(expected.len());
+        assert_eq!(own, expected);
+        assert_eq!(!rest.is_empty(), leaves[index].starts_with("{\"e\":"));
         let proven = verify_proof_file(&file, &key).unwrap();
         assert_eq!(proven.leaf, leaves[index].as_bytes());
     }
@@ -172,6 +174,41 @@ fn a_proof_says_nothing_about_another_leaf() {
     assert!(verify_proof_file(&moved, &key).is_err());
     let other = World::new();
     assert!(verify_proof_file(&file, &other.ledger.verifier_key()).is_err());
+}
+
+#[test]
+fn a_proof_covers_all_that_an_event_says() {
+    let world = World::new();
+    let mut proxy = world.proxy("orders");
+    let mut events = world.alike(proxy.id(), "reads").to_vec();
+    events.extend(world.alike(proxy.id(), "writes"));
+    let block = proxy.seal_events(&world, &events, 0);
+    world.ledger.intake(block, &world.roots).unwrap();
+    let key = world.ledger.verifier_key();
+    let whole = |file: &str| verify_proof_file(file, &key).map(|proven| proven.event);
+    let proofs: Vec<_> = (0..5)
+        .map(|index| world.ledger.prove(index).unwrap())
+        .collect();
+    assert_eq!(whole(&proofs[0]), Ok(None), "the block is no event");
+    for (index, event) in (1..).zip(&events) {
+        assert_eq!(whole(&proofs[index]), Ok(Some(Box::new(event.clone()))));
+    }
+    let second = proofs[2].rfind("c2sp.org/tlog-proof@v1\n").unwrap();
+    let (own, template) = proofs[2].split_at(second);
+    assert_eq!(proofs[1], template);
+    for (why, proof) in [
+        ("the rest is not proven", own.to_owned()),
+        ("another event says the rest", format!("{own}{}", proofs[3])),
+        ("it is not the rest", format!("{own}{own}")),
+        ("nothing is like", format!("{template}{template}")),
+        ("three", format!("{own}{template}{template}")),
+        (
+            "changed",
+            format!("{own}{}", template.replace("index 1", "index 2")),
+        ),
+    ] {
+        assert!(whole(&proof).is_err(), "{why}");
+    }
 }
 
 #[test]

@@ -9,10 +9,7 @@ use axum::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 use testudo_audit::{Entry, ExportError, Filter, Leaf, LedgerError};
-use testudo_model::{
-    DecisionId, EventId,
-    event::{DecisionRecord, GivenGrounds, Grounds},
-};
+use testudo_model::{DecisionId, EventId, event::DecisionRecord};
 use testudo_runtime::with_causes;
 
 use super::{Administrator, Answer};
@@ -108,14 +105,8 @@ pub async fn tail(State(plane): State<Arc<Plane>>, Query(tail): Query<Tail>) -> 
 /// How many of the leaves from `from` on were looked at, and the events among them that match.
 fn matching(plane: &Plane, from: u64, filter: &Filter) -> Result<(u64, Vec<Value>), LedgerError> {
     let leaves = plane.ledger.tail(from, TAIL_PAGE)?;
-    let mut grounds = plane.ledger.grounds();
-    let mut items = Vec::new();
-    for leaf in &leaves {
-        if grounds.matches(filter, leaf)? {
-            items.push(entry(leaf));
-        }
-    }
-    Ok((leaves.len() as u64, items))
+    let found = leaves.iter().filter(|leaf| leaf.matches(filter));
+    Ok((leaves.len() as u64, found.map(entry).collect()))
 }
 
 /// `GET /api/v1/audit/events/{event}`: by event id, decision id or index.
@@ -123,7 +114,7 @@ pub async fn show(State(plane): State<Arc<Plane>>, Path(event): Path<String>) ->
     plane
         .blocking(move |plane| {
             let found = find(plane, &event)?;
-            Ok(Json(whole_entry(&found, grounds_of(plane, &found)?)))
+            Ok(Json(entry(&found)))
         })
         .await?
 }
@@ -152,20 +143,15 @@ pub async fn decision(State(plane): State<Arc<Plane>>, Path(decision): Path<Deci
                     .detail("it is not in the ledger: proxies ship their events every half second, try again")
             })?;
             let record = found.leaf.event().and_then(|event| event.decision.as_ref());
-            let grounds = grounds_of(plane, &found)?;
             let text = record
-                .map(|record| explain(plane, record, grounds.as_ref()))
+                .map(|record| explain(plane, record))
                 .transpose()?;
-            Ok(Json(json!({ "text": text, "entry": whole_entry(&found, grounds) })))
+            Ok(Json(json!({ "text": text, "entry": entry(&found) })))
         })
         .await?
 }
 
-fn explain(
-    plane: &Plane,
-    record: &DecisionRecord,
-    grounds: Option<&GivenGrounds>,
-) -> Result<String, Refusal> {
+fn explain(plane: &Plane, record: &DecisionRecord) -> Result<String, Refusal> {
     let snapshot = plane
         .activation
         .current()
@@ -189,8 +175,8 @@ fn explain(
             "note: the policies have changed since; what is missing is said by today's".to_owned(),
         );
     }
-    let context = grounds.and_then(|grounds| grounds.context.as_deref());
-    for leg in grounds.map(|grounds| &*grounds.legs).unwrap_or_default() {
+    let context = record.grounds.context.as_deref();
+    for leg in &*record.grounds.legs {
         lines.push(
             engine
                 .as_ref()
@@ -331,6 +317,7 @@ fn parse(plane: &Plane, filter: &str) -> Result<Filter, Refusal> {
 fn entry(entry: &Entry) -> Value {
     let content = match &entry.leaf {
         Leaf::Event(event) => json!(event),
+        Leaf::Alike(_) => json!(entry.text),
         Leaf::Block(evidence) | Leaf::Fork(evidence) => json!(evidence),
     };
     let time = entry
@@ -338,21 +325,6 @@ fn entry(entry: &Entry) -> Value {
         .event()
         .map_or(entry.recorded_at, |event| event.time);
     json!({ "index": entry.index, "time": time.to_string(), "event": content })
-}
-
-/// What the decision at `found` rests on, if it is one.
-fn grounds_of(plane: &Plane, found: &Entry) -> Result<Option<GivenGrounds>, Refusal> {
-    let grounds = plane.ledger.grounds().of(found);
-    grounds.map_err(|error| refusal(&error))
-}
-
-/// The same with `grounds` in their place, if another event gives them.
-fn whole_entry(found: &Entry, grounds: Option<GivenGrounds>) -> Value {
-    let mut whole = entry(found);
-    if let (Some(decision), Some(given)) = (whole.pointer_mut("/event/decision"), grounds) {
-        decision["grounds"] = json!(Grounds::Given(given));
-    }
-    whole
 }
 
 fn refusal(error: &LedgerError) -> Refusal {

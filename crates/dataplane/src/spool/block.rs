@@ -68,10 +68,11 @@ pub(super) enum BrokenChain {
 }
 
 impl Draft {
-    /// Takes an event in; `false`, with nothing changed, if it is too long.
-    pub(super) fn push(&mut self, event: &mut Event) -> bool {
-        let leaf = self.lines.push(event).map(leaf_hash);
-        leaf.map(|leaf| self.tree.append(leaf)).is_some()
+    /// Takes an event in, or gives it back, with nothing changed, if it is too long.
+    pub(super) fn push(&mut self, event: Box<Event>) -> Result<(), Box<Event>> {
+        let leaf = leaf_hash(self.lines.push(event)?);
+        self.tree.append(leaf);
+        Ok(())
     }
 
     /// Whether there is no event.

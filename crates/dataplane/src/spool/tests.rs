@@ -11,8 +11,8 @@ use base64::Engine as _;
 use testudo_model::{
     DecisionId, TrustDomain,
     event::{
-        Actor, Block, BlockHead, DecisionRecord, Detail, EventClass, GivenGrounds, Grounds,
-        LegRecord, Outcome,
+        Actor, Block, BlockHead, DecisionRecord, Detail, EventClass, EventLine, Grounds, LegRecord,
+        Outcome,
     },
     limits::MAX_EVENT_BYTES,
     random_below,
@@ -116,11 +116,23 @@ fn receipt(spool: &Spool, number: u64, block: &Block) -> Receipt {
 }
 
 fn events_of(blocks: &[Block]) -> Vec<Event> {
-    blocks
-        .iter()
-        .flat_map(|block| &block.events)
-        .map(|text| serde_json::from_str(text).unwrap())
-        .collect()
+    blocks.iter().flat_map(whole_events).collect()
+}
+
+/// The events of a block, as the ledger shows them.
+fn whole_events(block: &Block) -> Vec<Event> {
+    let mut events: Vec<Event> = Vec::new();
+    for line in &block.events {
+        let event = match EventLine::parse(line).unwrap() {
+            EventLine::Whole(event) => *event,
+            EventLine::Alike(alike) => {
+                let template = &events[events.len() - alike.back()];
+                alike.restore(template).unwrap()
+            }
+        };
+        events.push(event);
+    }
+    events
 }
 
 fn numbers(events: &[Event]) -> Vec<i64> {
@@ -483,10 +495,10 @@ fn an_event_that_is_too_long_loses_the_context_of_its_decision_and_only_then_its
             method: "GET".to_owned(),
             path: "p".repeat(path),
             reason: "allowed".to_owned(),
-            grounds: Grounds::Given(GivenGrounds {
+            grounds: Grounds {
                 legs: Arc::default(),
                 context: Some("c".repeat(context).into()),
-            }),
+            },
             status: 0,
         }),
         ..event(0)
@@ -500,8 +512,8 @@ fn an_event_that_is_too_long_loses_the_context_of_its_decision_and_only_then_its
     let contexts: Vec<_> = events_of(&blocks)
         .into_iter()
         .map(|event| {
-            let given = event.decision.unwrap().grounds.given().cloned().unwrap();
-            let context = given.context.map(|context| context.len());
+            let grounds = event.decision.unwrap().grounds;
+            let context = grounds.context.map(|context| context.len());
             let left_out = event.details.into_keys().filter(|key| key != "number");
             (context, left_out.collect::<Vec<_>>())
         })
@@ -554,10 +566,10 @@ fn a_decision_is_recorded_however_much_everybody_has_to_say() {
         method: long(),
         path: long(),
         reason: long(),
-        grounds: Grounds::Given(GivenGrounds {
+        grounds: Grounds {
             legs: vec![leg; 9].into(),
             context: Some(long().into()),
-        }),
+        },
         status: 0,
     });
     let id = verbose.id.clone();
@@ -568,18 +580,8 @@ fn a_decision_is_recorded_however_much_everybody_has_to_say() {
         panic!("one event, and no loss: {events:?}");
     };
     assert_eq!(recorded.id, id);
-    assert!(
-        recorded
-            .decision
-            .as_ref()
-            .unwrap()
-            .grounds
-            .given()
-            .unwrap()
-            .legs
-            .iter()
-            .all(|leg| leg.allowed)
-    );
+    let legs = &recorded.decision.as_ref().unwrap().grounds.legs;
+    assert!(legs.iter().all(|leg| leg.allowed));
 }
 
 #[test]

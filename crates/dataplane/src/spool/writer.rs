@@ -12,7 +12,7 @@ use std::{
 
 use testudo_model::{
     Clock, Entropy, EventId, TenantName,
-    event::{Actor, Detail, Event, EventClass, GivenGrounds, Grounds, LegRecord, Outcome},
+    event::{Actor, Detail, Event, EventClass, Grounds, LegRecord, Outcome},
     limits::BLOCK_INTERVAL,
 };
 use testudo_trust::IdentitySource;
@@ -107,7 +107,7 @@ impl Writer {
                 self.seal()?;
             }
             match self.ring.try_recv() {
-                Ok(event) => self.take(*event),
+                Ok(event) => self.take(event),
                 Err(mpsc::TryRecvError::Empty) => break Turn::Empty,
                 Err(mpsc::TryRecvError::Disconnected) => break Turn::Disconnected,
             }
@@ -121,19 +121,19 @@ impl Writer {
         Ok(end)
     }
 
-    fn take(&mut self, mut event: Event) {
+    fn take(&mut self, event: Box<Event>) {
         let draft = &mut self.pending.draft;
-        let is_taken = draft.push(&mut event)
-            || without_context(&event).is_some_and(|mut smaller| draft.push(&mut smaller))
-            || draft.push(&mut cut(event.clone()));
-        if is_taken {
-            let clock = &self.clock;
-            self.pending
-                .since_nanos
-                .get_or_insert_with(|| clock.monotonic_nanos());
-        } else {
-            tracing::error!(event = %event.id, "an event is too large to be recorded");
-            self.shared.count_lost();
+        match draft.push(event).or_else(|long| push_shorter(draft, *long)) {
+            Ok(()) => {
+                let clock = &self.clock;
+                self.pending
+                    .since_nanos
+                    .get_or_insert_with(|| clock.monotonic_nanos());
+            }
+            Err(event) => {
+                tracing::error!(event = %event.id, "an event is too large to be recorded");
+                self.shared.count_lost();
+            }
         }
     }
 
@@ -190,8 +190,8 @@ impl Writer {
         self.take(event);
     }
 
-    fn own_event(&self, activity: &str, details: BTreeMap<String, Detail>) -> Event {
-        Event {
+    fn own_event(&self, activity: &str, details: BTreeMap<String, Detail>) -> Box<Event> {
+        Box::new(Event {
             id: EventId::generate(&*self.clock, &*self.entropy),
             time: self.clock.now(),
             tenant: self.tenant.clone(),
@@ -206,7 +206,7 @@ impl Writer {
             transaction: None,
             decision: None,
             details,
-        }
+        })
     }
 
     fn check_in_place(&mut self) -> Result<(), Fault> {
@@ -258,15 +258,19 @@ impl Pending {
     }
 }
 
+/// Takes in what of an event is short enough.
+fn push_shorter(draft: &mut Draft, long: Event) -> Result<(), Box<Event>> {
+    let smaller = without_context(&long).map(Box::new);
+    if smaller.is_some_and(|smaller| draft.push(smaller).is_ok()) {
+        return Ok(());
+    }
+    draft.push(Box::new(cut(long)))
+}
+
 /// The event without the context of its decision, the one part without which a decision can still be explained.
 fn without_context(event: &Event) -> Option<Event> {
-    let given = event.decision.as_ref()?.grounds.given()?;
-    let grounds = Grounds::Given(GivenGrounds {
-        legs: Arc::clone(&given.legs),
-        context: None,
-    });
     let mut smaller = event.clone();
-    smaller.decision.as_mut()?.grounds = grounds;
+    smaller.decision.as_mut()?.grounds.context = None;
     smaller
         .details
         .insert("context_omitted".to_owned(), Detail::from(true));
@@ -287,10 +291,11 @@ fn cut(mut event: Event) -> Event {
         decision.method = beginning(&decision.method);
         decision.path = beginning(&decision.path);
         decision.reason = beginning(&decision.reason);
-        if let Grounds::Given(given) = &mut decision.grounds {
-            given.context = None;
-            given.legs = given.legs.iter().take(MAX_LEGS).map(outcome).collect();
-        }
+        let legs = decision.grounds.legs.iter().take(MAX_LEGS);
+        decision.grounds = Grounds {
+            legs: legs.map(outcome).collect(),
+            context: None,
+        };
     }
     event
 }

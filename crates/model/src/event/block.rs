@@ -8,7 +8,7 @@
 //! <signature of the head: base64url>
 //! <certificate chain, leaf first: base64, a space between two>
 //! <event: JSON of an Event>
-//! <event>
+//! <event: JSON of an Event, or of an Alike>
 //! ```
 //!
 //! What is signed (the head) and what is hashed (each event) stand in it verbatim, so nothing is escaped when
@@ -19,9 +19,9 @@ use std::{collections::HashMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Event, GivenGrounds, Grounds};
+use super::{Event, alike};
 use crate::{
-    EventId, InstanceId, SpiffeId, Timestamp,
+    InstanceId, SpiffeId, Timestamp,
     limits::{
         MAX_BLOCK_BYTES, MAX_BLOCK_CHAIN, MAX_BLOCK_CHAIN_BYTES, MAX_BLOCK_EVENTS,
         MAX_BLOCK_EVENTS_BYTES, MAX_BLOCK_HEAD_BYTES, MAX_EVENT_BYTES,
@@ -66,7 +66,7 @@ pub struct Block {
     pub signature: String,
     /// The signer's certificate chain, leaf first, DER in standard base64.
     pub chain: Vec<String>,
-    /// Encoded events (JSON of [`Event`]), in sequence.
+    /// Encoded events, in sequence; [`EventLine::parse`](super::EventLine::parse) reads one.
     pub events: Vec<String>,
 }
 
@@ -173,28 +173,34 @@ impl Block {
 pub struct EventLines {
     text: Vec<u8>,
     count: usize,
-    given: Given,
+    templates: Templates,
 }
 
 impl EventLines {
-    /// Appends an event; what its decision rests on only if no event before has said the same. Gives the encoded
-    /// bytes, which are the leaf it will be; `None`, with nothing appended, if they are more than
-    /// [`MAX_EVENT_BYTES`].
-    pub fn push(&mut self, event: &mut Event) -> Option<&[u8]> {
-        let given = self.given.refer(event);
+    /// Appends an event; of one that is like an earlier one, only what makes it another. Gives the encoded bytes, which
+    /// are the leaf it will be.
+    ///
+    /// # Errors
+    /// The event, with nothing appended, if they are more than [`MAX_EVENT_BYTES`].
+    pub fn push(&mut self, event: Box<Event>) -> Result<&[u8], Box<Event>> {
         let start = self.text.len();
-        let written = serde_json::to_writer(&mut self.text, event);
+        let place = Place::of(&event);
+        let template = place.and_then(|place| self.templates.0.get(&place));
+        let is_alike = template.is_some_and(|(number, template)| {
+            alike::write(&mut self.text, &event, template, self.count - number)
+        });
+        let is_written = is_alike || serde_json::to_writer(&mut self.text, &event).is_ok();
         let end = self.text.len();
-        if written.is_err() || end - start > MAX_EVENT_BYTES {
+        if !is_written || end - start > MAX_EVENT_BYTES {
             self.text.truncate(start);
-            return None;
+            return Err(event);
         }
-        if let Some(given) = given {
-            self.given.remember(given, &event.id);
+        if let (false, Some(place)) = (is_alike, place) {
+            self.templates.0.insert(place, (self.count, event));
         }
         self.text.push(b'\n');
         self.count += 1;
-        self.text.get(start..end)
+        Ok(self.text.get(start..end).unwrap_or_default())
     }
 
     /// Whether there is none.
@@ -212,7 +218,7 @@ impl EventLines {
     pub fn clear(&mut self) {
         self.text.clear();
         self.count = 0;
-        self.given.0.clear();
+        self.templates.0.clear();
     }
 
     /// The block of these events, as [`Block::encode`] would write it.
@@ -221,36 +227,27 @@ impl EventLines {
     }
 }
 
-/// The grounds that events of the block have given, by where they are in memory: a proxy that remembers a decision
-/// shares its grounds between the events about it. They are held here, so that nothing else takes their place.
+/// The newest decision of the block that says all of itself, with its number, for each [`Place`].
 #[derive(Debug, Default)]
-struct Given(HashMap<[usize; 2], (GivenGrounds, EventId)>);
+struct Templates(HashMap<Place, (usize, Box<Event>)>);
 
-impl Given {
-    /// Lets `event` refer to grounds that were given before. Otherwise they are the answer, to be remembered once
-    /// the event has its place.
-    fn refer(&self, event: &mut Event) -> Option<GivenGrounds> {
-        let grounds = &mut event.decision.as_mut()?.grounds;
-        let given = grounds.given().filter(|given| !given.legs.is_empty())?;
-        match self.0.get(&Self::place(given)) {
-            Some((_, event)) => {
-                *grounds = Grounds::As(event.clone());
-                None
-            }
-            None => Some(given.clone()),
-        }
-    }
+/// Where the grounds of a decision are in memory: a proxy that remembers a decision shares its grounds between the events
+/// about it. While an event is held that has them, nothing else takes their place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Place {
+    legs: usize,
+    context: usize,
+}
 
-    fn remember(&mut self, given: GivenGrounds, event: &EventId) {
-        self.0.insert(Self::place(&given), (given, event.clone()));
-    }
-
-    fn place(given: &GivenGrounds) -> [usize; 2] {
-        let context = given.context.as_ref();
-        [
-            Arc::as_ptr(&given.legs).addr(),
-            context.map_or(0, |context| Arc::as_ptr(context).addr()),
-        ]
+impl Place {
+    fn of(event: &Event) -> Option<Self> {
+        let grounds = &event.decision.as_ref()?.grounds;
+        let context = grounds.context.as_ref();
+        // Empty slices may share an address.
+        (!grounds.legs.is_empty()).then(|| Self {
+            legs: Arc::as_ptr(&grounds.legs).addr(),
+            context: context.map_or(0, |context| Arc::as_ptr(context).addr()),
+        })
     }
 }
 
@@ -299,7 +296,7 @@ mod tests {
 
     use super::*;
     use crate::event::{
-        Actor, DecisionRecord, Detail, EventClass, GivenGrounds, Grounds, LegRecord, Outcome,
+        Actor, DecisionRecord, Detail, EventClass, EventLine, Grounds, LegRecord, Outcome,
     };
 
     fn block(events: Vec<String>) -> Block {
@@ -311,8 +308,8 @@ mod tests {
         }
     }
 
-    fn event(text: &str) -> Event {
-        Event {
+    fn event(text: &str) -> Box<Event> {
+        Box::new(Event {
             id: "evt_01M81RGDQM7AD69PCSBH7H9W43".parse().unwrap(),
             time: Timestamp::from_unix_millis(1_795_355_588_340),
             tenant: "default".parse().unwrap(),
@@ -336,7 +333,7 @@ mod tests {
                 method: text.to_owned(),
                 path: text.to_owned(),
                 reason: text.to_owned(),
-                grounds: Grounds::Given(GivenGrounds {
+                grounds: Grounds {
                     legs: Arc::from([LegRecord {
                         leg: text.to_owned(),
                         principal: text.to_owned(),
@@ -347,11 +344,36 @@ mod tests {
                         errors: vec![text.to_owned()],
                     }]),
                     context: Some(text.into()),
-                }),
+                },
                 status: 0,
             }),
             details: BTreeMap::from([(text.to_owned(), Detail::from(text))]),
+        })
+    }
+
+    /// Another event about the same decision.
+    fn alike(event: &Event, number: u32) -> Box<Event> {
+        let mut alike = Box::new(event.clone());
+        alike.id = format!("evt_01M81RGDQM7AD69PCSBH{number:06}")
+            .parse()
+            .unwrap();
+        alike
+    }
+
+    /// The events of `lines`, as a reader has them.
+    fn read(lines: &[String]) -> Vec<Event> {
+        let mut whole: Vec<Event> = Vec::new();
+        for line in lines {
+            let event = match EventLine::parse(line).unwrap() {
+                EventLine::Whole(event) => *event,
+                EventLine::Alike(alike) => {
+                    let template = &whole[whole.len() - alike.back()];
+                    alike.restore(template).unwrap()
+                }
+            };
+            whole.push(event);
         }
+        whole
     }
 
     #[test]
@@ -438,12 +460,9 @@ mod tests {
     #[test]
     fn an_event_that_is_too_long_leaves_no_trace() {
         let mut lines = EventLines::default();
-        let leaf = lines.push(&mut event("a")).unwrap().to_vec();
-        assert!(
-            lines
-                .push(&mut event(&"x".repeat(MAX_EVENT_BYTES)))
-                .is_none()
-        );
+        let leaf = lines.push(event("a")).unwrap().to_vec();
+        let long = event(&"x".repeat(MAX_EVENT_BYTES));
+        assert_eq!(lines.push(long.clone()), Err(long));
         let decoded = Block::decode(&lines.encode("head", "", &[])).unwrap();
         assert_eq!(decoded.events, [String::from_utf8(leaf).unwrap()]);
         lines.clear();
@@ -454,36 +473,41 @@ mod tests {
     fn what_decisions_have_in_common_is_said_once_a_block() {
         let mut lines = EventLines::default();
         let first = event("a");
-        let record = |event: &Event| event.decision.clone().unwrap();
-        let alike = |id: &str| {
-            let mut alike = first.clone();
-            alike.id = id.parse().unwrap();
-            alike
+        let mut written = |event: &Event| {
+            let line = lines.push(Box::new(event.clone())).unwrap();
+            String::from_utf8(line.to_vec()).unwrap()
         };
-        let mut written = |mut event: Event| -> Event {
-            serde_json::from_slice(lines.push(&mut event).unwrap()).unwrap()
-        };
-        assert_eq!(written(first.clone()), first);
-        let second = written(alike("evt_01M81RGDQM7AD69PCSBH7H9W44"));
-        assert_eq!(record(&second).grounds, Grounds::As(first.id.clone()));
+        let whole = |event: &Event| serde_json::to_string(event).unwrap();
+        assert_eq!(written(&first), whole(&first));
+        for (number, line) in [
+            (
+                1,
+                r#"{"e":"01M81RGDQM7AD69PCSBH000001","as":1,"d":"01M81RGDQME5X8HVJ1XZHXHP72"}"#,
+            ),
+            (
+                2,
+                r#"{"e":"01M81RGDQM7AD69PCSBH000002","as":2,"d":"01M81RGDQME5X8HVJ1XZHXHP72"}"#,
+            ),
+        ] {
+            assert_eq!(written(&alike(&first, number)), line);
+        }
         // Equal, but not known to be.
-        assert_eq!(written(event("a")), event("a"));
+        assert_eq!(written(&event("a")), whole(&event("a")));
         lines.clear();
-        let mut third = alike("evt_01M81RGDQM7AD69PCSBH7H9W45");
-        lines.push(&mut third).unwrap();
-        assert_eq!(record(&third).grounds, record(&first).grounds);
+        let third = alike(&first, 3);
+        let line = lines.push(third.clone()).unwrap();
+        assert_eq!(line, whole(&third).as_bytes(), "no block refers to another");
     }
 
     #[test]
     fn nothing_refers_to_an_event_that_was_too_long() {
         let mut lines = EventLines::default();
         let long = event(&"x".repeat(MAX_EVENT_BYTES));
-        assert!(lines.push(&mut long.clone()).is_none());
+        lines.push(long.clone()).unwrap_err();
         let mut shorter = event("a");
         let grounds = long.decision.unwrap().grounds;
-        shorter.decision.as_mut().unwrap().grounds = grounds.clone();
-        assert!(lines.push(&mut shorter).is_none());
-        assert_eq!(shorter.decision.unwrap().grounds, grounds);
+        shorter.decision.as_mut().unwrap().grounds = grounds;
+        assert_eq!(lines.push(shorter.clone()), Err(shorter));
     }
 
     #[test]
@@ -491,8 +515,8 @@ mod tests {
         let mut lines = EventLines::default();
         // Sixteen texts, which together come close to the longest event.
         while !lines.is_full() {
-            let mut large = event(&"x".repeat(MAX_EVENT_BYTES / 16 - 80));
-            lines.push(&mut large).unwrap();
+            let large = event(&"x".repeat(MAX_EVENT_BYTES / 16 - 80));
+            lines.push(large).unwrap();
         }
         assert!(lines.text.len() > MAX_BLOCK_EVENTS_BYTES - 2 * MAX_EVENT_BYTES);
         let head = "x".repeat(MAX_BLOCK_HEAD_BYTES);
@@ -501,7 +525,7 @@ mod tests {
         assert!(Block::decode(&lines.encode(&head, &signature, &chain)).is_ok());
         let mut lines = EventLines::default();
         while !lines.is_full() {
-            lines.push(&mut event("")).unwrap();
+            lines.push(event("")).unwrap();
         }
         assert!(Block::decode(&lines.encode(&head, &signature, &chain)).is_ok());
     }
@@ -512,17 +536,26 @@ mod tests {
         fn any_event_is_one_line(texts in vec("[a-z\"\\\\\n\r\t\0\u{85}\u{2028}\u{1f512}]{0,20}", 0..5)) {
             let mut lines = EventLines::default();
             let mut leaves = Vec::new();
-            for text in &texts {
-                leaves.push(String::from_utf8(lines.push(&mut event(text)).unwrap().to_vec()).unwrap());
+            let events: Vec<Box<Event>> = texts
+                .iter()
+                .zip(1..)
+                .flat_map(|(text, number)| {
+                    let first = event(text);
+                    let second = alike(&first, number);
+                    [first, second]
+                })
+                .collect();
+            for event in &events {
+                let leaf = lines.push(event.clone()).unwrap();
+                leaves.push(String::from_utf8(leaf.to_vec()).unwrap());
             }
             let expected = block(leaves);
             let encoded = lines.encode(&expected.head, &expected.signature, &expected.chain);
             prop_assert_eq!(&encoded, &expected.encode());
             let decoded = Block::decode(&encoded).unwrap();
             prop_assert_eq!(&decoded, &expected);
-            for (line, text) in decoded.events.iter().zip(&texts) {
-                prop_assert_eq!(serde_json::from_str::<Event>(line).unwrap(), event(text));
-            }
+            let read = read(&decoded.events).into_iter().map(Box::new).collect::<Vec<_>>();
+            prop_assert_eq!(read, events);
         }
 
         #[test]
