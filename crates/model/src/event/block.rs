@@ -227,9 +227,10 @@ impl EventLines {
     }
 }
 
-/// The newest decision of the block that says all of itself, with its number, for each [`Place`].
+/// The newest decision of the block that says all of itself, with its number, for each [`Place`]. Nobody chooses places, so
+/// they need no hashing against collisions.
 #[derive(Debug, Default)]
-struct Templates(HashMap<Place, (usize, Box<Event>)>);
+struct Templates(HashMap<Place, (usize, Box<Event>), foldhash::fast::RandomState>);
 
 /// Where the grounds of a decision are in memory: a proxy that remembers a decision shares its grounds between the events
 /// about it. While an event is held that has them, nothing else takes their place.
