@@ -11,11 +11,22 @@ use testudo_runtime::DrainWatch;
 const LOOK: Duration = Duration::from_secs(2);
 
 /// Has the system not make huge pages of the process's memory. mimalloc asks for them, and then a sidecar that uses 5 MB
-/// holds 30, for nothing gained (docs/performance.md). What the process starts inherits it.
+/// holds 30 (docs/performance.md has what that gains and costs).
 pub fn in_small_pages() {
-    // Refused by kernels that know no huge pages.
+    forbid_huge_pages(true);
+}
+
+/// Leaves it to the system again: what this process becomes is not ours to decide for, and would inherit it.
+pub fn in_any_pages() {
+    forbid_huge_pages(false);
+}
+
+/// Refused by kernels that know no huge pages, and then there is nothing to forbid.
+fn forbid_huge_pages(forbidden: bool) {
     #[cfg(target_os = "linux")]
-    let _ = rustix::thread::disable_transparent_huge_pages(true);
+    let _ = rustix::thread::disable_transparent_huge_pages(forbidden);
+    #[cfg(not(target_os = "linux"))]
+    let _ = forbidden;
 }
 
 /// Has freed pages returned until the process drains.

@@ -10,7 +10,10 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::failure::{Exit, Failure};
+use crate::{
+    failure::{Exit, Failure},
+    memory,
+};
 
 /// How to start `program` bound to this process: through this binary, which then becomes it.
 pub fn bound(program: &OsStr) -> io::Result<tokio::process::Command> {
@@ -40,6 +43,7 @@ pub fn become_program(parent: u32, command: &[OsString]) -> Failure {
     if let Err(error) = end_with(parent) {
         return error.into();
     }
+    memory::in_any_pages();
     let error = Command::new(program).args(arguments).exec();
     Failure::new(
         Exit::Failed,

@@ -20,11 +20,13 @@
 use std::{
     fs,
     io::{Read, Write},
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
 
 use crate::{
+    fleet::TESTUDO,
     shop::{Shop, Stream},
     wire,
 };
@@ -67,6 +69,23 @@ fn memory_is_held_in_small_pages() {
     // Two huge pages are there before `main`; the allocator would have asked for twenty.
     let huge = kilobytes(&shop, "smaps_rollup", "AnonHugePages:");
     assert!(huge <= 8 * 1024, "{huge}");
+}
+
+#[test]
+fn the_programs_of_services_have_the_pages_that_the_system_gives_everybody() {
+    let said = |command: &mut Command| -> Option<String> {
+        let output = command.output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let line = text.lines().find(|line| line.starts_with("THP_enabled:"));
+        line.map(str::to_owned)
+    };
+    let parent = std::process::id().to_string();
+    let mut bound = Command::new(TESTUDO);
+    bound.args(["run-bound", &parent, "--", "cat", "/proc/self/status"]);
+    let mut unbound = Command::new("cat");
+    let expected = said(unbound.arg("/proc/self/status"));
+    assert!(expected.is_some(), "a kernel that tells");
+    assert_eq!(said(&mut bound), expected);
 }
 
 #[test]
