@@ -4,8 +4,8 @@ use std::{collections::BTreeSet, sync::Barrier, thread, time::Duration};
 
 use serde_json::{Value, json};
 use testudo_identity::{
-    ClientPolicy, ClientProfile, NewSecret, OauthError, Parameters, PresentedToken, ProofTarget,
-    Provider, RequestProof, TokenRequest, TokenResponse, TokenType, UserInfoError,
+    ClientPolicy, NewSecret, OauthError, Parameters, PresentedToken, ProofTarget, Provider,
+    RequestProof, TokenRequest, TokenResponse, TokenType, UserInfoError,
 };
 use testudo_model::{
     Clock, Redacted,
@@ -14,8 +14,8 @@ use testudo_model::{
 use testudo_trust::{SigningKey, base64url, sha256};
 
 use crate::house::{
-    House, ISSUER, SECRET, THUMBPRINT, WEB_REDIRECT, code_of, form, native_profile, native_request,
-    redemption, restock_peer,
+    House, ISSUER, SECRET, THUMBPRINT, WEB_REDIRECT, code_of, form, native_request, redemption,
+    restock_peer,
 };
 
 const USERINFO: &str = "/oauth2/userinfo";
@@ -530,19 +530,10 @@ fn a_request_pushed_with_a_proof_is_bound_to_its_key() {
 #[test]
 fn a_client_that_must_prove_possession_gets_no_bearer_token() {
     let house = House::new();
-    let cli = "cli".parse().unwrap();
-    let version = house.provider.client(&cli).unwrap().version;
-    let profile = ClientProfile {
-        policy: ClientPolicy {
-            dpop_bound_access_tokens: true,
-            ..ClientPolicy::default()
-        },
-        ..native_profile()
-    };
-    house
-        .provider
-        .update_client(&cli, version, profile, &house.caller)
-        .unwrap();
+    house.demand(ClientPolicy {
+        dpop_bound_access_tokens: true,
+        ..ClientPolicy::default()
+    });
     let code = house.code();
     let without = send(&house.provider, &house, &redemption(&code, &[]), None);
     assert_eq!(code_of_error(&without), "invalid_dpop_proof");

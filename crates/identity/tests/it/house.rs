@@ -4,9 +4,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::de::DeserializeOwned;
 use testudo_identity::{
-    Authorization, Caller, ClientKind, ClientProfile, GrantType, LoggedIn, LoginError, LoginPrompt,
-    LoginRequest, NewPassword, NewSecret, Outbox, OutboxEntry, Parameters, Peer, Provider,
-    ServiceAccountProfile, Settings, TokenError, TokenRequest, TokenResponse, UserProfile,
+    Authorization, Caller, ClientKind, ClientPolicy, ClientProfile, GrantType, LoggedIn,
+    LoginError, LoginPrompt, LoginRequest, NewPassword, NewSecret, Outbox, OutboxEntry, Parameters,
+    Peer, Provider, ServiceAccountProfile, Settings, TokenError, TokenRequest, TokenResponse,
+    UserProfile,
 };
 use testudo_model::{
     AccessTokenClaims, Redacted, TenantName, UserId,
@@ -134,6 +135,19 @@ impl House {
             password: &password,
         };
         self.provider.login(&request, &self.caller).unwrap()
+    }
+
+    /// From now on the native client must do what `policy` says.
+    pub fn demand(&self, policy: ClientPolicy) {
+        let cli = "cli".parse().unwrap();
+        let version = self.provider.client(&cli).unwrap().version;
+        let profile = ClientProfile {
+            policy,
+            ..native_profile()
+        };
+        self.provider
+            .update_client(&cli, version, profile, &self.caller)
+            .unwrap();
     }
 
     /// A fresh code of alice at the native client.

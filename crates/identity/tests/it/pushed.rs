@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, sync::Barrier, thread, time::Duration};
 
 use testudo_identity::{
-    Authorization, AuthorizeError, ClientPolicy, ClientProfile, LoginError, LoginRequest,
-    Parameters, PushError, PushedRequest, TokenRequest,
+    Authorization, AuthorizeError, ClientPolicy, LoginError, LoginRequest, Parameters, PushError,
+    PushedRequest, TokenRequest,
 };
 use testudo_model::{Redacted, event::Outcome};
 
@@ -287,19 +287,10 @@ fn who_pushes_proves_who_it_is_and_the_proof_is_not_kept() {
 #[test]
 fn a_client_that_must_push_gets_nothing_otherwise() {
     let house = House::new();
-    let cli = "cli".parse().unwrap();
-    let version = house.provider.client(&cli).unwrap().version;
-    let profile = ClientProfile {
-        policy: ClientPolicy {
-            require_pushed_authorization_requests: true,
-            ..ClientPolicy::default()
-        },
-        ..native_profile()
-    };
-    house
-        .provider
-        .update_client(&cli, version, profile, &house.caller)
-        .unwrap();
+    house.demand(ClientPolicy {
+        require_pushed_authorization_requests: true,
+        ..ClientPolicy::default()
+    });
     let answer = house
         .provider
         .authorize(&native_request(&[]), None, None, &house.caller);
