@@ -11,6 +11,7 @@ use crate::{
     body::AnswerBody,
     headers::{self, TESTUDO_DECISION},
     rejection::Rejection,
+    respond,
 };
 
 const GRPC: &str = "application/grpc";
@@ -64,6 +65,7 @@ pub(crate) fn refuse(rejection: &Rejection) -> Response<AnswerBody> {
     if let Some(decision) = rejection.decision() {
         headers::set(fields, TESTUDO_DECISION, decision.as_str());
     }
+    respond::add_challenges(fields, rejection);
     if let Some(seconds) = rejection.retry_after_seconds() {
         let pushback = seconds.saturating_mul(1000);
         headers::set(fields, GRPC_RETRY_PUSHBACK_MS, &pushback.to_string());

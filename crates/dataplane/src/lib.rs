@@ -45,6 +45,7 @@ mod metrics;
 mod overload;
 mod pace;
 mod pool;
+mod possession;
 mod principal;
 mod proxy;
 mod proxy_protocol;

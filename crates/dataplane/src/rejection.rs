@@ -5,7 +5,7 @@ use testudo_model::{DecisionId, PathError, Problem};
 use testudo_policy::ReasonCode;
 
 use crate::{
-    framing::FramingError, limit::Limited, overload::RETRY_AFTER_SECONDS,
+    framing::FramingError, limit::Limited, overload::RETRY_AFTER_SECONDS, possession::ProofError,
     proxy_protocol::HeaderError, sidecar::TunnelError, token::TokenError,
     transaction::TransactionError, websocket::WebsocketError,
 };
@@ -43,6 +43,9 @@ pub(crate) enum Rejection {
     /// No or no good access token.
     #[error("the access token is refused")]
     Token(#[from] TokenError),
+    /// No good proof of possession beside a good access token.
+    #[error("the proof of possession is refused")]
+    Proof(#[from] ProofError),
     /// No good transaction token.
     #[error("the transaction token is refused")]
     Transaction(#[from] TransactionError),
@@ -136,7 +139,8 @@ impl Rejection {
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::Token(error) => error.status(),
-            Self::Transaction(_)
+            Self::Proof(_)
+            | Self::Transaction(_)
             | Self::Denied {
                 reason: ReasonCode::UserRequired,
                 ..
@@ -160,6 +164,7 @@ impl Rejection {
             Self::NoRoute => "route.not_found",
             Self::Method(_) => "route.method_not_allowed",
             Self::Token(error) => error.code(),
+            Self::Proof(error) => error.code(),
             Self::Transaction(_) => "token.transaction",
             Self::Peer(_) => "peer.refused",
             Self::Denied { reason, .. } => reason.as_str(),
@@ -229,7 +234,7 @@ impl Rejection {
             Self::Limited(_) => "Too many requests",
             Self::NoRoute => "There is nothing here",
             Self::Method(_) => "Not with this method",
-            Self::Token(_) | Self::Transaction(_) => "Authentication failed",
+            Self::Token(_) | Self::Proof(_) | Self::Transaction(_) => "Authentication failed",
             Self::Peer(_) => "The calling workload is refused",
             Self::Denied {
                 reason: ReasonCode::UserRequired,
@@ -251,6 +256,7 @@ impl Rejection {
             Self::Websocket(error) => Some(error.to_string()),
             Self::Path(error) => Some(error.to_string()),
             Self::Token(error) => Some(error.to_string()),
+            Self::Proof(error) => Some(error.to_string()),
             Self::ProxyHeader(error) => Some(error.to_string()),
             Self::Limited(limited) => Some(format!(
                 "limit per {}; try again in {} s",

@@ -1,12 +1,13 @@
 //! How a refusal looks on the wire: RFC 9457 problem details and the fields that go with the status.
 
-use http::{HeaderValue, Response, Version, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, Version, header};
 use hyper::body::Body;
 use testudo_model::Problem;
 
 use crate::{
     body::AnswerBody,
     headers::{self, TESTUDO_DECISION},
+    possession::DPOP_NONCE,
     rejection::Rejection,
     token::TokenError,
     websocket::WebsocketError,
@@ -57,12 +58,7 @@ pub(crate) fn refuse(rejection: &Rejection, version: Version) -> Response<Answer
         }
         _ => {}
     }
-    if let Some(challenge) = challenge(rejection) {
-        fields.insert(
-            header::WWW_AUTHENTICATE,
-            HeaderValue::from_static(challenge),
-        );
-    }
+    add_challenges(fields, rejection);
     response
 }
 
@@ -76,20 +72,34 @@ pub(crate) fn omit_body(response: &mut Response<AnswerBody>) {
     *response.body_mut() = AnswerBody::empty();
 }
 
-/// RFC 6750 section 3: a 401 names the scheme, and an error only if a token was sent.
-fn challenge(rejection: &Rejection) -> Option<&'static str> {
-    match rejection {
-        Rejection::Token(TokenError::Several | TokenError::InQuery) => None,
-        Rejection::Token(_) => Some("Bearer error=\"invalid_token\""),
-        _ if rejection.status() == http::StatusCode::UNAUTHORIZED => Some("Bearer"),
-        _ => None,
+/// Says how to authenticate: RFC 6750 section 3 and RFC 9449 section 7.1 want an error only if a token was sent. A proof
+/// that is refused has one challenge alone, or clients would not look for the nonce.
+pub(crate) fn add_challenges(fields: &mut HeaderMap, rejection: &Rejection) {
+    let challenges: &[&'static str] = match rejection {
+        Rejection::Token(TokenError::Several | TokenError::InQuery) => &[],
+        Rejection::Token(_) => &[
+            r#"Bearer error="invalid_token""#,
+            r#"DPoP error="invalid_token", algs="ES256""#,
+        ],
+        Rejection::Proof(error) => &[error.challenge()],
+        _ if rejection.status() == StatusCode::UNAUTHORIZED => &["Bearer"],
+        _ => &[],
+    };
+    for challenge in challenges {
+        fields.append(
+            header::WWW_AUTHENTICATE,
+            HeaderValue::from_static(challenge),
+        );
+    }
+    if let Rejection::Proof(error) = rejection
+        && let Some(nonce) = error.nonce()
+    {
+        headers::set(fields, DPOP_NONCE, nonce);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use http::StatusCode;
-
     use super::*;
     use crate::{
         framing::FramingError,

@@ -174,6 +174,11 @@ impl RouteTable {
         table.find(method, path)
     }
 
+    /// Whether a service is found by this host name, as [`normalise_host`] gives it.
+    pub fn has_host(&self, host: &str) -> bool {
+        self.hosts.contains_key(host)
+    }
+
     /// The operation of the service at `service` that `method` and `path` mean.
     ///
     /// # Errors

@@ -17,8 +17,9 @@ use crate::{
     state::{Enforced, ProxyState},
 };
 
-/// What comes before a token (RFC 6750 section 2.1), in any case.
-const SCHEME: &[u8] = b"bearer ";
+/// What comes before a token (RFC 6750 section 2.1, RFC 9449 section 7.1), in any case.
+const BEARER: &[u8] = b"bearer ";
+const DPOP: &[u8] = b"dpop ";
 
 /// Why a token is refused. The text is public; it does not say which keys exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -27,10 +28,10 @@ pub(crate) enum TokenError {
     #[error("there must be exactly one `Authorization` field")]
     Several,
     /// RFC 9700 section 4.3.2: queries end up in logs and histories.
-    #[error("an access token in the query is never accepted; send `Authorization: Bearer`")]
+    #[error("an access token in the query is never accepted; send `Authorization`")]
     InQuery,
-    /// Not `Bearer <token>`.
-    #[error("`Authorization` must be `Bearer` and one token")]
+    /// Not `Bearer <token>` and not `DPoP <token>`.
+    #[error("`Authorization` must be `Bearer` or `DPoP` and one token")]
     Scheme,
     /// Longer than [`limits::MAX_TOKEN_BYTES`].
     #[error("the token is longer than {} bytes", limits::MAX_TOKEN_BYTES)]
@@ -47,8 +48,12 @@ pub(crate) enum TokenError {
     /// Taken back.
     #[error("the token is revoked")]
     Revoked,
-    /// Bound to a key the caller did not prove to hold (RFC 8705 section 3).
-    #[error("the token is bound to a certificate or key that the caller has not proved to hold")]
+    /// Bound to a key, and the scheme says that it is not; or the other way round (RFC 8705 section 3, RFC 9449
+    /// section 7.2).
+    #[error(
+        "a token that is bound to a key comes with the scheme `DPoP` and a proof, any other with `Bearer`; one that is \
+         bound to a certificate is not for here"
+    )]
     Unbound,
 }
 
@@ -81,17 +86,27 @@ pub(crate) struct Login {
     pub(crate) principal: Principal,
     /// End of the token.
     pub(crate) expires: Timestamp,
+    /// Thumbprint of the key it is bound to (`jkt`): whoever uses it must prove to hold that.
+    pub(crate) key: Option<Box<str>>,
 }
 
-/// What a request brings as its bearer token, `None` if it brings no credentials at all. Whether it is a token at all
+/// An access token as it came with a request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Credentials<'a> {
+    /// The scheme was `DPoP`: a proof of possession comes with it.
+    pub(crate) has_proof: bool,
+    pub(crate) token: &'a [u8],
+}
+
+/// What a request brings as its access token, `None` if it brings no credentials at all. Whether it is a token at all
 /// is left to [`token68`]: what is remembered was one.
 ///
 /// # Errors
 /// [`TokenError`] when there is anything but exactly one.
-pub(crate) fn bearer<'a>(
+pub(crate) fn credentials<'a>(
     headers: &'a HeaderMap,
     query: Option<&str>,
-) -> Result<Option<&'a [u8]>, TokenError> {
+) -> Result<Option<Credentials<'a>>, TokenError> {
     if query.is_some_and(has_token_parameter) {
         return Err(TokenError::InQuery);
     }
@@ -102,17 +117,21 @@ pub(crate) fn bearer<'a>(
     if fields.next().is_some() {
         return Err(TokenError::Several);
     }
-    let (scheme, token) = field
-        .as_bytes()
-        .split_at_checked(SCHEME.len())
-        .ok_or(TokenError::Scheme)?;
-    if !scheme.eq_ignore_ascii_case(SCHEME) {
-        return Err(TokenError::Scheme);
-    }
+    let field = field.as_bytes();
+    let (has_proof, token) = match after(BEARER, field) {
+        Some(token) => (false, token),
+        None => (true, after(DPOP, field).ok_or(TokenError::Scheme)?),
+    };
     if token.len() > limits::MAX_TOKEN_BYTES {
         return Err(TokenError::TooLong);
     }
-    Ok(Some(token))
+    Ok(Some(Credentials { has_proof, token }))
+}
+
+/// What follows `scheme`, if `field` begins with it.
+fn after<'a>(scheme: &[u8], field: &'a [u8]) -> Option<&'a [u8]> {
+    let (begin, rest) = field.split_at_checked(scheme.len())?;
+    begin.eq_ignore_ascii_case(scheme).then_some(rest)
 }
 
 /// `token` as text.
@@ -153,8 +172,6 @@ pub(crate) struct Verified {
     issuers: [u8; 32],
     /// Revocation sequence it was checked against, `None` if it was not yet.
     revocations: Option<u64>,
-    /// `x5t#S256` the token is bound to.
-    certificate: Option<Arc<str>>,
 }
 
 impl TokenVerifier {
@@ -174,15 +191,15 @@ impl TokenVerifier {
         holds.then_some(known)
     }
 
-    /// The login behind a token, if nothing has taken it back since it was verified; `certificate` is the thumbprint
-    /// of the client certificate, if there is one.
+    /// The login behind a token, if nothing has taken it back since it was verified. `has_proof`: it came with a proof,
+    /// which is still to be checked.
     ///
     /// # Errors
     /// [`TokenError`].
     pub(crate) fn login(
         &self,
         known: Verified,
-        certificate: Option<&str>,
+        has_proof: bool,
         state: &ProxyState,
     ) -> Result<Arc<Login>, TokenError> {
         // The number before the entries: one that arrives in between is looked at again next time.
@@ -200,9 +217,7 @@ impl TokenVerifier {
             self.forget(&known.token);
             return Err(TokenError::Time);
         }
-        if let Some(bound) = &known.certificate
-            && certificate != Some(bound)
-        {
+        if known.login.key.is_some() != has_proof {
             return Err(TokenError::Unbound);
         }
         let login = Arc::clone(&known.login);
@@ -244,29 +259,30 @@ impl TokenVerifier {
             limits::CLOCK_SKEW,
         )
         .map_err(|_| TokenError::Time)?;
-        let certificate = match &access.cnf {
+        let key = match &access.cnf {
             Some(confirmation) => {
-                // A confirmation that is not understood binds to something we cannot check.
+                // Clients have no certificates here, and a confirmation that is not understood binds to something we
+                // cannot check.
                 let thumbprint = confirmation
-                    .certificate_thumbprint
+                    .key_thumbprint
                     .as_deref()
-                    .filter(|_| confirmation.key_thumbprint.is_none())
+                    .filter(|_| confirmation.certificate_thumbprint.is_none())
                     .ok_or(TokenError::Unbound)?;
-                Some(Arc::from(thumbprint))
+                Some(Box::from(thumbprint))
             }
             None => None,
         };
         let login = Login {
             serial: self.next_serial.fetch_add(1, Ordering::Relaxed),
-            principal: Principal::from_access_token(&access, certificate.is_some()),
+            principal: Principal::from_access_token(&access, key.is_some()),
             expires: Timestamp::from_unix_seconds(access.exp) + limits::CLOCK_SKEW,
+            key,
         };
         Ok(Verified {
             token: token.into(),
             login: Arc::new(login),
             issuers: *enforced.issuers_fingerprint(),
             revocations: None,
-            certificate,
         })
     }
 
@@ -310,11 +326,11 @@ mod tests {
                 HeaderValue::from_bytes(value.as_bytes()).unwrap(),
             );
         }
-        let token = bearer(&headers, query)?;
-        token
-            .map(token68)
-            .transpose()
-            .map(|token| token.map(str::to_owned))
+        let Some(Credentials { has_proof, token }) = credentials(&headers, query)? else {
+            return Ok(None);
+        };
+        let scheme = if has_proof { "proved " } else { "" };
+        token68(token).map(|token| Some(format!("{scheme}{token}")))
     }
 
     #[test]
@@ -325,12 +341,18 @@ mod tests {
             Ok(Some("a.b.c".to_owned()))
         );
         assert_eq!(found(&["bearer a.b.c"], None), Ok(Some("a.b.c".to_owned())));
+        assert_eq!(
+            found(&["dPoP a.b.c"], None),
+            Ok(Some("proved a.b.c".to_owned()))
+        );
         for (values, query, error) in [
-            (
-                &["Bearer a.b.c", "Bearer a.b.c"][..],
-                None,
-                TokenError::Several,
-            ),
+            (&["DPoP"][..], None, TokenError::Scheme),
+            (&["DPoP "], None, TokenError::Scheme),
+            (&["DPoPa.b.c"], None, TokenError::Scheme),
+            (&["DPoP  a.b.c"], None, TokenError::Scheme),
+            (&["DPoP a.b.c, Bearer a.b.c"], None, TokenError::Scheme),
+            (&["DPoP a.b.c", "Bearer a.b.c"], None, TokenError::Several),
+            (&["Bearer a.b.c", "Bearer a.b.c"], None, TokenError::Several),
             (&["Bearer a.b.c", "Basic YTpi"], None, TokenError::Several),
             (
                 &["Bearer a.b.c"],

@@ -47,10 +47,6 @@ pub const MAX_CLIENT_SECRETS: usize = 2;
 
 /// Time a person has between opening the login page and sending it.
 pub const FLOW_LIFETIME: Duration = Duration::from_secs(15 * 60);
-/// Longest `jti` of a DPoP proof or client assertion.
-pub const MAX_PROOF_ID_BYTES: usize = 256;
-/// Life of a nonce for DPoP proofs. A client that was idle for longer is asked to try again with a new one.
-pub const PROOF_NONCE_LIFETIME: Duration = Duration::from_secs(120);
 /// How far a client's clock may be off in a DPoP proof. Its nonce says when it was made; this is against nonsense.
 pub const PROOF_CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
 /// Used DPoP proofs remembered in each of two generations, about 20 bytes each: a thousand a second for as long as a

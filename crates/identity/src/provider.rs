@@ -4,13 +4,15 @@ use std::sync::{Arc, Mutex};
 
 use testudo_model::{Clock, Entropy, RefusalBudget, SpiffeId, TenantName, snapshot::Issuer};
 use testudo_store::{Store, Tenant};
+use testudo_trust::ProofMemory;
 use url::Url;
 
 use crate::{
     Fault, Journal,
-    dpop::UsedProofs,
+    dpop::NONCE_KEY_CONTEXT,
     flow::FlowSeal,
     keys::KeyCache,
+    limits::MAX_USED_PROOFS,
     revocation::RevocationView,
     token::{FailedProofs, UsedAssertions},
 };
@@ -41,7 +43,7 @@ pub struct Provider {
     pub(crate) revocations: Mutex<RevocationView>,
     pub(crate) refusals: RefusalBudget,
     pub(crate) failed_proofs: FailedProofs,
-    pub(crate) used_proofs: UsedProofs,
+    pub(crate) used_proofs: ProofMemory,
     pub(crate) used_assertions: UsedAssertions,
 }
 
@@ -60,8 +62,9 @@ impl Provider {
         check(&settings)?;
         let tenant = store.tenant(&settings.tenant);
         let flow_seal = FlowSeal::open(&tenant, &*entropy)?;
+        let nonce_key = flow_seal.authenticate(NONCE_KEY_CONTEXT, &[]);
         let provider = Self {
-            used_proofs: UsedProofs::since(clock.now()),
+            used_proofs: ProofMemory::new(nonce_key, MAX_USED_PROOFS, clock.now()),
             settings,
             tenant,
             clock,

@@ -89,6 +89,17 @@ pub const MESH_CONNECTION_WINDOW_BYTES: u32 = 2 * 256 * 16 * MESH_STREAM_WINDOW_
 pub const MAX_WAITING_REQUESTS: usize = 10_000;
 /// Verified tokens a worker remembers.
 pub const MAX_CACHED_TOKENS: usize = 10_000;
+/// Longest `jti` of a DPoP proof or client assertion.
+pub const MAX_PROOF_ID_BYTES: usize = 256;
+/// Life of a nonce for DPoP proofs. A client that was idle for longer is asked to try again with a new one.
+pub const PROOF_NONCE_LIFETIME: Duration = Duration::from_secs(120);
+/// Age of a DPoP proof that has no nonce, by the client's clock, where none is required.
+pub const PROOF_LIFETIME: Duration = Duration::from_secs(60);
+/// How far the clock of a client may be ahead: what the FAPI 2.0 Security Profile asks for (section 5.3.2.1).
+pub const PROOF_FUTURE: Duration = Duration::from_secs(10);
+/// Used DPoP proofs a gateway remembers in each of two generations, about 20 bytes each: four thousand a second for as
+/// long as a nonce lives.
+pub const MAX_GATEWAY_PROOFS: usize = 524_288;
 /// Decisions a worker remembers.
 pub const MAX_CACHED_DECISIONS: usize = 10_000;
 /// Rate-limit cells of one proxy; about 64 bytes each.

@@ -15,7 +15,8 @@
 //!
 //! **As tokens.** [`SigningKey`] writes and [`JwkSet`] with [`verify_jwt`] reads ES256 tokens, and no others.
 //! [`verify_jwt_x5c`] reads those signed by a workload with its SVID, [`verify_client_assertion`] those a client proves
-//! itself with, [`verify_jwt_of_own_key`] those that prove the possession of a key.
+//! itself with, [`verify_jwt_of_own_key`] those that prove the possession of a key. [`DpopProof`] is such a proof for one
+//! request, and [`ProofMemory`] knows whether it is new.
 //!
 //! **As identities.** A [`CertificateAuthority`] issues X.509-SVIDs; a [`Svid`] is one with its key; a
 //! [`TrustBundle`] says whether a chain proves an identity. One URI name exactly, no CA as a leaf, no
@@ -28,6 +29,7 @@
 //! **For people.** [`hash_password`], [`verify_password`] and [`dummy_verify`] are argon2id.
 
 mod aead;
+mod dpop;
 mod encoding;
 mod entropy;
 mod hash;
@@ -41,6 +43,7 @@ mod tls;
 mod x509;
 
 pub use aead::{Keyring, OpenError, RootKey, SEAL_OVERHEAD};
+pub use dpop::{DpopProof, DpopProofError, Novelty, ProofMemory};
 pub use encoding::{base64url, hex};
 pub use entropy::SystemEntropy;
 pub use hash::{constant_time_eq, hmac_sha256, sha1_checksum, sha256};

@@ -12,7 +12,7 @@ use std::{collections::BTreeMap, convert::Infallible, net::SocketAddr, sync::Arc
 
 use arrival::{Arrival, Destination};
 use futures_util::future::join_all;
-use http::{HeaderValue, Request, Response, header};
+use http::{HeaderValue, Request, Response, header, request::Parts};
 use http3::Http3;
 use hyper::{body::Incoming, service::service_fn};
 use rustls::ServerConfig;
@@ -28,11 +28,13 @@ use crate::{
     body::AnswerBody,
     exchange::Exchange,
     forward::{self, Content, Outgoing},
-    framing, headers,
+    framing::{self, Target},
+    headers,
     iplist::limited_network,
     limit::{Counted, Stage},
     listener::{self, Listeners, Running, StartError},
     metrics::Role,
+    possession::{BoundRequest, DPOP, Possession},
     proxy::{Proxy, ProxyParts, Worker},
     redirect::{self, Redirect},
     rejection::Rejection,
@@ -111,6 +113,11 @@ impl Gateway {
     ) -> Result<Running, StartError> {
         let proxy = Proxy::new(options.parts);
         let alternative = http3.as_ref().and_then(|http3| http3.alternative());
+        let possession = Arc::new(Possession::new(
+            Arc::clone(&proxy.clock),
+            &*proxy.entropy,
+            options.certificate.clone(),
+        ));
         let tls = web_server_config(
             options.certificate,
             options.allow_tls12,
@@ -124,8 +131,12 @@ impl Gateway {
             .into_seats()
             .into_iter()
             .map(|seat| {
-                let worker =
-                    GatewayWorker::new(Arc::clone(&proxy), Arc::clone(&tls), alternative.clone());
+                let worker = GatewayWorker::new(
+                    Arc::clone(&proxy),
+                    Arc::clone(&tls),
+                    Arc::clone(&possession),
+                    alternative.clone(),
+                );
                 let (slots, drain) = (slots.clone(), options.drain.watch());
                 let deadline = options.drain_deadline;
                 let seats = Seats {
@@ -153,6 +164,7 @@ struct GatewayWorker {
     worker: Arc<Worker>,
     tls: Arc<ServerConfig>,
     tokens: TokenVerifier,
+    possession: Arc<Possession>,
     mint: Mint,
     /// Where else the same is served, for clients over TCP.
     alternative: Option<HeaderValue>,
@@ -162,6 +174,7 @@ impl GatewayWorker {
     fn new(
         proxy: Arc<Proxy>,
         tls: Arc<ServerConfig>,
+        possession: Arc<Possession>,
         alternative: Option<HeaderValue>,
     ) -> Arc<Self> {
         let clock = Arc::clone(&proxy.clock);
@@ -172,6 +185,7 @@ impl GatewayWorker {
             worker,
             tls,
             tokens: TokenVerifier::new(clock),
+            possession,
             mint,
             alternative,
         })
@@ -311,16 +325,11 @@ impl GatewayWorker {
         }
         proxy.enforce_limits(ROLE, &enforced, route, Stage::Arrival, &arrived)?;
 
-        let login = self.authenticate(
-            &enforced,
-            route,
-            &head.headers,
-            target.query.as_deref(),
-            &arrived,
-        )?;
+        let login = self.authenticate(&enforced, route, &head, &target, &arrived)?;
         // Nobody decides about the user of a route without users, so none goes along.
         let login = login.filter(|_| wants_user(&enforced, route));
         head.headers.remove(header::AUTHORIZATION);
+        head.headers.remove(DPOP);
         let principal = login.as_ref().map(|login| &login.principal);
         let known = Counted {
             user: principal.map(|principal| principal.subject.as_str()),
@@ -409,8 +418,8 @@ impl GatewayWorker {
         &self,
         enforced: &Enforced,
         route: RouteRef,
-        fields: &http::HeaderMap,
-        query: Option<&str>,
+        head: &Parts,
+        target: &Target,
         arrived: &Counted<'_>,
     ) -> Result<Option<Arc<Login>>, Rejection> {
         let proxy = &self.worker.proxy;
@@ -419,17 +428,17 @@ impl GatewayWorker {
             TokenError::Scheme if !wants_user(enforced, route) => Ok(None),
             error => Err(Rejection::from(error)),
         };
-        let token = match token::bearer(fields, query) {
-            Ok(Some(token)) => token,
+        let credentials = match token::credentials(&head.headers, target.query.as_deref()) {
+            Ok(Some(credentials)) => credentials,
             Ok(None) => return Ok(None),
             Err(error) => return refused(error),
         };
-        let remembered = self.tokens.remembered(token, enforced);
+        let remembered = self.tokens.remembered(credentials.token, enforced);
         proxy.metrics.token_lookup(remembered.is_some());
         let verified = match remembered {
             Some(verified) => verified,
             None => {
-                let token = match token::token68(token) {
+                let token = match token::token68(credentials.token) {
                     Ok(token) => token,
                     Err(error) => return refused(error),
                 };
@@ -444,7 +453,20 @@ impl GatewayWorker {
                 self.tokens.verify(token, enforced)?
             }
         };
-        Ok(Some(self.tokens.login(verified, None, &proxy.state)?))
+        let login = self
+            .tokens
+            .login(verified, credentials.has_proof, &proxy.state)?;
+        if let Some(key) = &login.key {
+            let request = BoundRequest {
+                method: &head.method,
+                target,
+                fields: &head.headers,
+                token: token::token68(credentials.token)?,
+                key,
+            };
+            self.possession.prove(request, enforced.routes())?;
+        }
+        Ok(Some(login))
     }
 }
 

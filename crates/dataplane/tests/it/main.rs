@@ -22,6 +22,7 @@ mod http2_table;
 mod http3;
 mod limits;
 mod overload;
+mod possession;
 #[cfg(feature = "http3")]
 mod quic;
 mod sharing;

@@ -11,16 +11,17 @@ use std::{
 
 use serde::Deserialize;
 use serde_json::Value;
-use testudo_model::{ClientName, Timestamp, limits::MAX_TOKEN_BYTES};
+use testudo_model::{
+    ClientName, Timestamp,
+    limits::{MAX_PROOF_ID_BYTES, MAX_TOKEN_BYTES},
+};
 use testudo_trust::{JwkSet, base64url, check_times, sha256, verify_client_assertion};
 
 use super::client_authentication::ClientAuthenticationError;
 use crate::{
     Fault, Provider,
     dpop::KeyThumbprint,
-    limits::{
-        ASSERTION_CLOCK_SKEW, MAX_ASSERTION_LIFETIME, MAX_PROOF_ID_BYTES, MAX_USED_ASSERTIONS,
-    },
+    limits::{ASSERTION_CLOCK_SKEW, MAX_ASSERTION_LIFETIME, MAX_USED_ASSERTIONS},
 };
 
 /// The one `client_assertion_type` there is (RFC 7523 section 2.2).

@@ -128,10 +128,7 @@ fn a_token_that_is_bound_to_a_key_opens_nothing_without_it() {
     let bare = format!("Authorization: DPoP {token}\r\n");
     for fields in [&bearer, &bare] {
         let answer = shop.send(get("/api/orders/1", fields).as_bytes()).unwrap();
-        assert_eq!(
-            answer.status, 401,
-            "the gateway takes no bound tokens: {answer:?}"
-        );
+        assert_eq!(answer.status, 401, "the gateway wants a proof: {answer:?}");
     }
     assert!(shop.upstream.take().is_empty());
     assert_eq!(shop.ask_server(&get("/oauth2/userinfo", &bare)).status, 401);

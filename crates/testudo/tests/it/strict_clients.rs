@@ -46,6 +46,7 @@ dpop_bound_access_tokens = true
         "kid": key.key_id(),
         "user": "alice",
         "password": password("alice"),
+        "resource": format!("https://localhost:{}/api/orders/1", shop.gateway().port()),
     });
     let script = repository().join("crates/testudo/tests/it/strict_clients/application.mjs");
     let output = Command::new("node")
@@ -80,4 +81,8 @@ dpop_bound_access_tokens = true
     assert!(active["cnf"]["jkt"].is_string(), "{active}");
     assert_eq!(found["revoked"], json!({ "active": false }));
     assert_eq!(found["refused"], 401);
+    assert_eq!(found["orders"], json!([200, 200]));
+    assert_eq!(found["stolen"], json!([401, "token.unbound"]));
+    let arrived = shop.upstream.take();
+    assert_eq!(arrived.len(), 2, "{arrived:?}");
 }

@@ -6,14 +6,14 @@ use arc_swap::ArcSwap;
 use rustls::{
     ClientConfig, DistinguishedName, RootCertStore, ServerConfig,
     crypto::aws_lc_rs::{Ticketer, sign::any_supported_type},
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
     server::{ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert},
     sign::CertifiedKey,
     version::{TLS12, TLS13},
 };
 
 use testudo_model::Clock;
-use webpki::anchor_from_trusted_cert;
+use webpki::{EndEntityCert, anchor_from_trusted_cert};
 
 use super::{
     ClockTime, ExpectedPeer, IdentitySource, TlsError, alpn_protocols, install_crypto_provider,
@@ -50,6 +50,16 @@ impl WebCertificate {
     /// Replaces certificate and key by those of `next`. Tickets given out so far resume nothing any more.
     pub fn swap(&self, next: &Self) {
         self.0.store(next.0.load_full());
+    }
+
+    /// Whether it is one for the host or address `name`.
+    pub fn is_for(&self, name: &str) -> bool {
+        let current = self.0.load();
+        let leaf = current.certified.end_entity_cert().ok();
+        let leaf = leaf.and_then(|leaf| EndEntityCert::try_from(leaf).ok());
+        let name = ServerName::try_from(name).ok();
+        leaf.zip(name)
+            .is_some_and(|(leaf, name)| leaf.verify_is_valid_for_subject_name(&name).is_ok())
     }
 
     fn new(certified: CertifiedKey) -> Result<Self, TlsError> {

@@ -1,13 +1,13 @@
 // An application built on openid-client, which is built on oauth4webapi: the strictest client library there is. It logs
 // in as a person does and uses all it was given; what it found is a line of JSON for `strict_clients.rs`.
 //
-//     node application.mjs <path of openid-client> <JSON with issuer, client_id, redirect_uri, key, user, password>
+//     node application.mjs <path of openid-client> <JSON with issuer, client_id, redirect_uri, key, user, password, resource>
 
 import { strict as assert } from 'node:assert';
 import { pathToFileURL } from 'node:url';
 
 const [library, told] = process.argv.slice(2);
-const { issuer, client_id, redirect_uri, key, kid, user, password } = JSON.parse(told);
+const { issuer, client_id, redirect_uri, key, kid, user, password, resource } = JSON.parse(told);
 const client = await import(pathToFileURL(library));
 
 const curve = { name: 'ECDSA', namedCurve: 'P-256' };
@@ -50,6 +50,23 @@ const tokens = await client.authorizationCodeGrant(
 const { sub } = tokens.claims();
 const userinfo = await client.fetchUserInfo(config, tokens.access_token, sub, { DPoP });
 const refreshed = await client.refreshTokenGrant(config, tokens.refresh_token, undefined, { DPoP });
+
+// A service behind the gateway, which asks for a proof of the same key: first with a nonce to learn, then with one known.
+const order = () =>
+  client.fetchProtectedResource(
+    config,
+    refreshed.access_token,
+    new URL(resource),
+    'GET',
+    undefined,
+    undefined,
+    { DPoP },
+  );
+const orders = [(await order()).status, (await order()).status];
+const stolen = await fetch(resource, {
+  headers: { authorization: `Bearer ${refreshed.access_token}` },
+});
+
 const active = await client.tokenIntrospection(config, refreshed.access_token);
 await client.tokenRevocation(config, refreshed.refresh_token);
 const revoked = await client.tokenIntrospection(config, refreshed.access_token);
@@ -65,6 +82,8 @@ console.log(
     active,
     revoked,
     refused,
+    orders,
+    stolen: [stolen.status, (await stolen.json()).code],
   }),
 );
 

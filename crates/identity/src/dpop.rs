@@ -5,22 +5,14 @@
 //! be accepted. If more come than can be remembered, all is forgotten and no nonce from before is accepted any more:
 //! clients try again with the next one (section 8), and nothing is ever good twice.
 
-mod nonce;
-mod replay;
-
 use serde::{Deserialize, Serialize};
-use testudo_trust::{base64url, constant_time_eq, sha256, verify_jwt_of_own_key};
+use testudo_trust::{DpopProof, DpopProofError, Novelty, base64url};
 use url::Url;
 
-use crate::{
-    ErrorCode, OauthError, Provider,
-    limits::{MAX_PROOF_ID_BYTES, PROOF_CLOCK_SKEW},
-};
+use crate::{ErrorCode, OauthError, Provider, limits::PROOF_CLOCK_SKEW};
 
-pub(crate) use replay::UsedProofs;
-
-/// `typ` of a proof (section 4.2).
-const PROOF_TYPE: &str = "dpop+jwt";
+/// Of which key the MAC in the nonces is: the same on every node.
+pub(crate) const NONCE_KEY_CONTEXT: &[u8] = b"testudo dpop nonce key v1";
 
 /// SHA-256 thumbprint of a public key (RFC 7638), base64url: a `jkt`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,7 +46,7 @@ pub struct ProofTarget<'a> {
 #[must_use]
 pub(crate) struct FreshProof {
     key: KeyThumbprint,
-    digest: [u8; 16],
+    proof: DpopProof,
 }
 
 /// Why a proof proves nothing.
@@ -65,7 +57,13 @@ pub enum DpopError {
     Missing,
     /// Not a proof, or one of something else.
     #[error("the DPoP proof is refused: {0}")]
-    Invalid(&'static str),
+    Invalid(DpopProofError),
+    /// One for another endpoint.
+    #[error("the DPoP proof is refused: htu is not the address of this endpoint")]
+    Address,
+    /// One of another time.
+    #[error("the DPoP proof is refused: iat is minutes away from our time")]
+    Time,
     /// It has no nonce, or one that is too old: try again with this one.
     #[error("the DPoP proof needs the nonce of the DPoP-Nonce field")]
     Nonce {
@@ -82,7 +80,7 @@ impl DpopError {
     pub fn to_oauth(&self) -> OauthError {
         let (error, nonce) = match self {
             Self::Nonce { nonce } => (ErrorCode::UseDpopNonce, Some(nonce.clone())),
-            Self::Missing | Self::Invalid(_) | Self::Replayed => {
+            Self::Missing | Self::Invalid(_) | Self::Address | Self::Time | Self::Replayed => {
                 (ErrorCode::InvalidDpopProof, None)
             }
         };
@@ -111,17 +109,6 @@ pub(crate) fn challenge(error: ErrorCode) -> String {
     )
 }
 
-/// The claims of a proof (section 4.2).
-#[derive(Deserialize)]
-struct ProofClaims {
-    jti: String,
-    htm: String,
-    htu: String,
-    iat: i64,
-    nonce: Option<String>,
-    ath: Option<String>,
-}
-
 impl Provider {
     /// Checks all of a proof that needs no memory (section 4.3). `token` is the access token it comes with, at a
     /// resource.
@@ -131,52 +118,38 @@ impl Provider {
         target: ProofTarget<'_>,
         token: Option<&str>,
     ) -> Result<FreshProof, DpopError> {
-        let (claims, key) =
-            verify_jwt_of_own_key::<ProofClaims>(proof, PROOF_TYPE).map_err(|_| {
-                DpopError::Invalid("it is not a JWT of type dpop+jwt signed with ES256")
-            })?;
-        let key = KeyThumbprint::parse(&key).ok_or(DpopError::Invalid("its key has no name"))?;
-        if claims.htm != target.method {
-            return Err(DpopError::Invalid("htm is not the method of the request"));
+        let proof = DpopProof::read(proof, target.method, token).map_err(DpopError::Invalid)?;
+        let key = KeyThumbprint::parse(proof.key())
+            .ok_or(DpopError::Invalid(DpopProofError::Malformed))?;
+        if !self.is_at(proof.address(), target.path) {
+            return Err(DpopError::Address);
         }
-        if !self.is_at(&claims.htu, target.path) {
-            return Err(DpopError::Invalid(
-                "htu is not the address of this endpoint",
-            ));
-        }
-        if !(1..=MAX_PROOF_ID_BYTES).contains(&claims.jti.len()) {
-            return Err(DpopError::Invalid("jti is empty or too long"));
-        }
-        if !token.is_none_or(|token| is_hash_of(token, claims.ath.as_deref())) {
-            return Err(DpopError::Invalid(
-                "ath is not the hash of the access token",
-            ));
-        }
-        if !self.accepts_nonce(claims.nonce.as_deref()) {
+        let now = self.clock.now();
+        if !self.used_proofs.accepts_nonce(proof.nonce(), now) {
             return Err(DpopError::Nonce {
                 nonce: self.dpop_nonce(),
             });
         }
-        let distance = self.clock.now().unix_seconds().abs_diff(claims.iat);
-        if distance > PROOF_CLOCK_SKEW.as_secs() {
-            return Err(DpopError::Invalid("iat is minutes away from our time"));
+        if now.unix_seconds().abs_diff(proof.issued_at()) > PROOF_CLOCK_SKEW.as_secs() {
+            return Err(DpopError::Time);
         }
-        Ok(FreshProof {
-            digest: digest(&key, &claims.jti),
-            key,
-        })
+        Ok(FreshProof { key, proof })
     }
 
     /// Uses a proof up: the second time it is refused. Returns the key it is of.
-    pub(crate) fn use_proof(&self, proof: FreshProof) -> Result<KeyThumbprint, DpopError> {
-        let now = self.clock.now();
-        match self.used_proofs.add(proof.digest, now) {
-            replay::Novelty::New => Ok(proof.key),
-            replay::Novelty::Known => Err(DpopError::Replayed),
-            replay::Novelty::Forgotten => Err(DpopError::Nonce {
+    pub(crate) fn use_proof(&self, fresh: FreshProof) -> Result<KeyThumbprint, DpopError> {
+        match self.used_proofs.add(&fresh.proof, self.clock.now()) {
+            Novelty::New => Ok(fresh.key),
+            Novelty::Known => Err(DpopError::Replayed),
+            Novelty::Forgotten => Err(DpopError::Nonce {
                 nonce: self.dpop_nonce(),
             }),
         }
+    }
+
+    /// A nonce of now.
+    pub(crate) fn dpop_nonce(&self) -> String {
+        self.used_proofs.nonce(self.clock.now())
     }
 
     /// Whether `htu` is the endpoint at `path`, after normalisation, without query and fragment (section 4.3).
@@ -189,15 +162,4 @@ impl Provider {
         given.set_fragment(None);
         given == expected
     }
-}
-
-/// Which of all keys' proofs it is.
-fn digest(key: &KeyThumbprint, id: &str) -> [u8; 16] {
-    let hash = sha256(format!("{} {id}", key.as_str()).as_bytes());
-    hash.first_chunk::<16>().copied().unwrap_or_default()
-}
-
-fn is_hash_of(token: &str, hash: Option<&str>) -> bool {
-    let expected = base64url::encode(&sha256(token.as_bytes()));
-    hash.is_some_and(|hash| constant_time_eq(hash.as_bytes(), expected.as_bytes()))
 }
