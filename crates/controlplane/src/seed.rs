@@ -108,6 +108,7 @@ fn client(client: &fleet::SeedClient) -> SeedClient {
             policy: ClientPolicy {
                 require_pushed_authorization_requests: client.require_pushed_authorization_requests,
                 dpop_bound_access_tokens: client.dpop_bound_access_tokens,
+                fapi2_security_profile: client.fapi2_security_profile,
             },
         },
         secret,

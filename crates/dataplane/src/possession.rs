@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, Method, Uri, uri::Scheme};
-use testudo_model::{CanonicalPath, Clock, Entropy, limits, random_bytes};
+use testudo_model::{CanonicalPath, Clock, Entropy, Timestamp, limits, random_bytes};
 use testudo_trust::{DpopProof, DpopProofError, Novelty, ProofMemory, WebCertificate};
 
 use crate::{
@@ -34,6 +34,9 @@ pub(crate) enum ProofError {
     /// For another resource, or for a name that is not this gateway's.
     #[error("the DPoP proof is refused: htu is not the address of this request")]
     Address,
+    /// Of the future, whatever its nonce says.
+    #[error("the DPoP proof is refused: iat is more than a minute ahead of our time")]
+    Future,
     /// By another key than the token is bound to.
     #[error("the DPoP proof is refused: the token is bound to another key")]
     Key,
@@ -48,7 +51,9 @@ pub(crate) enum ProofError {
 impl ProofError {
     pub(crate) const fn code(&self) -> &'static str {
         match self {
-            Self::NotOne | Self::Invalid(_) | Self::Address | Self::Key => "token.proof",
+            Self::NotOne | Self::Invalid(_) | Self::Address | Self::Future | Self::Key => {
+                "token.proof"
+            }
             Self::Nonce(_) => "token.proof_nonce",
             Self::Replayed => "token.proof_replayed",
         }
@@ -127,6 +132,9 @@ impl Possession {
             || self.memory.accepts_time(proof.issued_at(), now);
         if !is_fresh {
             return Err(ProofError::Nonce(self.memory.nonce(now)));
+        }
+        if Timestamp::from_unix_seconds(proof.issued_at()) > now + limits::PROOF_FUTURE_LIMIT {
+            return Err(ProofError::Future);
         }
         match self.memory.add(&proof, now) {
             Novelty::New => Ok(()),

@@ -297,7 +297,7 @@ impl Provider {
             return Err(Refusal::Repeated(repeated.chars().take(64).collect()));
         }
         refuse_unsupported(parameters)?;
-        if client.policy.require_pushed_authorization_requests && pushed.is_none() {
+        if client.policy.demands_push() && pushed.is_none() {
             return Err(Refusal::PushRequired);
         }
         if !client.may_use(GrantType::AuthorizationCode) {

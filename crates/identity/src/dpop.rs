@@ -6,6 +6,7 @@
 //! clients try again with the next one (section 8), and nothing is ever good twice.
 
 use serde::{Deserialize, Serialize};
+use testudo_model::{Timestamp, limits::PROOF_FUTURE_LIMIT};
 use testudo_trust::{DpopProof, DpopProofError, Novelty, base64url};
 use url::Url;
 
@@ -130,7 +131,8 @@ impl Provider {
                 nonce: self.dpop_nonce(),
             });
         }
-        if now.unix_seconds().abs_diff(proof.issued_at()) > PROOF_CLOCK_SKEW.as_secs() {
+        let issued_at = Timestamp::from_unix_seconds(proof.issued_at());
+        if issued_at > now + PROOF_FUTURE_LIMIT || now.since(issued_at) > PROOF_CLOCK_SKEW {
             return Err(DpopError::Time);
         }
         Ok(FreshProof { key, proof })

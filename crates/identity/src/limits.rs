@@ -47,7 +47,7 @@ pub const MAX_CLIENT_SECRETS: usize = 2;
 
 /// Time a person has between opening the login page and sending it.
 pub const FLOW_LIFETIME: Duration = Duration::from_secs(15 * 60);
-/// How far a client's clock may be off in a DPoP proof. Its nonce says when it was made; this is against nonsense.
+/// How far a client's clock may be behind in a DPoP proof. Its nonce says when it was made; this is against nonsense.
 pub const PROOF_CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
 /// Used DPoP proofs remembered in each of two generations, about 20 bytes each: a thousand a second for as long as a
 /// nonce lives.

@@ -97,6 +97,9 @@ pub const PROOF_NONCE_LIFETIME: Duration = Duration::from_secs(120);
 pub const PROOF_LIFETIME: Duration = Duration::from_secs(60);
 /// How far the clock of a client may be ahead: what the FAPI 2.0 Security Profile asks for (section 5.3.2.1).
 pub const PROOF_FUTURE: Duration = Duration::from_secs(10);
+/// How far ahead it may be in a proof whose nonce says when it was made: beyond that a proof is refused whatever its nonce
+/// says (the same section).
+pub const PROOF_FUTURE_LIMIT: Duration = Duration::from_secs(60);
 /// Used DPoP proofs a gateway remembers in each of two generations, about 20 bytes each: four thousand a second for as
 /// long as a nonce lives.
 pub const MAX_GATEWAY_PROOFS: usize = 524_288;

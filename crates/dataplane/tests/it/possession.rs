@@ -208,6 +208,10 @@ async fn a_proof_of_anything_else_than_this_request_is_refused() {
         ("no name", vec![with("jti", json!(""))]),
         ("an endless name", vec![with("jti", json!("j".repeat(257)))]),
         ("no time", vec![with("iat", Value::Null)]),
+        (
+            "of the future",
+            vec![with("iat", json!(fleet.clock.now().unix_seconds() + 62))],
+        ),
     ] {
         let proofs: Vec<&str> = proofs.iter().map(String::as_str).collect();
         let reply = alice.send(&proofs).await;

@@ -59,6 +59,9 @@ impl ClientProfile {
             return Err(AdminError::invalid("list of redirect URIs", why));
         }
         check_keys(self.jwks.as_deref())?;
+        if self.policy.fapi2_security_profile {
+            self.check_fapi2(has_secret)?;
+        }
         let has_proof = has_secret || self.workload.is_some() || self.jwks.is_some();
         match self.kind {
             ClientKind::Public if has_proof => Err(AdminError::invalid(
@@ -71,6 +74,24 @@ impl ClientProfile {
             )),
             ClientKind::Public | ClientKind::Confidential => Ok(()),
         }
+    }
+
+    /// What the FAPI 2.0 Security Profile asks of a client's registration (section 5.3.3.1).
+    fn check_fapi2(&self, has_secret: bool) -> Result<(), AdminError> {
+        if self.kind == ClientKind::Public {
+            let why = "is public, but fapi2_security_profile is for confidential clients";
+            return Err(AdminError::invalid("kind", why));
+        }
+        if has_secret {
+            let why = "is there, but with fapi2_security_profile a client signs or has a workload: delete it";
+            return Err(AdminError::invalid("secret", why));
+        }
+        let is_https = |uri: &RedirectUri| uri.as_str().starts_with("https://");
+        if !self.redirect_uris.iter().all(is_https) {
+            let why = "has one that is not https, which fapi2_security_profile asks for";
+            return Err(AdminError::invalid("list of redirect URIs", why));
+        }
+        Ok(())
     }
 
     /// `client` as this profile says.

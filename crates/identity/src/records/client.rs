@@ -65,7 +65,7 @@ impl Record for Client {
     }
 }
 
-/// What a client must do beyond what everybody must, by the names of the metadata registered with IANA.
+/// What a client must do beyond what everybody must. Single demands have the names of the metadata registered with IANA.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClientPolicy {
@@ -73,6 +73,33 @@ pub struct ClientPolicy {
     pub require_pushed_authorization_requests: bool,
     /// Prove at the token endpoint that it has a key, to which its tokens are bound (RFC 9449 section 5.2).
     pub dpop_bound_access_tokens: bool,
+    /// All that the FAPI 2.0 Security Profile asks of a client (section 5.3), and of us towards it: it pushes its
+    /// requests, signs or has a certificate instead of a secret, comes back to `https` only, and its tokens are bound to
+    /// its key or certificate. Its refresh tokens are not rotated (section 5.3.2.1, item 9): they are worth nothing
+    /// without that.
+    pub fapi2_security_profile: bool,
+}
+
+impl ClientPolicy {
+    /// Whether an authorization request that was not pushed is refused.
+    pub(crate) const fn demands_push(self) -> bool {
+        self.require_pushed_authorization_requests || self.fapi2_security_profile
+    }
+
+    /// Whether a request for tokens without a DPoP proof is refused, over a connection that is (not) of its workload.
+    pub(crate) const fn demands_proof(self, has_certificate: bool) -> bool {
+        self.dpop_bound_access_tokens || (self.fapi2_security_profile && !has_certificate)
+    }
+
+    /// Whether a secret proves nothing.
+    pub(crate) const fn refuses_secrets(self) -> bool {
+        self.fapi2_security_profile
+    }
+
+    /// Whether each use of a refresh token gives a new one.
+    pub(crate) const fn rotates_refresh_tokens(self) -> bool {
+        !self.fapi2_security_profile
+    }
 }
 
 /// Whether a client can keep a secret (RFC 6749 section 2.1).

@@ -79,7 +79,7 @@ impl AuthenticatedClient {
     /// Whether it gets no tokens without a DPoP proof.
     pub(crate) fn must_prove_possession(&self) -> bool {
         match &self.holder {
-            ClientHolder::Client(client) => client.policy.dpop_bound_access_tokens,
+            ClientHolder::Client(client) => client.policy.demands_proof(self.peer.is_some()),
             ClientHolder::ServiceAccount(_) => false,
         }
     }
@@ -125,6 +125,13 @@ impl ClientHolder {
     /// Whether the client id alone will do.
     fn is_public(&self) -> bool {
         matches!(self, Self::Client(client) if client.kind == ClientKind::Public)
+    }
+
+    const fn refuses_secrets(&self) -> bool {
+        match self {
+            Self::Client(client) => client.policy.refuses_secrets(),
+            Self::ServiceAccount(_) => false,
+        }
     }
 
     fn runs_as(&self, peer: &Peer) -> bool {
@@ -390,6 +397,7 @@ impl Provider {
         let mut assertion_key = None;
         let proven = match (&credentials.proof, holder.jwks()) {
             (Proof::Nothing, _) => holder.is_public() || peer.is_some(),
+            (Proof::Secret { .. }, _) if holder.refuses_secrets() => false,
             (Proof::Secret { given, .. }, _) => self.has_secret(holder.name(), given)?,
             (Proof::Assertion(_), None) => false,
             (Proof::Assertion(assertion), Some(jwks)) => {

@@ -3,7 +3,8 @@
 //! A refresh token is the id of its grant, a counter, and a MAC of both under the grant's key. The grant stores
 //! the key and the one counter that is valid, so that a row per session is all there is, and every older token
 //! is known to be old. The same old token of the same sender within a few seconds gets the same successor again,
-//! because two tabs and lost answers are not thieves; later, or of another sender, it ends the grant.
+//! because two tabs and lost answers are not thieves; later, or of another sender, it ends the grant. For a client whose
+//! tokens are worth nothing without its key, the token stays the same.
 
 use std::{fmt, str::FromStr};
 
@@ -170,7 +171,10 @@ impl Provider {
         let granted = narrowed(&grant.scopes, scope)?;
         let mut change = self.change();
         if matches!(verdict, Verdict::Rotate) {
-            self.rotate(&mut grant, client);
+            if registered.policy.rotates_refresh_tokens() {
+                self.rotate(&mut grant, client);
+            }
+            self.prolong(&mut grant);
             change = change.put(Expected::Version(version), &grant);
         }
         let (tokens, report) = self.user_tokens(&grant, &granted, None, client)?;
@@ -210,15 +214,18 @@ impl Provider {
     }
 
     fn rotate(&self, grant: &mut Grant, client: &AuthenticatedClient) {
-        let now = self.clock.now();
         if let Some(refresh) = &mut grant.refresh {
             refresh.counter = refresh.counter.saturating_add(1);
-            refresh.rotated_at = now;
+            refresh.rotated_at = self.clock.now();
             refresh.rotated_by = Some(client.sender_key());
             if client.is_public() {
                 refresh.bound_to = client.key().cloned();
             }
         }
+    }
+
+    fn prolong(&self, grant: &mut Grant) {
+        let now = self.clock.now();
         grant.used_at = now;
         if grant.offline {
             let end = grant.created_at + MAX_GRANT_LIFETIME;

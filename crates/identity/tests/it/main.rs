@@ -13,6 +13,7 @@ mod assertions;
 mod authorization;
 mod codes;
 mod dpop;
+mod fapi;
 mod house;
 mod introspection;
 mod keys;

@@ -185,6 +185,8 @@ pub struct SeedClient {
     pub require_pushed_authorization_requests: bool,
     /// Its tokens are bound to a key it has (RFC 9449).
     pub dpop_bound_access_tokens: bool,
+    /// It does what the FAPI 2.0 Security Profile asks for.
+    pub fapi2_security_profile: bool,
 }
 
 /// OAuth grant types.

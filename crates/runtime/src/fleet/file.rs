@@ -391,6 +391,10 @@ pub struct ClientSection {
     pub require_pushed_authorization_requests: bool,
     /// The client must prove that it has a key, to which its tokens are bound (DPoP, RFC 9449).
     pub dpop_bound_access_tokens: bool,
+    /// The client must do all that the FAPI 2.0 Security Profile asks for: push its requests, sign (`jwks`) or use its
+    /// certificate (`spiffe`) instead of a secret, have tokens that are bound to its key or certificate, and return to
+    /// `https` only; confidential clients only. Its refresh tokens are not rotated.
+    pub fapi2_security_profile: bool,
 }
 
 /// Whether an OAuth client can keep a secret (RFC 6749 section 2.1).

@@ -138,6 +138,9 @@ fn clients(file: &FleetFile, tree: Cursor<'_>, context: &mut Context<'_, '_>) ->
                 .help("choose another name for one of them");
         }
         check_client(section, at, context.problems);
+        if section.fapi2_security_profile {
+            check_fapi2(section, at, context.problems);
+        }
         let is_confidential = section.kind == ClientKind::Confidential;
         SeedClient {
             name: name.clone(),
@@ -146,6 +149,7 @@ fn clients(file: &FleetFile, tree: Cursor<'_>, context: &mut Context<'_, '_>) ->
             scopes: section.scopes.clone(),
             require_pushed_authorization_requests: section.require_pushed_authorization_requests,
             dpop_bound_access_tokens: section.dpop_bound_access_tokens,
+            fapi2_security_profile: section.fapi2_security_profile,
             authentication: is_confidential.then(|| {
                 authentication(
                     file,
@@ -217,6 +221,40 @@ fn check_client(section: &ClientSection, at: Cursor<'_>, problems: &mut Problems
                     "a public client cannot prove who it is",
                 )
                 .help(format!("add `kind = \"confidential\"` or remove `{key}`"));
+        }
+    }
+}
+
+/// FAPI 2.0 Security Profile section 5.3.
+fn check_fapi2(section: &ClientSection, at: Cursor<'_>, problems: &mut Problems<'_>) {
+    let why = "the FAPI 2.0 Security Profile asks for it";
+    let profile = at.key("fapi2_security_profile").place();
+    if section.kind == ClientKind::Public {
+        problems
+            .error("fleet.fapi2", profile, "this is a public client")
+            .why(why)
+            .help("add `kind = \"confidential\"` and `jwks`, or remove `fapi2_security_profile`");
+    } else if section.jwks.is_none() && section.spiffe.is_none() {
+        problems
+            .error(
+                "fleet.fapi2",
+                profile,
+                "this client proves itself with a secret",
+            )
+            .why(why)
+            .help("give it `jwks` or `spiffe`");
+    }
+    let uris = at.key("redirect_uris");
+    for (index, uri) in section.redirect_uris.iter().enumerate() {
+        if !uri.starts_with("https://") {
+            problems
+                .error(
+                    "fleet.fapi2",
+                    uris.index(index).place(),
+                    "this redirect URI is not `https`",
+                )
+                .why(why)
+                .help("write an address that begins with `https://`");
         }
     }
 }

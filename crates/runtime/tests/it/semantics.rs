@@ -238,6 +238,30 @@ fn groups_form_no_circle() {
 }
 
 #[test]
+fn a_client_of_the_fapi_profile_signs_and_returns_to_https() {
+    let client = |text: &str| {
+        codes(&format!(
+            "[services]\n[clients.bank]\nfapi2_security_profile = true\n{text}\n"
+        ))
+    };
+    let redirect = "redirect_uris = [\"https://bank.example/cb\"]\n";
+    let signs = "kind = \"confidential\"\njwks = '{\"keys\":[]}'\n";
+    assert_eq!(client(&format!("{redirect}{signs}")), [""; 0]);
+    assert_eq!(client(redirect), ["fleet.fapi2"], "public");
+    assert_eq!(
+        client(&format!("{redirect}kind = \"confidential\"")),
+        ["fleet.fapi2"],
+        "a secret"
+    );
+    assert_eq!(
+        client(&format!(
+            "redirect_uris = [\"http://127.0.0.1/cb\", \"com.example.app:/cb\"]\n{signs}"
+        )),
+        ["fleet.fapi2", "fleet.fapi2"]
+    );
+}
+
+#[test]
 fn clients_cannot_claim_what_they_cannot_keep() {
     let client = |text: &str| codes(&format!("[services]\n[clients.shop]\n{text}\n"));
     let redirect = "redirect_uris = [\"https://shop.example/cb\"]\n";

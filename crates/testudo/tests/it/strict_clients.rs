@@ -19,8 +19,32 @@ fn openid_client_logs_in_with_a_key_a_pushed_request_and_bound_tokens() {
     if left_out() {
         return;
     }
-    let library = tool(&[".tools/node_modules/openid-client/build/index.js"]);
     let shop = Shop::open("");
+    let policy = "require_pushed_authorization_requests = true\ndpop_bound_access_tokens = true\n";
+    let found = use_everything(&shop, policy);
+    assert_eq!(
+        (&found["name"], &found["rotated"]),
+        (&json!("alice"), &json!(true))
+    );
+}
+
+#[test]
+fn openid_client_meets_the_fapi_2_security_profile_as_it_is() {
+    if left_out() {
+        return;
+    }
+    let shop = Shop::open("");
+    let found = use_everything(&shop, "fapi2_security_profile = true\n");
+    assert_eq!(
+        (&found["name"], &found["rotated"]),
+        (&json!("alice"), &json!(false)),
+        "the profile wants refresh tokens that stay"
+    );
+}
+
+/// What the application found, as a client of which `policy` is demanded.
+fn use_everything(shop: &Shop, policy: &str) -> Value {
+    let library = tool(&[".tools/node_modules/openid-client/build/index.js"]);
     let folder = &shop.fleet.folder;
     let key = SigningKey::generate();
     let jwks = json!({ "keys": [key.public_jwk()] });
@@ -31,8 +55,7 @@ fn openid_client_logs_in_with_a_key_a_pushed_request_and_bound_tokens() {
 kind = "confidential"
 redirect_uris = ["{REDIRECT}"]
 jwks = '{jwks}'
-require_pushed_authorization_requests = true
-dpop_bound_access_tokens = true
+{policy}
 "#
     );
     fs::write(folder.fleet_file(), format!("{file}{client}")).unwrap();
@@ -65,10 +88,6 @@ dpop_bound_access_tokens = true
         found["token_type"], "dpop",
         "the library writes it small: {found}"
     );
-    assert_eq!(
-        (&found["name"], &found["rotated"]),
-        (&json!("alice"), &json!(true))
-    );
     let active = &found["active"];
     assert_eq!(
         (
@@ -85,4 +104,5 @@ dpop_bound_access_tokens = true
     assert_eq!(found["stolen"], json!([401, "token.unbound"]));
     let arrived = shop.upstream.take();
     assert_eq!(arrived.len(), 2, "{arrived:?}");
+    found
 }

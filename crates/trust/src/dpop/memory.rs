@@ -186,7 +186,8 @@ mod tests {
         assert!(!other.accepts_nonce(Some(&nonce), NOW));
         assert!(!used.accepts_nonce(None, NOW));
         assert!(!used.accepts_nonce(Some(""), NOW));
-        assert!(!used.accepts_nonce(Some(&nonce), NOW + PROOF_NONCE_LIFETIME));
+        let ended = NOW + PROOF_NONCE_LIFETIME + Duration::from_millis(1);
+        assert!(!used.accepts_nonce(Some(&nonce), ended));
     }
 
     proptest! {
