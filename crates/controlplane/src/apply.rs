@@ -110,6 +110,7 @@ pub fn apply(plane: &Plane, fleet: &Fleet, actor: &Actor) -> Result<Applied, App
         .declare(&Declaration::from(fleet), before.as_ref(), report)?;
     plane.ledger.take::<OutboxEntry>()?;
     plane.distribution.publish(&activated.snapshot)?;
+    plane.outbound_rules.send_replace(fleet.outbound.clone());
     Ok(Applied {
         activated,
         generated: seeded.generated,

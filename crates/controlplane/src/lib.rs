@@ -11,6 +11,8 @@ mod fixtures;
 mod gatekeeper;
 mod http;
 mod metrics;
+mod notices;
+mod outbound;
 mod pages;
 mod plane;
 mod relay;

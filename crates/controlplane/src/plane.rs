@@ -13,9 +13,11 @@ use testudo_model::{
     Clock, Entropy, EventId, SpiffeId, TenantName, TrustDomain,
     event::{Actor, Detail, Event, EventClass, Outcome},
 };
+use testudo_runtime::fleet::OutboundRules;
 use testudo_store::{Store, StoreError, StoreOptions};
 use testudo_trust::RootKey;
 use testudo_workload::{EventNotRecorded, EventSink, WorkloadError, WorkloadOptions, Workloads};
+use tokio::sync::watch;
 
 use crate::{
     activation::Activation,
@@ -77,6 +79,8 @@ pub struct Plane {
     pub entropy: Arc<dyn Entropy>,
     /// The settings this process started with.
     pub started_with: OnceLock<StartSettings>,
+    /// Where requests outside may go, as applied last.
+    pub outbound_rules: watch::Sender<OutboundRules>,
     tenant: TenantName,
     reporter: SpiffeId,
     blocking: Gatekeeper,
@@ -194,6 +198,7 @@ impl Plane {
             clock,
             entropy,
             started_with: OnceLock::new(),
+            outbound_rules: watch::Sender::default(),
             tenant,
             reporter,
             blocking: Gatekeeper::new(MAX_BLOCKING, MAX_WAITING),

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use testudo_identity::{
-    ClientKind, ClientPolicy, ClientProfile, GrantType, NewPassword, NewSecret, RedirectUri, Seed,
-    SeedClient, SeedServiceAccount, SeedUser, ServiceAccountProfile, UserProfile,
+    ClientKind, ClientLogout, ClientPolicy, ClientProfile, GrantType, NewPassword, NewSecret,
+    RedirectUri, Seed, SeedClient, SeedServiceAccount, SeedUser, ServiceAccountProfile,
+    UserProfile,
 };
 use testudo_model::{ClientName, RoleName, Scope};
 use testudo_runtime::fleet::{self, Fleet, SeedAuthentication, SeedCredential};
@@ -91,16 +92,12 @@ fn client(client: &fleet::SeedClient) -> SeedClient {
         Some(SeedAuthentication::Workload(id)) => (NewSecret::None, Some(id.clone()), None),
         Some(SeedAuthentication::Keys(jwks)) => (NewSecret::None, None, Some(jwks.clone())),
     };
-    let redirect_uris = client
-        .redirect_uris
-        .iter()
-        .filter_map(|uri| uri.parse::<RedirectUri>().ok());
     SeedClient {
         client_id: client.name.clone(),
         profile: ClientProfile {
             display_name: client.name.to_string(),
             kind,
-            redirect_uris: redirect_uris.collect(),
+            redirect_uris: parsed(&client.redirect_uris),
             grants: client.grant_types.iter().copied().map(grant).collect(),
             scopes: client.scopes.clone(),
             workload,
@@ -110,9 +107,22 @@ fn client(client: &fleet::SeedClient) -> SeedClient {
                 dpop_bound_access_tokens: client.dpop_bound_access_tokens,
                 fapi2_security_profile: client.fapi2_security_profile,
             },
+            logout: ClientLogout {
+                post_logout_redirect_uris: parsed(&client.post_logout_redirect_uris),
+                backchannel_logout_uri: client
+                    .backchannel_logout_uri
+                    .as_deref()
+                    .and_then(|uri| uri.parse().ok()),
+                backchannel_logout_session_required: client.backchannel_logout_session_required,
+            },
         },
         secret,
     }
+}
+
+/// The fleet file was checked: all of them are good.
+fn parsed(uris: &[String]) -> Vec<RedirectUri> {
+    uris.iter().filter_map(|uri| uri.parse().ok()).collect()
 }
 
 fn secret(credential: &SeedCredential) -> NewSecret {

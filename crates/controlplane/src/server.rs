@@ -25,6 +25,8 @@ use crate::{
     apply::{ApplyError, apply},
     http::{bind_socket, public_router, serve_https, serve_socket, socket_router},
     metrics::ControlMetrics,
+    notices,
+    outbound::Outbound,
     plane::{OpenError, Plane, PlaneOptions, store_folder},
     proxies::{self, ProxyPort},
     relay,
@@ -193,6 +195,11 @@ pub async fn start(options: ServerOptions, tasks: &Tasks) -> Result<Server, Star
     tasks.spawn(
         "CA file",
         keep_ca_file(own.identity.clone(), ca_file.clone(), drain.clone()),
+    );
+    let outbound = Outbound::new(plane.outbound_rules.subscribe(), own.identity.clone());
+    tasks.spawn(
+        "notices",
+        notices::deliver(Arc::clone(&plane), Arc::new(outbound), drain.clone()),
     );
     tasks.spawn("upkeep", keep_up(Arc::clone(&plane), own, drain.clone()));
     follow_store(&plane, drain, gate)?;

@@ -10,7 +10,9 @@ use testudo_model::{
 };
 use testudo_store::{Expected, Record, StoreError, Transaction};
 
-use crate::{Caller, Fault, Provider, limits::MAX_ATTEMPTS, revocation::RevocationEntry};
+use crate::{
+    Caller, Fault, Provider, limits::MAX_ATTEMPTS, notice::Notice, revocation::RevocationEntry,
+};
 
 /// What an event says; the provider adds id, time, tenant, reporter and the caller.
 pub(crate) struct Report {
@@ -44,6 +46,12 @@ impl Report {
         self.detail("reason", reason)
     }
 
+    /// It was right to try, and did not work.
+    pub(crate) fn failed(mut self, reason: &str) -> Self {
+        self.outcome = Outcome::Failure;
+        self.detail("reason", reason)
+    }
+
     pub(crate) fn subject(mut self, subject: &str) -> Self {
         self.subject = Some(subject.to_owned());
         self
@@ -74,6 +82,8 @@ impl Report {
 pub(crate) struct Change<'p> {
     provider: &'p Provider,
     transaction: Transaction,
+    /// Those of the transaction: they are in no queue before it is committed.
+    notices: Vec<Notice>,
 }
 
 impl Provider {
@@ -82,6 +92,7 @@ impl Provider {
         Change {
             provider: self,
             transaction: self.tenant.transaction(),
+            notices: Vec::new(),
         }
     }
 
@@ -97,7 +108,15 @@ impl Provider {
     }
 }
 
-impl Change<'_> {
+impl<'p> Change<'p> {
+    pub(crate) const fn provider(&self) -> &'p Provider {
+        self.provider
+    }
+
+    pub(crate) const fn notices(&mut self) -> &mut Vec<Notice> {
+        &mut self.notices
+    }
+
     pub(crate) fn put<R: Record>(mut self, expected: Expected, record: &R) -> Self {
         self.transaction = self.transaction.put(expected, record);
         self
@@ -125,7 +144,7 @@ impl Change<'_> {
         self.report_ref(&report, caller)
     }
 
-    fn report_ref(mut self, report: &Report, caller: &Caller) -> Self {
+    pub(crate) fn report_ref(mut self, report: &Report, caller: &Caller) -> Self {
         let event = self.provider.event(report, caller);
         self.transaction = self.provider.journal.record(self.transaction, &event);
         self
@@ -134,7 +153,10 @@ impl Change<'_> {
     /// Commits. `false`: somebody else changed one of the records meanwhile; nothing was written.
     pub(crate) fn commit(self) -> Result<bool, Fault> {
         match self.transaction.commit() {
-            Ok(_) => Ok(true),
+            Ok(_) => {
+                self.provider.notices.add(self.notices);
+                Ok(true)
+            }
             Err(StoreError::Conflict { .. }) => Ok(false),
             Err(error) => Err(error.into()),
         }

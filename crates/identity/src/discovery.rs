@@ -18,6 +18,8 @@ pub mod paths {
     pub const INTROSPECT: &str = "/oauth2/introspect";
     /// Userinfo endpoint.
     pub const USERINFO: &str = "/oauth2/userinfo";
+    /// End session endpoint (OpenID Connect RP-Initiated Logout 1.0).
+    pub const END_SESSION: &str = "/oauth2/logout";
     /// Key set.
     pub const JWKS: &str = "/oauth2/jwks";
     /// Discovery document (OpenID Connect Discovery section 4).
@@ -56,6 +58,9 @@ fn document(issuer: &str) -> Value {
         "revocation_endpoint": at(paths::REVOKE),
         "introspection_endpoint": at(paths::INTROSPECT),
         "userinfo_endpoint": at(paths::USERINFO),
+        "end_session_endpoint": at(paths::END_SESSION),
+        "backchannel_logout_supported": true,
+        "backchannel_logout_session_supported": true,
         "jwks_uri": at(paths::JWKS),
         "response_types_supported": ["code"],
         "response_modes_supported": ["query"],
@@ -102,6 +107,9 @@ mod tests {
           "revocation_endpoint": "https://id.bookshop.example/oauth2/revoke",
           "introspection_endpoint": "https://id.bookshop.example/oauth2/introspect",
           "userinfo_endpoint": "https://id.bookshop.example/oauth2/userinfo",
+          "end_session_endpoint": "https://id.bookshop.example/oauth2/logout",
+          "backchannel_logout_supported": true,
+          "backchannel_logout_session_supported": true,
           "jwks_uri": "https://id.bookshop.example/oauth2/jwks",
           "response_types_supported": [
             "code"

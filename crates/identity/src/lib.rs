@@ -29,6 +29,9 @@ mod introspection;
 mod journal;
 mod keys;
 mod login;
+mod logout;
+mod notice;
+mod notification_uri;
 mod parameters;
 mod pkce;
 mod protocol;
@@ -63,12 +66,15 @@ pub use introspection::{ActiveToken, IntrospectError, Introspection};
 pub use journal::{Journal, Outbox, OutboxEntry};
 pub use keys::KeyRotation;
 pub use login::{LoggedIn, LoginError, LoginRequest};
+pub use logout::{Logout, LogoutError, LogoutQuestion};
+pub use notice::{Delivery, DueNotice, Message, Notice, NoticeContent, Receiver};
+pub use notification_uri::{InvalidNotificationUri, NotificationUri};
 pub use parameters::{ParameterError, Parameters};
 pub use protocol::{ErrorCode, OauthError};
 pub use provider::{Provider, Settings};
 pub use pushed::{PushError, PushedRequest};
 pub use records::{
-    Authentication, Client, ClientKind, ClientPolicy, Grant, GrantType, Group, Role,
+    Authentication, Client, ClientKind, ClientLogout, ClientPolicy, Grant, GrantType, Group, Role,
     ServiceAccount, Session, User,
 };
 pub use redirect_uri::{InvalidRedirectUri, RedirectUri};

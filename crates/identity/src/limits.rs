@@ -13,7 +13,7 @@ pub const MAX_STATE_BYTES: usize = 1024;
 pub const MAX_NONCE_BYTES: usize = 512;
 /// Longest redirect URI.
 pub const MAX_REDIRECT_URI_BYTES: usize = 2048;
-/// Redirect URIs of one client.
+/// Redirect URIs of one client; also addresses it may be returned to after a logout.
 pub const MAX_REDIRECT_URIS: usize = 32;
 /// Scopes of one request, client or service account; they are repeated in every token.
 pub const MAX_SCOPES: usize = 32;
@@ -59,6 +59,21 @@ pub const ASSERTION_CLOCK_SKEW: Duration = Duration::from_secs(10);
 /// Used assertions remembered for one client, about 30 bytes each. Who lets them live for a minute can use a thousand a
 /// second.
 pub const MAX_USED_ASSERTIONS: usize = 65_536;
+/// Life of a logout token, from each attempt to deliver it: what Back-Channel Logout 1.0 section 2.4 recommends.
+pub const LOGOUT_TOKEN_LIFETIME: Duration = Duration::from_secs(120);
+/// Time after which a notice that could not be delivered is given up: by then the session it speaks of would have ended
+/// by itself, twice.
+pub const NOTICE_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+/// Pause of a receiver after its first failure. Each further one doubles it.
+pub const FIRST_NOTICE_PAUSE: Duration = Duration::from_secs(1);
+/// Longest pause of a receiver.
+pub const MAX_NOTICE_PAUSE: Duration = Duration::from_secs(5 * 60);
+/// Notices that may wait for one receiver, about 500 bytes each. Beyond that it is not told, which is an event.
+pub const MAX_NOTICES_PER_RECEIVER: usize = 10_000;
+/// Notices that are being delivered at the same time, each to another receiver.
+pub const MAX_NOTICES_UNDER_WAY: usize = 16;
+/// Age at which the list of waiting notices is compared with the store: other processes add to it too.
+pub const NOTICE_REREAD: Duration = Duration::from_secs(60);
 /// Longest key set of a client.
 pub const MAX_CLIENT_KEY_SET_BYTES: usize = 8 * 1024;
 /// Time between pushing an authorization request and opening the login page with it.

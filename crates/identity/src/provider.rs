@@ -13,6 +13,7 @@ use crate::{
     flow::FlowSeal,
     keys::KeyCache,
     limits::MAX_USED_PROOFS,
+    notice::Queues,
     revocation::RevocationView,
     token::{FailedProofs, UsedAssertions},
 };
@@ -45,6 +46,7 @@ pub struct Provider {
     pub(crate) failed_proofs: FailedProofs,
     pub(crate) used_proofs: ProofMemory,
     pub(crate) used_assertions: UsedAssertions,
+    pub(crate) notices: Queues,
 }
 
 impl Provider {
@@ -76,6 +78,7 @@ impl Provider {
             refusals: RefusalBudget::default(),
             failed_proofs: FailedProofs::default(),
             used_assertions: UsedAssertions::default(),
+            notices: Queues::default(),
         };
         provider.signing_keys()?;
         Ok(provider)

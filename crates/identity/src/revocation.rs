@@ -8,7 +8,7 @@ use testudo_model::{
     event::EventClass,
     snapshot::{Revocation, Revoked},
 };
-use testudo_store::{LogEntry, Tenant};
+use testudo_store::{Expected, LogEntry, Tenant};
 
 use crate::{
     Caller, ErrorCode, Fault, OauthError, Provider,
@@ -83,7 +83,7 @@ impl Provider {
                 .map_err(Fault::from)?;
             let own = |grant: &Grant| refresh_token.is_genuine(grant) && is_of(grant, &client);
             if let Some(grant) = stored.map(|stored| stored.record).filter(own) {
-                self.end_session(&grant.id, EndReason::ClientRevocation, caller)?;
+                self.end_refreshing(&grant.id, &client, caller)?;
             }
         } else if let Ok(claims) = self.signed_claims(token)
             && claims.client_id == client.name().as_str()
@@ -93,6 +93,36 @@ impl Provider {
             self.take_back(Revoked::Token(claims.jti), caller)?;
         }
         Ok(())
+    }
+
+    /// Ends a grant because its client has no more use for its tokens. A client that is told of logouts stays logged in
+    /// by itself, and is told when the session ends.
+    fn end_refreshing(
+        &self,
+        id: &SessionId,
+        client: &AuthenticatedClient,
+        caller: &Caller,
+    ) -> Result<(), Fault> {
+        if !client.is_told_of_logouts() {
+            self.end_session(id, EndReason::ClientRevocation, caller)?;
+            return Ok(());
+        }
+        until_settled(|| {
+            let Some(mut stored) = self.tenant.get::<Grant>(id.as_str())? else {
+                return Ok(Some(()));
+            };
+            stored.record.refresh = None;
+            let report = EndReason::ClientRevocation
+                .report()
+                .target(stored.record.user.as_str())
+                .session(id)
+                .detail("clients", stored.record.client_id.as_str());
+            let change = self
+                .change()
+                .put(Expected::Version(stored.version), &stored.record)
+                .revoke(Revoked::Session(id.clone()));
+            Ok(change.report(report, caller).commit()?.then_some(()))
+        })
     }
 
     /// Takes something back at every proxy, by an entry in the revocation log.

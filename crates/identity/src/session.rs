@@ -57,6 +57,15 @@ impl EndReason {
                 | Self::RefreshByOtherKey
         )
     }
+
+    /// The event of such an end.
+    pub(crate) fn report(self) -> Report {
+        if self.is_theft() {
+            Report::new(EventClass::DetectionFinding, "session.end").denied(self.as_str())
+        } else {
+            Report::new(EventClass::Authentication, "session.end").detail("reason", self.as_str())
+        }
+    }
 }
 
 /// A session with what it gave to clients.
@@ -142,28 +151,18 @@ impl Provider {
             if let Some(session) = &session {
                 change = change.delete::<Session>(Expected::Version(session.version), id.as_str());
             }
-            change = grants.iter().fold(change, end_grant);
+            change = self.end_grants(change, &grants)?;
             let clients: Vec<&str> = grants
                 .iter()
                 .map(|grant| grant.record.client_id.as_str())
                 .collect();
-            let report = end_report(why)
+            let report = why
+                .report()
                 .target(user.as_str())
                 .session(id)
                 .detail("clients", clients.join(" "));
             Ok(change.report(report, caller).commit()?.then_some(true))
         })
-    }
-
-    /// Ends the session of a cookie.
-    ///
-    /// # Errors
-    /// The store fails.
-    pub fn logout(&self, cookie: &str, caller: &Caller) -> Result<bool, Fault> {
-        match self.session_by_cookie(cookie)? {
-            Some(session) => self.end_session(&session.record.id, EndReason::Logout, caller),
-            None => Ok(false),
-        }
     }
 
     /// Ends all sessions of a user.
@@ -172,7 +171,7 @@ impl Provider {
     /// The store fails.
     pub fn end_sessions_of(&self, user: &UserId, caller: &Caller) -> Result<(), Fault> {
         until_settled(|| {
-            let report = end_report(EndReason::Administrator).target(user.as_str());
+            let report = EndReason::Administrator.report().target(user.as_str());
             let change = self
                 .stage_end_of_all(self.change(), user)?
                 .report(report, caller);
@@ -190,8 +189,8 @@ impl Provider {
         for Versioned { record, version } in self.tenant.find::<Session>("user", user.as_str())? {
             change = change.delete::<Session>(Expected::Version(version), record.id.as_str());
         }
-        for Versioned { record, version } in self.tenant.find::<Grant>("user", user.as_str())? {
-            change = change.delete::<Grant>(Expected::Version(version), record.id.as_str());
+        for grant in self.tenant.find::<Grant>("user", user.as_str())? {
+            change = self.delete_grant(change, &grant)?;
         }
         Ok(change.revoke(Revoked::User(user.clone())))
     }
@@ -230,7 +229,7 @@ impl Provider {
         for Versioned { record, version } in sessions.iter().take(surplus) {
             change = change.delete::<Session>(Expected::Version(*version), record.id.as_str());
             let grants = self.tenant.find::<Grant>("login", record.id.as_str())?;
-            change = grants.iter().fold(change, end_grant);
+            change = self.end_grants(change, &grants)?;
         }
         Ok(change)
     }
@@ -250,14 +249,29 @@ impl Provider {
         of_login.sort_by_key(|grant| grant.record.created_at);
         let surplus_of_login = (of_login.len() + 1).saturating_sub(MAX_GRANTS_PER_SESSION);
         let kept = of_login.split_off(surplus_of_login);
-        let change = of_login.iter().fold(change, end_grant);
+        let change = self.end_grants(change, &of_login)?;
         others.extend(kept);
         others.sort_by_key(|grant| grant.record.used_at);
         let surplus = surplus.saturating_sub(surplus_of_login);
-        Ok(others.iter().take(surplus).fold(change, end_grant))
+        self.end_grants(change, others.iter().take(surplus))
     }
 
-    fn session_by_cookie(&self, cookie: &str) -> Result<Option<Versioned<Session>>, Fault> {
+    /// Adds the end of `grants` to `change`: their tokens are taken back, and their clients told.
+    fn end_grants<'p, 'g>(
+        &self,
+        change: Change<'p>,
+        grants: impl IntoIterator<Item = &'g Versioned<Grant>>,
+    ) -> Result<Change<'p>, Fault> {
+        grants.into_iter().try_fold(change, |change, grant| {
+            let change = self.delete_grant(change, grant)?;
+            Ok(change.revoke(Revoked::Session(grant.record.id.clone())))
+        })
+    }
+
+    pub(crate) fn session_by_cookie(
+        &self,
+        cookie: &str,
+    ) -> Result<Option<Versioned<Session>>, Fault> {
         let parsed = (cookie.len() <= MAX_COOKIE_BYTES)
             .then(|| cookie.split_once('.'))
             .flatten();
@@ -275,21 +289,6 @@ impl Provider {
                 digest.is_some_and(|digest| secret::matches(cookie_secret, digest.expose()));
             known && now < stored.record.expires_at
         }))
-    }
-}
-
-fn end_grant<'p>(change: Change<'p>, grant: &Versioned<Grant>) -> Change<'p> {
-    let id = &grant.record.id;
-    change
-        .delete::<Grant>(Expected::Version(grant.version), id.as_str())
-        .revoke(Revoked::Session(id.clone()))
-}
-
-fn end_report(why: EndReason) -> Report {
-    if why.is_theft() {
-        Report::new(EventClass::DetectionFinding, "session.end").denied(why.as_str())
-    } else {
-        Report::new(EventClass::Authentication, "session.end").detail("reason", why.as_str())
     }
 }
 

@@ -217,6 +217,8 @@ id! {
     JoinTokenId = "join";
     /// One proxy instance; its spool's node name.
     InstanceId = "ins";
+    /// Something that somebody outside is told.
+    NoticeId = "ntc";
 }
 
 #[cfg(test)]

@@ -57,8 +57,9 @@ pub use note::{Checkpoint, NoteError, NoteSigner, NoteVerifier};
 pub use password::{dummy_verify, hash_password, needs_rehash, verify_password};
 pub use tls::{
     ExpectedPeer, IdentitySource, PeerAuth, TlsError, WebCertificate, install_crypto_provider,
-    mesh_client_config, mesh_server_config, mesh_server_name, peer_identity, pinned_client_config,
-    web_client_config, web_server_config, web_server_config_for_peers,
+    mesh_client_config, mesh_server_config, mesh_server_name, outbound_client_config,
+    peer_identity, pinned_client_config, web_client_config, web_server_config,
+    web_server_config_for_peers,
 };
 pub use x509::{
     CertificateAuthority, MAX_CERTIFICATE_BYTES, MAX_CHAIN, Svid, SvidKey, TrustBundle, X509Error,

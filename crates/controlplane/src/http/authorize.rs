@@ -8,9 +8,10 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use testudo_identity::{
-    Authorization, AuthorizeError, LoggedIn, LoginError, LoginPrompt, LoginRequest, paths,
+    Authorization, AuthorizeError, Caller, LoggedIn, LoginError, LoginPrompt, LoginRequest, Logout,
+    LogoutError, Provider, paths,
 };
 use testudo_model::Redacted;
 
@@ -20,12 +21,16 @@ use crate::{
     plane::Plane,
 };
 
+/// The page that asks before a logout.
+const LOGOUT: &str = "/logout";
+
 /// Routes of this file.
 pub fn routes() -> Router<Arc<Plane>> {
     Router::new()
         .route(paths::AUTHORIZE, get(authorize).post(authorize))
         .route("/login", post(login))
-        .route("/logout", get(logout_page).post(logout))
+        .route(paths::END_SESSION, get(end_session).post(end_session))
+        .route(LOGOUT, get(resume_logout).post(confirm_logout))
 }
 
 /// `GET|POST /oauth2/authorize` (RFC 6749 section 3.1).
@@ -150,29 +155,100 @@ fn login_page_again(plane: &Plane, typed: &Typed, error: &LoginError) -> Respons
     response
 }
 
-/// `GET /logout`: a page with a button, so that no link of somebody else logs anybody out.
-async fn logout_page(State(plane): State<Arc<Plane>>) -> Response {
-    let page = LogoutPage {
-        fleet: plane.fleet_name(),
-    };
-    pages::render(StatusCode::OK, &page)
+/// `GET|POST /oauth2/logout` (OpenID Connect RP-Initiated Logout 1.0 section 2).
+async fn end_session(
+    State(plane): State<Arc<Plane>>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let is_form = request.method() == Method::POST;
+    let form = Form::read(request, &*plane.entropy).await?;
+    let answered = plane
+        .blocking(move |plane| {
+            let session = cookies::read(&form.headers, cookies::SESSION);
+            if is_form && session.is_none() {
+                // A form from another site came without cookies. They come along when the browser is sent on.
+                let flow = plane.provider.defer_logout(&form.parameters)?;
+                return Ok(EndSession::Elsewhere(format!("{LOGOUT}?flow={flow}")));
+            }
+            plane
+                .provider
+                .begin_logout(&form.parameters, session, &form.caller)
+                .map(EndSession::Here)
+        })
+        .await?;
+    match answered {
+        Ok(EndSession::Elsewhere(location)) => Ok(redirect(&location)),
+        Ok(EndSession::Here(logout)) => logout_answer(&plane, Ok(logout)),
+        Err(error) => logout_answer(&plane, Err(error)),
+    }
 }
 
-/// `POST /logout`: ends the session of the cookie.
-async fn logout(State(plane): State<Arc<Plane>>, request: Request) -> Result<Response, Refusal> {
+/// Where a logout request is answered.
+enum EndSession {
+    Here(Logout),
+    Elsewhere(String),
+}
+
+/// `GET /logout`: the user's own wish, or a request on its way.
+async fn resume_logout(
+    State(plane): State<Arc<Plane>>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    answer_logout(plane, request, Provider::resume_logout).await
+}
+
+/// `POST /logout`: the form of the question.
+async fn confirm_logout(
+    State(plane): State<Arc<Plane>>,
+    request: Request,
+) -> Result<Response, Refusal> {
     refuse_cross_site(request.headers())?;
+    answer_logout(plane, request, Provider::confirm_logout).await
+}
+
+async fn answer_logout(
+    plane: Arc<Plane>,
+    request: Request,
+    handle: fn(&Provider, &str, Option<&str>, &Caller) -> Result<Logout, LogoutError>,
+) -> Result<Response, Refusal> {
     let form = Form::read(request, &*plane.entropy).await?;
-    let ended = plane
-        .blocking(
-            move |plane| match cookies::read(&form.headers, cookies::SESSION) {
-                Some(cookie) => plane.provider.logout(cookie, &form.caller),
-                None => Ok(false),
-            },
-        )
+    let answered = plane
+        .blocking(move |plane| {
+            let session = cookies::read(&form.headers, cookies::SESSION);
+            let flow = form.parameters.get("flow").unwrap_or("");
+            handle(&plane.provider, flow, session, &form.caller)
+        })
         .await?;
-    ended.map_err(|fault| Refusal::internal(&fault))?;
-    let text = "Your session and all tokens that belong to it are ended.";
-    let mut response = message(&plane, StatusCode::OK, "You are logged out", text);
+    logout_answer(&plane, answered)
+}
+
+fn logout_answer(
+    plane: &Plane,
+    answered: Result<Logout, LogoutError>,
+) -> Result<Response, Refusal> {
+    let mut response = match answered {
+        Ok(Logout::Ask(question)) => {
+            let page = LogoutPage {
+                fleet: plane.fleet_name(),
+                client: question.client_name.as_deref(),
+                flow: &question.flow,
+            };
+            return Ok(pages::render(StatusCode::OK, &page));
+        }
+        Ok(Logout::Done {
+            location: Some(location),
+        }) => redirect(&location),
+        Ok(Logout::Done { location: None }) => {
+            let text = "Your session and all tokens that belong to it are ended.";
+            message(plane, StatusCode::OK, "You are logged out", text)
+        }
+        Err(LogoutError::Unavailable(fault)) => return Err(Refusal::internal(&fault)),
+        Err(error) => {
+            let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::BAD_REQUEST);
+            let heading = "This request cannot be answered";
+            return Ok(message(plane, status, heading, &sentence(&error)));
+        }
+    };
     cookies::clear(response.headers_mut(), cookies::SESSION);
     Ok(response)
 }

@@ -49,6 +49,10 @@ pub struct MessagePage<'a> {
 pub struct LogoutPage<'a> {
     /// The fleet's name.
     pub fleet: &'a str,
+    /// Client that asked, if one did.
+    pub client: Option<&'a str>,
+    /// The sealed logout request.
+    pub flow: &'a str,
 }
 
 /// A page with the headers every page carries.

@@ -9,7 +9,9 @@ use crate::{
     Caller, Provider, RedirectUri,
     change::{Change, Report, until_settled},
     limits::{MAX_REDIRECT_URIS, MAX_SCOPES},
-    records::{Client, ClientKind, ClientPolicy, GrantType, NameClaim, SecretCredential},
+    records::{
+        Client, ClientKind, ClientLogout, ClientPolicy, GrantType, NameClaim, SecretCredential,
+    },
 };
 
 /// What an administrator says about a client.
@@ -37,6 +39,9 @@ pub struct ClientProfile {
     /// What it must do beyond what everybody must.
     #[serde(default)]
     pub policy: ClientPolicy,
+    /// How it takes part in logouts.
+    #[serde(default)]
+    pub logout: ClientLogout,
 }
 
 impl ClientProfile {
@@ -46,6 +51,11 @@ impl ClientProfile {
         check_count(
             "list of redirect URIs",
             self.redirect_uris.len(),
+            MAX_REDIRECT_URIS,
+        )?;
+        check_count(
+            "list of post-logout redirect URIs",
+            self.logout.post_logout_redirect_uris.len(),
             MAX_REDIRECT_URIS,
         )?;
         check_count("list of scopes", self.scopes.len(), MAX_SCOPES)?;
@@ -105,6 +115,7 @@ impl ClientProfile {
             workload,
             jwks,
             policy,
+            logout,
         } = self;
         Client {
             display_name,
@@ -115,6 +126,7 @@ impl ClientProfile {
             workload,
             jwks,
             policy,
+            logout,
             ..client
         }
     }
@@ -164,6 +176,7 @@ impl Provider {
             workload: None,
             jwks: None,
             policy: ClientPolicy::default(),
+            logout: ClientLogout::default(),
             disabled: false,
             created_at: now,
             updated_at: now,

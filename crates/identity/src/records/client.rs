@@ -4,7 +4,10 @@ use serde::{Deserialize, Serialize};
 use testudo_model::{ClientName, Scope, SpiffeId, Timestamp};
 use testudo_store::Record;
 
-use crate::redirect_uri::{RedirectUri, is_anybodys};
+use crate::{
+    notification_uri::NotificationUri,
+    redirect_uri::{RedirectUri, is_anybodys},
+};
 
 /// An application through which people log in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +30,8 @@ pub struct Client {
     pub jwks: Option<String>,
     /// What it must do beyond what everybody must.
     pub policy: ClientPolicy,
+    /// How it takes part in logouts.
+    pub logout: ClientLogout,
     /// Can do nothing.
     pub disabled: bool,
     /// When the record was made. Codes and grants remember it, so that they are worthless at a later client
@@ -46,6 +51,12 @@ impl Client {
     /// its own. Otherwise a code is given to people who log in for it, never to a session alone.
     pub(crate) fn is_assured_at(&self, uri: &str) -> bool {
         self.kind == ClientKind::Confidential || !is_anybodys(uri)
+    }
+
+    /// Whether the browser may go to `uri` after a logout: the same bytes (RP-Initiated Logout 1.0 section 3.1).
+    pub(crate) fn may_return_to(&self, uri: &str) -> bool {
+        let registered = &self.logout.post_logout_redirect_uris;
+        registered.iter().any(|known| known.as_str() == uri)
     }
 
     /// Whether an answer may go to `uri` (RFC 6749 section 3.1.2.3).
@@ -100,6 +111,18 @@ impl ClientPolicy {
     pub(crate) const fn rotates_refresh_tokens(self) -> bool {
         !self.fapi2_security_profile
     }
+}
+
+/// How a client takes part in logouts, by the names of the metadata registered with IANA.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClientLogout {
+    /// Where the browser may return to after a logout that the client asked for (RP-Initiated Logout 1.0 section 3.1).
+    pub post_logout_redirect_uris: Vec<RedirectUri>,
+    /// Where it is told that a session has ended (Back-Channel Logout 1.0 section 2.2).
+    pub backchannel_logout_uri: Option<NotificationUri>,
+    /// It must be told the `sid`. Everybody is.
+    pub backchannel_logout_session_required: bool,
 }
 
 /// Whether a client can keep a secret (RFC 6749 section 2.1).

@@ -10,7 +10,7 @@ mod service_account;
 mod session;
 mod user;
 
-pub use client::{Client, ClientKind, ClientPolicy, GrantType};
+pub use client::{Client, ClientKind, ClientLogout, ClientPolicy, GrantType};
 pub(crate) use code::{AuthorizationCode, CodeState};
 pub(crate) use credential::{ClientSecret, PasswordCredential, SecretCredential, SecretVerifier};
 pub use grant::Grant;

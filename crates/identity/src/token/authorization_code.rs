@@ -127,6 +127,8 @@ impl Provider {
                 bound_to: client.key().filter(|_| client.is_public()).cloned(),
             });
         let expires_at = match (&refresh, offline) {
+            // Kept for as long as its client may have to be told that the session has ended.
+            (None, _) if registered.logout.backchannel_logout_uri.is_some() => session.expires_at,
             (None, _) => now + ACCESS_TOKEN_LIFETIME,
             (Some(_), true) => now + REFRESH_TOKEN_LIFETIME,
             (Some(_), false) => (now + REFRESH_TOKEN_LIFETIME).min(session.expires_at),

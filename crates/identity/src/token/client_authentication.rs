@@ -84,6 +84,14 @@ impl AuthenticatedClient {
         }
     }
 
+    /// Whether it is told when a session ends.
+    pub(crate) fn is_told_of_logouts(&self) -> bool {
+        match &self.holder {
+            ClientHolder::Client(client) => client.logout.backchannel_logout_uri.is_some(),
+            ClientHolder::ServiceAccount(_) => false,
+        }
+    }
+
     /// Whether it proved to be a workload of the fleet, which is the audience of our access tokens.
     pub(crate) const fn is_in_fleet(&self) -> bool {
         self.peer.is_some()

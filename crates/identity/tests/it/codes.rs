@@ -213,10 +213,7 @@ fn of_parallel_redemptions_at_most_one_succeeds_and_its_tokens_are_taken_back() 
 fn a_code_dies_with_its_session_and_with_its_user() {
     let house = House::new();
     let logged_in = house.login_through(&native_request(&[]));
-    house
-        .provider
-        .logout(logged_in.session_cookie.expose(), &house.caller)
-        .unwrap();
+    house.log_out(logged_in.session_cookie.expose());
     assert!(matches!(
         house.redeem(&code_of(&logged_in)),
         Err(TokenError::SessionEnded)

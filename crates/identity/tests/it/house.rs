@@ -4,10 +4,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::de::DeserializeOwned;
 use testudo_identity::{
-    Authorization, Caller, ClientKind, ClientPolicy, ClientProfile, GrantType, LoggedIn,
-    LoginError, LoginPrompt, LoginRequest, NewPassword, NewSecret, Outbox, OutboxEntry, Parameters,
-    Peer, Provider, ServiceAccountProfile, Settings, TokenError, TokenRequest, TokenResponse,
-    UserProfile,
+    Authorization, Caller, ClientKind, ClientLogout, ClientPolicy, ClientProfile, GrantType,
+    LoggedIn, LoginError, LoginPrompt, LoginRequest, Logout, NewPassword, NewSecret, Outbox,
+    OutboxEntry, Parameters, Peer, Provider, ServiceAccountProfile, Settings, TokenError,
+    TokenRequest, TokenResponse, UserProfile,
 };
 use testudo_model::{
     AccessTokenClaims, Redacted, TenantName, UserId,
@@ -125,16 +125,48 @@ impl House {
 
     /// Logs alice in through the request `parameters`; answers what the browser gets.
     pub fn login_through(&self, parameters: &Parameters) -> LoggedIn {
+        self.login_as("alice", parameters)
+    }
+
+    /// The same for another user with the same password.
+    pub fn login_as(&self, username: &str, parameters: &Parameters) -> LoggedIn {
         let prompt = self.prompt(parameters);
         let password = Redacted::new(PASSWORD.to_owned());
         let request = LoginRequest {
             flow: &prompt.flow,
             browser: Some(prompt.browser.expose()),
             session: None,
-            username: "alice",
+            username,
             password: &password,
         };
         self.provider.login(&request, &self.caller).unwrap()
+    }
+
+    /// Logs out the user of a session cookie, by their own wish.
+    pub fn log_out(&self, cookie: &str) {
+        let nothing = Parameters::default();
+        let asked = self
+            .provider
+            .begin_logout(&nothing, Some(cookie), &self.caller);
+        if let Logout::Ask(question) = asked.unwrap() {
+            let done = self
+                .provider
+                .confirm_logout(&question.flow, Some(cookie), &self.caller);
+            assert!(matches!(done.unwrap(), Logout::Done { location: None }));
+        }
+    }
+
+    /// From now on the native client takes part in logouts like this.
+    pub fn tell_of_logouts(&self, logout: ClientLogout) {
+        let cli = "cli".parse().unwrap();
+        let version = self.provider.client(&cli).unwrap().version;
+        let profile = ClientProfile {
+            logout,
+            ..native_profile()
+        };
+        self.provider
+            .update_client(&cli, version, profile, &self.caller)
+            .unwrap();
     }
 
     /// From now on the native client must do what `policy` says.

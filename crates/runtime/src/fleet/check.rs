@@ -8,10 +8,11 @@ use testudo_model::{
 };
 
 use super::{
-    Fleet, Listen, Observability, SeedCredential,
+    Fleet, Listen, Observability, OutboundRules, SeedCredential,
     document::{Cursor, DeclaredNames, Place},
     file::{
         FleetFile, GatewaySection, IpSection, LimitSection, ListenSection, ObservabilitySection,
+        OutboundSection,
     },
     files::{FileError, Files},
     network::Network,
@@ -24,6 +25,9 @@ use crate::{Environment, telemetry};
 
 /// Largest secret file.
 const MAX_SECRET_BYTES: usize = 4096;
+
+/// Largest file with certificate authorities; those of systems have about 250 KB.
+const MAX_CA_FILE_BYTES: usize = 1024 * 1024;
 
 /// Whether the fleet can do without the secrets it refers to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,6 +94,7 @@ pub(super) fn check(file: &FleetFile, tree: Cursor<'_>, context: &mut Context<'_
             tree.key("observability"),
             context.problems,
         ),
+        outbound: outbound(&file.outbound, tree.key("outbound"), context),
     }
 }
 
@@ -281,6 +286,41 @@ fn observability(
         log_format: section.log_format,
         log_filter: section.log_filter.clone(),
         otlp_endpoint: section.otlp_endpoint.clone(),
+    }
+}
+
+fn outbound(
+    section: &OutboundSection,
+    at: Cursor<'_>,
+    context: &mut Context<'_, '_>,
+) -> OutboundRules {
+    let ca_pem = section.ca_file.as_deref().and_then(|path| {
+        let read = context.files.read(path, MAX_CA_FILE_BYTES);
+        let usable = read.map_err(|error| error.to_string()).and_then(|text| {
+            match text.contains("-----BEGIN CERTIFICATE-----") {
+                true => Ok(text),
+                false => Err("it has no certificate in PEM form".to_owned()),
+            }
+        });
+        match usable {
+            Ok(text) => Some(text),
+            Err(why) => {
+                context
+                    .problems
+                    .error(
+                        "fleet.ca_file",
+                        at.key("ca_file").place(),
+                        "the certificate authorities cannot be used",
+                    )
+                    .why(why);
+                None
+            }
+        }
+    });
+    OutboundRules {
+        allow_networks: section.allow_networks.clone(),
+        allow_http: section.allow_http,
+        ca_pem,
     }
 }
 

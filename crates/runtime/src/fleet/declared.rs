@@ -10,6 +10,7 @@ use testudo_model::{
     snapshot::{GatewayRules, PolicyFile, TransferRules},
 };
 
+use super::Network;
 use crate::LogFormat;
 
 /// A validated fleet file with the files it names.
@@ -53,6 +54,19 @@ pub struct Fleet {
     pub data: PathBuf,
     /// Logs and traces.
     pub observability: Observability,
+    /// Where the control plane itself may send requests.
+    pub outbound: OutboundRules,
+}
+
+/// Where the control plane may send requests to addresses that clients have registered.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OutboundRules {
+    /// Networks beside the public ones.
+    pub allow_networks: Vec<Network>,
+    /// Also without TLS.
+    pub allow_http: bool,
+    /// The certificate authorities to trust, PEM; if none, the system's. The fleet's own are always trusted.
+    pub ca_pem: Option<String>,
 }
 
 /// Where the roles listen. Port 0 takes any free port.
@@ -187,6 +201,12 @@ pub struct SeedClient {
     pub dpop_bound_access_tokens: bool,
     /// It does what the FAPI 2.0 Security Profile asks for.
     pub fapi2_security_profile: bool,
+    /// Where the browser may return to after a logout, compared byte by byte.
+    pub post_logout_redirect_uris: Vec<String>,
+    /// Where it is told that a session has ended.
+    pub backchannel_logout_uri: Option<String>,
+    /// It must be told which session.
+    pub backchannel_logout_session_required: bool,
 }
 
 /// OAuth grant types.

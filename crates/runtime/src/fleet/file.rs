@@ -64,6 +64,9 @@ pub struct FleetFile {
     /// Logs and traces.
     #[serde(default)]
     pub observability: ObservabilitySection,
+    /// Where the server itself may send requests: to addresses of clients that want to be told of logouts.
+    #[serde(default)]
+    pub outbound: OutboundSection,
 }
 
 /// Where the roles listen: `address:port`, or a port on 127.0.0.1. Port 0 takes any free port.
@@ -395,6 +398,14 @@ pub struct ClientSection {
     /// certificate (`spiffe`) instead of a secret, have tokens that are bound to its key or certificate, and return to
     /// `https` only; confidential clients only. Its refresh tokens are not rotated.
     pub fapi2_security_profile: bool,
+    /// Where the browser may return to after a logout that the client asked for. Compared byte by byte.
+    pub post_logout_redirect_uris: Vec<String>,
+    /// Where the client is told that a session has ended (OpenID Connect Back-Channel Logout). See `outbound` for which
+    /// addresses may be reached.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backchannel_logout_uri: Option<String>,
+    /// The client must be told which session has ended. Every client is told.
+    pub backchannel_logout_session_required: bool,
 }
 
 /// Whether an OAuth client can keep a secret (RFC 6749 section 2.1).
@@ -462,6 +473,21 @@ impl Default for ObservabilitySection {
             otlp_endpoint: None,
         }
     }
+}
+
+/// Where the server itself may send requests. Addresses that are not public (private networks, this machine, the metadata
+/// services of clouds) are refused, whatever name leads there.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct OutboundSection {
+    /// Networks that may be reached although they are not public.
+    pub allow_networks: Vec<Network>,
+    /// Also without TLS. For development: what is sent can be read and kept back on the way.
+    pub allow_http: bool,
+    /// PEM file with the certificate authorities to trust, relative to the fleet file. If absent, those of the system.
+    /// Certificates of the fleet are always trusted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<String>,
 }
 
 fn localhost() -> Vec<HostName> {

@@ -36,13 +36,13 @@ use serde::{Deserialize, Serialize};
 use testudo_model::limits;
 
 pub use declared::{
-    Fleet, GrantType, Listen, Observability, RunCommand, SeedAuthentication, SeedClient,
-    SeedCredential, SeedServiceAccount, SeedUser, SidecarListen, TlsMinimum,
+    Fleet, GrantType, Listen, Observability, OutboundRules, RunCommand, SeedAuthentication,
+    SeedClient, SeedCredential, SeedServiceAccount, SeedUser, SidecarListen, TlsMinimum,
 };
 pub use file::{
     ClientKind, ClientSection, ConnectionsSection, DataSection, FleetFile, GatewaySection,
-    IpSection, LimitSection, ListenSection, ObservabilitySection, PolicySection, RouteSection,
-    RunSection, ServiceAccountSection, ServiceSection, SidecarSection, UserSection,
+    IpSection, LimitSection, ListenSection, ObservabilitySection, OutboundSection, PolicySection,
+    RouteSection, RunSection, ServiceAccountSection, ServiceSection, SidecarSection, UserSection,
 };
 pub use host::HostName;
 pub use layers::{Override, VARIABLE_PREFIX};

@@ -141,6 +141,7 @@ fn clients(file: &FleetFile, tree: Cursor<'_>, context: &mut Context<'_, '_>) ->
         if section.fapi2_security_profile {
             check_fapi2(section, at, context.problems);
         }
+        check_logout(section, file.outbound.allow_http, at, context.problems);
         let is_confidential = section.kind == ClientKind::Confidential;
         SeedClient {
             name: name.clone(),
@@ -150,6 +151,9 @@ fn clients(file: &FleetFile, tree: Cursor<'_>, context: &mut Context<'_, '_>) ->
             require_pushed_authorization_requests: section.require_pushed_authorization_requests,
             dpop_bound_access_tokens: section.dpop_bound_access_tokens,
             fapi2_security_profile: section.fapi2_security_profile,
+            post_logout_redirect_uris: section.post_logout_redirect_uris.clone(),
+            backchannel_logout_uri: section.backchannel_logout_uri.clone(),
+            backchannel_logout_session_required: section.backchannel_logout_session_required,
             authentication: is_confidential.then(|| {
                 authentication(
                     file,
@@ -169,18 +173,7 @@ fn clients(file: &FleetFile, tree: Cursor<'_>, context: &mut Context<'_, '_>) ->
 
 fn check_client(section: &ClientSection, at: Cursor<'_>, problems: &mut Problems<'_>) {
     let uris = at.key("redirect_uris");
-    for (index, uri) in section.redirect_uris.iter().enumerate() {
-        if let Err(why) = check_redirect_uri(uri) {
-            problems
-                .error(
-                    "fleet.redirect_uri",
-                    uris.index(index).place(),
-                    "this cannot be a redirect URI",
-                )
-                .why(why)
-                .help("write the exact address, such as `https://shop.example/callback`");
-        }
-    }
+    check_redirect_uris(&section.redirect_uris, uris, problems);
     let has = |grant: GrantType| section.grant_types.contains(&grant);
     if has(GrantType::AuthorizationCode) && section.redirect_uris.is_empty() && !uris.is_damaged() {
         problems
@@ -257,6 +250,69 @@ fn check_fapi2(section: &ClientSection, at: Cursor<'_>, problems: &mut Problems<
                 .help("write an address that begins with `https://`");
         }
     }
+}
+
+fn check_redirect_uris(uris: &[String], at: Cursor<'_>, problems: &mut Problems<'_>) {
+    for (index, uri) in uris.iter().enumerate() {
+        if let Err(why) = check_redirect_uri(uri) {
+            problems
+                .error(
+                    "fleet.redirect_uri",
+                    at.index(index).place(),
+                    "this cannot be a redirect URI",
+                )
+                .why(why)
+                .help("write the exact address, such as `https://shop.example/callback`");
+        }
+    }
+}
+
+fn check_logout(
+    section: &ClientSection,
+    allow_http: bool,
+    at: Cursor<'_>,
+    problems: &mut Problems<'_>,
+) {
+    check_redirect_uris(
+        &section.post_logout_redirect_uris,
+        at.key("post_logout_redirect_uris"),
+        problems,
+    );
+    let Some(uri) = &section.backchannel_logout_uri else {
+        return;
+    };
+    let place = at.key("backchannel_logout_uri");
+    let host = |scheme: &str| {
+        let rest = uri.strip_prefix(scheme)?;
+        rest.split(['/', '?']).next()
+    };
+    let is_plain = uri.len() <= MAX_REDIRECT_BYTES
+        && uri.bytes().all(|byte| byte.is_ascii_graphic())
+        && !uri.contains(['#', '\\', '"', '<', '>']);
+    let is_called = |host: &str| is_plain && !host.is_empty() && !host.contains('@');
+    if host("https://").is_some_and(is_called) {
+        return;
+    }
+    if host("http://").is_some_and(is_called) {
+        if !allow_http {
+            problems
+                .error(
+                    "fleet.backchannel_logout_uri",
+                    place.place(),
+                    "this address is not https",
+                )
+                .why("who is on the way could keep the logout back")
+                .help("use https; for development set `outbound.allow_http = true`");
+        }
+        return;
+    }
+    problems
+        .error(
+            "fleet.backchannel_logout_uri",
+            place.place(),
+            "this is no address that can be called",
+        )
+        .help("write the exact address, such as `https://shop.example/logout`");
 }
 
 /// RFC 6749 section 3.1.2, RFC 8252 sections 7 and 8.4, RFC 9700 section 4.1.

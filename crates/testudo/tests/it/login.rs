@@ -661,10 +661,15 @@ fn a_logout_ends_it_everywhere_within_a_second() {
     assert_eq!(at_sidecar(), 200);
     let cookie = browser.cookies[SESSION].clone();
     // Nobody else's link or form logs anybody out.
-    assert_eq!(browser.get("/logout").status, 200);
+    let page = browser.get("/logout");
+    assert_eq!(page.status, 200);
     assert_eq!(
         browser
-            .post_with("/logout", &[], "Sec-Fetch-Site: cross-site\r\n")
+            .post_with(
+                "/logout",
+                &[("flow", &*flow_of(&page))],
+                "Sec-Fetch-Site: cross-site\r\n"
+            )
             .status,
         403
     );
@@ -675,7 +680,17 @@ fn a_logout_ends_it_everywhere_within_a_second() {
         200
     );
 
-    assert_eq!(browser.post("/logout", &[]).status, 200);
+    // A form that was shown to nobody, or to somebody else, asks again.
+    let mut other = Browser::new(&shop);
+    other.log_in("larry");
+    for flow in ["", "x", &*flow_of(&other.get("/logout"))] {
+        let answer = browser.post("/logout", &[("flow", flow)]);
+        assert!(answer.body.contains("Log out?"), "{answer:?}");
+        assert!(browser.cookies.contains_key(SESSION));
+    }
+
+    let answer = browser.post("/logout", &[("flow", &*flow_of(&page))]);
+    assert_eq!(answer.status, 200);
     assert!(
         !browser.cookies.contains_key(SESSION),
         "the cookie is taken away"

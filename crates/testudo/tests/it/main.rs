@@ -37,6 +37,7 @@ mod http3;
 mod installed;
 mod link;
 mod login;
+mod logouts;
 mod machines;
 mod own_certificate;
 mod paths;

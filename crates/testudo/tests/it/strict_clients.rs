@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use testudo_trust::{SigningKey, base64url};
 
 use crate::{
-    fleet::repository,
+    fleet::{free_ports, repository},
     installed::{left_out, tool},
     shop::{Shop, password},
 };
@@ -71,19 +71,7 @@ jwks = '{jwks}'
         "password": password("alice"),
         "resource": format!("https://localhost:{}/api/orders/1", shop.gateway().port()),
     });
-    let script = repository().join("crates/testudo/tests/it/strict_clients/application.mjs");
-    let output = Command::new("node")
-        .arg(script)
-        .args([library, told.to_string()])
-        .env(
-            "NODE_EXTRA_CA_CERTS",
-            folder.path().join(shop.fleet.ready["ca"].as_str().unwrap()),
-        )
-        .output()
-        .unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{errors}");
-    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let found = run(&shop, "application.mjs", &[library], &told);
     assert_eq!(
         found["token_type"], "dpop",
         "the library writes it small: {found}"
@@ -105,4 +93,78 @@ jwks = '{jwks}'
     let arrived = shop.upstream.take();
     assert_eq!(arrived.len(), 2, "{arrived:?}");
     found
+}
+
+#[test]
+fn openid_client_logs_out_and_is_told_until_it_takes_it() {
+    if left_out() {
+        return;
+    }
+    let libraries = [
+        tool(&[".tools/node_modules/openid-client/build/index.js"]),
+        tool(&[".tools/node_modules/jose/dist/webapi/index.js"]),
+    ];
+    let shop = Shop::open("");
+    let folder = &shop.fleet.folder;
+    let [port] = free_ports();
+    let text = fs::read_to_string(folder.fleet_file()).unwrap();
+    let text = text.replace(
+        "[clients.help-desk]",
+        &format!(
+            r#"[outbound]
+allow_http = true
+allow_networks = ["127.0.0.1"]
+
+[clients.help-desk]
+post_logout_redirect_uris = ["https://desk.example/bye"]
+backchannel_logout_uri = "http://127.0.0.1:{port}/backchannel?app=desk"
+backchannel_logout_session_required = true"#
+        ),
+    );
+    fs::write(folder.fleet_file(), text).unwrap();
+    folder.run(&["apply", "fleet.toml"]);
+    let told = json!({
+        "issuer": shop.fleet.ready["server"],
+        "client_id": "help-desk",
+        "client_secret": password("help-desk"),
+        "redirect_uri": "https://desk.example/callback",
+        "post_logout_redirect_uri": "https://desk.example/bye",
+        "port": port,
+        "user": "alice",
+        "password": password("alice"),
+    });
+    let found = run(&shop, "logout.mjs", &libraries, &told);
+    assert_eq!(
+        found,
+        json!({
+            "supported": [true, true],
+            "returned": "https://desk.example/bye?state=to-be-continued",
+            "types": ["application/x-www-form-urlencoded", "application/x-www-form-urlencoded"],
+            "same": true,
+            "ids": 2,
+            "events": { "http://schemas.openid.net/event/backchannel-logout": {} },
+            "nonce": null,
+        })
+    );
+}
+
+/// What a script prints.
+fn run(shop: &Shop, script: &str, libraries: &[String], told: &Value) -> Value {
+    let folder = &shop.fleet.folder;
+    let script = repository()
+        .join("crates/testudo/tests/it/strict_clients")
+        .join(script);
+    let output = Command::new("node")
+        .arg(script)
+        .args(libraries)
+        .arg(told.to_string())
+        .env(
+            "NODE_EXTRA_CA_CERTS",
+            folder.path().join(shop.fleet.ready["ca"].as_str().unwrap()),
+        )
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    serde_json::from_slice(&output.stdout).unwrap()
 }

@@ -4,7 +4,7 @@
 //!
 //! * the **mesh** ([`mesh_server_config`], [`mesh_client_config`], [`pinned_client_config`]): TLS 1.3 only,
 //!   P-256 certificates, peers identified by SPIFFE id and never by host name;
-//! * the **web** ([`web_server_config`], [`web_client_config`]): what browsers and command-line tools speak.
+//! * the **web** ([`web_server_config`], [`web_client_config`], [`outbound_client_config`]): what browsers and command-line tools speak.
 //!
 //! Key exchange is X25519MLKEM768 where the peer can, X25519 or NIST curves where it cannot.
 //!
@@ -33,7 +33,10 @@ use rustls::{
 };
 use testudo_model::{Clock, SpiffeId};
 pub use verify::ExpectedPeer;
-pub use web::{WebCertificate, web_client_config, web_server_config, web_server_config_for_peers};
+pub use web::{
+    WebCertificate, outbound_client_config, web_client_config, web_server_config,
+    web_server_config_for_peers,
+};
 
 use crate::x509::{X509Error, spiffe_id_of};
 

@@ -171,6 +171,26 @@ pub fn web_client_config(roots_pem: &[u8], alpn: &[&str]) -> Result<Arc<ClientCo
     Ok(Arc::new(config))
 }
 
+/// The client side towards servers anywhere: trusts the roots in `roots_pem`, and those in `others_pem`, of which what
+/// cannot be used is left out, and checks the server's name. HTTP/1.1 alone.
+pub fn outbound_client_config(
+    roots_pem: &[u8],
+    others_pem: &[u8],
+) -> Result<Arc<ClientConfig>, TlsError> {
+    install_crypto_provider();
+    let mut roots = RootCertStore::empty();
+    for root in certificates_of(roots_pem)? {
+        roots.add(root).map_err(TlsError::Unusable)?;
+    }
+    let others = CertificateDer::pem_slice_iter(others_pem).filter_map(Result::ok);
+    roots.add_parsable_certificates(others);
+    let mut config = ClientConfig::builder_with_protocol_versions(&[&TLS13, &TLS12])
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = alpn_protocols(&["http/1.1"]);
+    Ok(Arc::new(config))
+}
+
 fn certificates_of(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<_, _>>()

@@ -5,6 +5,7 @@
 
 import { strict as assert } from 'node:assert';
 import { pathToFileURL } from 'node:url';
+import { logIn } from './person.mjs';
 
 const [library, told] = process.argv.slice(2);
 const { issuer, client_id, redirect_uri, key, kid, user, password, resource } = JSON.parse(told);
@@ -39,7 +40,7 @@ const authorization = await client.buildAuthorizationUrlWithPAR(
 );
 assert.deepEqual([...authorization.searchParams.keys()].sort(), ['client_id', 'request_uri']);
 
-const callback = await logIn(authorization);
+const { callback } = await logIn(authorization, { issuer, user, password });
 const tokens = await client.authorizationCodeGrant(
   config,
   callback,
@@ -86,19 +87,3 @@ console.log(
     stolen: [stolen.status, (await stolen.json()).code],
   }),
 );
-
-/** What a browser does: the page, the form, the way back. */
-async function logIn(address) {
-  const page = await fetch(address, { redirect: 'manual' });
-  assert.equal(page.status, 200, await page.clone().text());
-  const cookies = page.headers.getSetCookie().map((cookie) => cookie.split(';')[0]);
-  const [, flow] = /name="flow" value="([^"]+)"/.exec(await page.text());
-  const answer = await fetch(new URL('/login', issuer), {
-    method: 'POST',
-    redirect: 'manual',
-    headers: { cookie: cookies.join('; '), 'sec-fetch-site': 'same-origin' },
-    body: new URLSearchParams({ flow, username: user, password }),
-  });
-  assert.equal(answer.status, 303, await answer.clone().text());
-  return new URL(answer.headers.get('location'));
-}

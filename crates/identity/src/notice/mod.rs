@@ -1,0 +1,287 @@
+//! What somebody outside must be told, until they have taken it.
+//!
+//! A [`Notice`] is a record that is written in the transaction of what it tells: nothing happens without being told, and
+//! no crash forgets it. Who carries notices (`controlplane`) asks for those that are [due](Provider::due_notices), sends
+//! each, and says [what became of it](Provider::settle_notice); then the record goes, or the receiver gets a pause that
+//! doubles each time.
+//!
+//! A notice arrives at least once: who dies between sending and settling sends it again, and so do two processes on one
+//! store. One receiver gets one at a time, in the order of what they tell, and never holds up another.
+
+mod backchannel_logout;
+mod queue;
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use testudo_model::{
+    ClientName, NoticeId, Redacted, SessionId, Timestamp, UserId, event::EventClass,
+};
+use testudo_store::{Expected, Record};
+
+pub(crate) use self::queue::Queues;
+use crate::{
+    Caller, Fault, Provider,
+    change::{Change, Report, until_settled},
+    limits::{FIRST_NOTICE_PAUSE, MAX_NOTICE_PAUSE, MAX_NOTICES_UNDER_WAY, NOTICE_LIFETIME},
+};
+
+/// Something to tell, as it waits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Notice {
+    /// Its id; sorts by the time of making.
+    pub id: NoticeId,
+    /// What it tells.
+    pub content: NoticeContent,
+    /// When what it tells happened.
+    pub created_at: Timestamp,
+}
+
+/// What a notice tells.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NoticeContent {
+    /// To a client, that a session it knows has ended (OpenID Connect Back-Channel Logout 1.0).
+    BackchannelLogout {
+        /// The client.
+        client_id: ClientName,
+        /// Making time of that client: a later one of the same name is told nothing.
+        client_created_at: Timestamp,
+        /// Whose session.
+        user: UserId,
+        /// The `sid` of its tokens.
+        session: SessionId,
+    },
+}
+
+/// Who is told.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Receiver {
+    /// A client.
+    Client(ClientName),
+}
+
+impl Notice {
+    /// Who is told.
+    pub fn receiver(&self) -> Receiver {
+        match &self.content {
+            NoticeContent::BackchannelLogout { client_id, .. } => {
+                Receiver::Client(client_id.clone())
+            }
+        }
+    }
+
+    /// The event of telling it.
+    fn report(&self) -> Report {
+        match &self.content {
+            NoticeContent::BackchannelLogout {
+                client_id,
+                user,
+                session,
+                ..
+            } => Report::new(EventClass::Authentication, "logout.notify")
+                .subject(user.as_str())
+                .session(session)
+                .target(client_id.as_str())
+                .detail("notice", self.id.as_str()),
+        }
+    }
+}
+
+impl Record for Notice {
+    const COLLECTION: &'static str = "identity.notice";
+
+    fn key(&self) -> String {
+        self.id.to_string()
+    }
+}
+
+/// A notice that is to be sent now.
+#[derive(Debug)]
+pub struct DueNotice {
+    /// The notice.
+    pub notice: Notice,
+    /// What to send.
+    pub message: Message,
+}
+
+/// An HTTP request that tells a notice: `POST`, and the answer's body does not matter.
+#[derive(Debug)]
+pub struct Message {
+    /// Where to.
+    pub url: String,
+    /// `Content-Type`.
+    pub media_type: &'static str,
+    /// The body.
+    pub body: Redacted<String>,
+}
+
+/// What became of a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Delivery {
+    /// The receiver has answered, with this status.
+    Answered(u16),
+    /// It could not be reached, did not answer, or must not be asked; why.
+    Failed(String),
+}
+
+/// What an attempt comes to.
+enum Verdict {
+    /// It has been told.
+    Taken,
+    /// The receiver does not want it, and will not want it later: 400 says so in all protocols that notices are told with
+    /// (OpenID Connect Back-Channel Logout section 2.8, RFC 8935 section 2.4).
+    Refused,
+    /// Somebody in between may have answered, or nobody has.
+    Again(String),
+}
+
+impl Delivery {
+    fn verdict(&self) -> Verdict {
+        match self {
+            Self::Answered(200..=299) => Verdict::Taken,
+            Self::Answered(400) => Verdict::Refused,
+            Self::Answered(status) => Verdict::Again(format!("it answered with status {status}")),
+            Self::Failed(why) => Verdict::Again(why.clone()),
+        }
+    }
+}
+
+impl Provider {
+    /// Notices to be sent now, at most one of each receiver, and not those that are being sent already. Each must be
+    /// [settled](Self::settle_notice).
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn due_notices(&self) -> Result<Vec<DueNotice>, Fault> {
+        self.notices
+            .read(&self.tenant, self.clock.monotonic_nanos())?;
+        let mut due = Vec::new();
+        let free = MAX_NOTICES_UNDER_WAY.saturating_sub(self.notices.under_way());
+        for _ in 0..free {
+            let Some(notice) = self.notices.take(self.clock.monotonic_nanos()) else {
+                break;
+            };
+            match self.message_of(&notice) {
+                Ok(Some(message)) => due.push(DueNotice { notice, message }),
+                // It needs not be told any more.
+                Ok(None) => self.notices.done(&notice),
+                Err(fault) => {
+                    let now = self.clock.monotonic_nanos();
+                    self.notices.postpone(&notice, now);
+                    for other in &due {
+                        self.notices.give_back(&other.notice);
+                    }
+                    return Err(fault);
+                }
+            }
+        }
+        Ok(due)
+    }
+
+    /// Whether [`Provider::due_notices`] has any, as far as is known without asking the store.
+    pub fn has_due_notice(&self) -> bool {
+        let now = self.clock.monotonic_nanos();
+        self.notices.under_way() < MAX_NOTICES_UNDER_WAY && self.notices.has_ready(now)
+    }
+
+    /// Takes note of what became of a notice: it is gone, or comes again after a pause.
+    ///
+    /// # Errors
+    /// The store fails; the notice comes again.
+    pub fn settle_notice(&self, due: &DueNotice, delivery: &Delivery) -> Result<(), Fault> {
+        let DueNotice { notice, message } = due;
+        let report = notice.report().detail("uri", message.url.as_str());
+        let settled = match delivery.verdict() {
+            Verdict::Taken => self.discard(notice, report),
+            Verdict::Refused => self.discard(
+                notice,
+                report.failed("the receiver refuses it with status 400"),
+            ),
+            Verdict::Again(why) => {
+                self.notices.postpone(notice, self.clock.monotonic_nanos());
+                return self.report(
+                    report.failed(&why).detail("again", true),
+                    &Caller::default(),
+                );
+            }
+        };
+        match &settled {
+            Ok(()) => self.notices.done(notice),
+            Err(_) => self.notices.postpone(notice, self.clock.monotonic_nanos()),
+        }
+        settled
+    }
+
+    /// What to send for `notice`; `None` if it is gone, or nobody is to be told any more.
+    fn message_of(&self, notice: &Notice) -> Result<Option<Message>, Fault> {
+        if self.tenant.get::<Notice>(notice.id.as_str())?.is_none() {
+            return Ok(None);
+        }
+        let age = self.clock.now().since(notice.created_at);
+        if age >= NOTICE_LIFETIME {
+            let report = notice.report().failed("it has not been taken in time");
+            self.discard(notice, report)?;
+            return Ok(None);
+        }
+        let message = match &notice.content {
+            NoticeContent::BackchannelLogout {
+                client_id,
+                client_created_at,
+                user,
+                session,
+            } => self.logout_message(client_id, *client_created_at, user, session)?,
+        };
+        if message.is_none() {
+            let report = notice.report().failed("the receiver is gone");
+            self.discard(notice, report)?;
+        }
+        Ok(message)
+    }
+
+    fn discard(&self, notice: &Notice, report: Report) -> Result<(), Fault> {
+        until_settled(|| {
+            let change = self
+                .change()
+                .delete::<Notice>(Expected::Any, notice.id.as_str())
+                .report_ref(&report, &Caller::default());
+            Ok(change.commit()?.then_some(()))
+        })
+    }
+}
+
+impl Change<'_> {
+    /// Tells `content` to its receiver once the change is made. If too much waits for that receiver already, that is an
+    /// event instead: who is not there for so long must not fill the disk.
+    pub(crate) fn tell(mut self, content: NoticeContent) -> Self {
+        let provider = self.provider();
+        let notice = Notice {
+            id: NoticeId::generate(&*provider.clock, &*provider.entropy),
+            content,
+            created_at: provider.clock.now(),
+        };
+        let receiver = notice.receiver();
+        let staged = self.notices().iter();
+        let staged = staged
+            .filter(|staged| staged.receiver() == receiver)
+            .count();
+        if provider.notices.has_room(&receiver, staged) {
+            self = self.put(Expected::Absent, &notice);
+            self.notices().push(notice);
+            self
+        } else {
+            let report = notice
+                .report()
+                .failed("too many notices wait for this receiver");
+            self.report(report, &Caller::default())
+        }
+    }
+}
+
+/// The pause after so many failures in a row.
+fn pause_after(failures: u32) -> Duration {
+    let doublings = failures.saturating_sub(1).min(16);
+    FIRST_NOTICE_PAUSE
+        .saturating_mul(1 << doublings)
+        .min(MAX_NOTICE_PAUSE)
+}

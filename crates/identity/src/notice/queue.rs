@@ -1,0 +1,152 @@
+//! What waits for each receiver, in memory: a view of the stored notices.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use testudo_model::NoticeId;
+use testudo_store::Tenant;
+
+use super::{Notice, Receiver, pause_after};
+use crate::{
+    Fault,
+    limits::{MAX_NOTICES_PER_RECEIVER, MAX_PAGE, NOTICE_REREAD},
+};
+
+/// The queues of all receivers.
+#[derive(Default)]
+pub(crate) struct Queues(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    queues: BTreeMap<Receiver, Queue>,
+    /// When the store was read last.
+    read_at_nanos: Option<u64>,
+}
+
+#[derive(Default)]
+struct Queue {
+    /// By id, and so by time.
+    waiting: BTreeMap<NoticeId, Notice>,
+    /// The first of them is being sent.
+    under_way: bool,
+    failures: u32,
+    not_before_nanos: u64,
+}
+
+impl Queue {
+    fn is_ready(&self, now_nanos: u64) -> bool {
+        !self.under_way && self.not_before_nanos <= now_nanos && !self.waiting.is_empty()
+    }
+}
+
+fn is_fresh(state: &State, now_nanos: u64) -> bool {
+    let age = |read_at: u64| u128::from(now_nanos.saturating_sub(read_at));
+    state
+        .read_at_nanos
+        .is_some_and(|read_at| age(read_at) < NOTICE_REREAD.as_nanos())
+}
+
+impl Queues {
+    /// Adds what the store has and the queues have not: at the start, and now and then, because other processes add too.
+    pub(crate) fn read(&self, tenant: &Tenant, now_nanos: u64) -> Result<(), Fault> {
+        if is_fresh(&self.lock(), now_nanos) {
+            return Ok(());
+        }
+        let mut after = None;
+        loop {
+            let page = tenant.list::<Notice>(after, MAX_PAGE)?;
+            self.add(page.items.into_iter().map(|stored| stored.record));
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        self.lock().read_at_nanos = Some(now_nanos);
+        Ok(())
+    }
+
+    /// Adds notices that have been stored.
+    pub(crate) fn add(&self, notices: impl IntoIterator<Item = Notice>) {
+        let mut state = self.lock();
+        for notice in notices {
+            let queue = state.queues.entry(notice.receiver()).or_default();
+            queue.waiting.insert(notice.id.clone(), notice);
+        }
+    }
+
+    /// Whether one more may wait for `receiver`, with those that are about to be stored.
+    pub(crate) fn has_room(&self, receiver: &Receiver, about_to_be_stored: usize) -> bool {
+        let state = self.lock();
+        let waiting = state.queues.get(receiver);
+        let waiting = waiting.map_or(0, |queue| queue.waiting.len());
+        waiting + about_to_be_stored < MAX_NOTICES_PER_RECEIVER
+    }
+
+    /// How many are being sent.
+    pub(super) fn under_way(&self) -> usize {
+        let state = self.lock();
+        state
+            .queues
+            .values()
+            .filter(|queue| queue.under_way)
+            .count()
+    }
+
+    /// Whether [`Queues::take`] has one, or the store should be read.
+    pub(super) fn has_ready(&self, now_nanos: u64) -> bool {
+        let state = self.lock();
+        !is_fresh(&state, now_nanos) || state.queues.values().any(|queue| queue.is_ready(now_nanos))
+    }
+
+    /// The oldest notice of the receivers of whom none is being sent and who have no pause; from now on it is being sent.
+    pub(super) fn take(&self, now_nanos: u64) -> Option<Notice> {
+        let mut state = self.lock();
+        let ready = state
+            .queues
+            .values_mut()
+            .filter(|queue| queue.is_ready(now_nanos));
+        let oldest = ready
+            .filter_map(|queue| Some((queue.waiting.first_key_value()?.0.clone(), queue)))
+            .min_by(|(one, _), (other, _)| one.cmp(other));
+        let (id, queue) = oldest?;
+        queue.under_way = true;
+        queue.waiting.get(&id).cloned()
+    }
+
+    /// It needs not be sent again.
+    pub(super) fn done(&self, notice: &Notice) {
+        let mut state = self.lock();
+        let receiver = notice.receiver();
+        if let Some(queue) = state.queues.get_mut(&receiver) {
+            queue.waiting.remove(&notice.id);
+            queue.under_way = false;
+            queue.failures = 0;
+            if queue.waiting.is_empty() {
+                state.queues.remove(&receiver);
+            }
+        }
+    }
+
+    /// It was not sent after all.
+    pub(super) fn give_back(&self, notice: &Notice) {
+        if let Some(queue) = self.lock().queues.get_mut(&notice.receiver()) {
+            queue.under_way = false;
+        }
+    }
+
+    /// It comes again, and nothing comes to its receiver before a pause.
+    pub(super) fn postpone(&self, notice: &Notice, now_nanos: u64) {
+        if let Some(queue) = self.lock().queues.get_mut(&notice.receiver()) {
+            queue.under_way = false;
+            queue.failures = queue.failures.saturating_add(1);
+            let pause = u64::try_from(pause_after(queue.failures).as_nanos()).unwrap_or(u64::MAX);
+            queue.not_before_nanos = now_nanos.saturating_add(pause);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
