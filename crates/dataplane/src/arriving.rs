@@ -1,4 +1,4 @@
-//! The content of a request, whatever brings it.
+//! The content of a request or an answer, whatever brings it.
 
 use std::{
     pin::Pin,
@@ -9,18 +9,22 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use crate::body::BodyError;
 #[cfg(feature = "http3")]
-use crate::http3::Received;
+use crate::http3;
+use crate::{body::BodyError, http2};
 
-/// On its way from the client.
+/// On its way here.
 #[derive(Debug)]
 pub(crate) enum Arriving {
-    /// Over TCP: HTTP/1.1 and HTTP/2.
+    /// There is none, whatever follows the head.
+    Nothing,
+    /// From a client over HTTP/1.1 or HTTP/2, or from the local service over HTTP/1.1.
     Tcp(Incoming),
-    /// Over QUIC: HTTP/3.
+    /// From an upstream over HTTP/2.
+    Answer(http2::Received),
+    /// From a client over HTTP/3.
     #[cfg(feature = "http3")]
-    Quic(Box<Received>),
+    Quic(Box<http3::Received>),
 }
 
 impl From<Incoming> for Arriving {
@@ -38,9 +42,11 @@ impl Body for Arriving {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut *self {
+            Self::Nothing => Poll::Ready(None),
             Self::Tcp(body) => Pin::new(body)
                 .poll_frame(context)
                 .map_err(|_| BodyError::Broken),
+            Self::Answer(body) => Pin::new(body).poll_frame(context),
             #[cfg(feature = "http3")]
             Self::Quic(body) => Pin::new(body).poll_frame(context),
         }
@@ -48,7 +54,9 @@ impl Body for Arriving {
 
     fn is_end_stream(&self) -> bool {
         match self {
+            Self::Nothing => true,
             Self::Tcp(body) => body.is_end_stream(),
+            Self::Answer(body) => body.is_end_stream(),
             #[cfg(feature = "http3")]
             Self::Quic(body) => body.is_end_stream(),
         }
@@ -56,7 +64,9 @@ impl Body for Arriving {
 
     fn size_hint(&self) -> SizeHint {
         match self {
+            Self::Nothing => SizeHint::with_exact(0),
             Self::Tcp(body) => body.size_hint(),
+            Self::Answer(body) => body.size_hint(),
             #[cfg(feature = "http3")]
             Self::Quic(body) => body.size_hint(),
         }

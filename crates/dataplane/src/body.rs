@@ -13,7 +13,6 @@ use std::{
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use testudo_model::snapshot::TransferRules;
 use tokio::{
     task::AbortHandle,
@@ -117,8 +116,7 @@ impl Upload {
 /// after the decision was not decided about.
 #[derive(Debug)]
 pub(crate) struct RequestBody {
-    /// `None`: there is none, whatever arrives.
-    inner: Option<Arriving>,
+    inner: Arriving,
     remaining: u64,
     /// `None`: the client may take its time.
     rate: Option<Watched>,
@@ -129,7 +127,7 @@ impl RequestBody {
     /// No bytes. What follows the head of a request that opens a stream belongs to the stream.
     pub(crate) fn none() -> Self {
         Self {
-            inner: None,
+            inner: Arriving::Nothing,
             remaining: 0,
             rate: None,
             upload: Upload::default(),
@@ -143,7 +141,7 @@ impl RequestBody {
         rules: Option<TransferRules>,
     ) -> Self {
         Self {
-            inner: Some(inner.into()),
+            inner: inner.into(),
             remaining: limit,
             rate: rules.map(Watched::new),
             upload: Upload::default(),
@@ -152,6 +150,11 @@ impl RequestBody {
 
     pub(crate) fn upload(&self) -> Upload {
         self.upload.clone()
+    }
+
+    /// Whether nobody wants the rest. Wakes whoever has asked when that is so.
+    pub(crate) fn is_unwanted(&self, context: &Context<'_>) -> bool {
+        self.upload.is_unwanted(context)
     }
 
     fn fail(&self, error: BodyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
@@ -168,13 +171,10 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if self.upload.is_unwanted(context) {
+        if self.is_unwanted(context) {
             return Poll::Ready(Some(Err(BodyError::Unwanted)));
         }
         let Self { inner, rate, .. } = &mut *self;
-        let Some(inner) = inner else {
-            return Poll::Ready(None);
-        };
         match Pin::new(&mut *inner).poll_frame(context) {
             Poll::Pending => {
                 if let Some(rate) = rate {
@@ -210,13 +210,11 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(Body::is_end_stream)
+        self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner
-            .as_ref()
-            .map_or(SizeHint::with_exact(0), Body::size_hint)
+        self.inner.size_hint()
     }
 }
 
@@ -249,7 +247,7 @@ type Shared = Arc<Mutex<Option<Upstream>>>;
 
 /// The body and what is kept until it has passed.
 struct Upstream {
-    body: Incoming,
+    body: Arriving,
     pace: Pace,
     /// Whoever takes the body.
     client: Waiting,
@@ -276,7 +274,7 @@ impl AnswerBody {
 
     /// The upstream's body; `lease` is given back when it has passed whole, and dropped otherwise.
     pub(crate) fn relay(
-        body: Incoming,
+        body: Arriving,
         pace: Pace,
         rules: TransferRules,
         from_proxy: bool,
@@ -393,19 +391,21 @@ impl Relayed {
         let Some(upstream) = &mut *held else {
             return Poll::Ready(Some(Err(BodyError::TimedOut)));
         };
-        // Before the body is asked: one that always has more would never come to its deadline.
         let now = Instant::now();
-        if upstream.until() <= now {
-            *held = None;
-            return Poll::Ready(Some(Err(BodyError::TimedOut)));
-        }
+        // Looked at whatever has come: a body that always has more would never come to its deadline.
+        let is_late = upstream.until() <= now;
         upstream.client.end(now);
         match Pin::new(&mut upstream.body).poll_frame(context) {
-            Poll::Pending if upstream.pace.poll_exceeded(context).is_ready() => {
+            Poll::Pending if is_late || upstream.pace.poll_exceeded(context).is_ready() => {
                 *held = None;
                 Poll::Ready(Some(Err(BodyError::TimedOut)))
             }
             Poll::Pending => Poll::Pending,
+            // What is whole by now was in time.
+            Poll::Ready(Some(Ok(_))) if is_late && !upstream.body.is_end_stream() => {
+                *held = None;
+                Poll::Ready(Some(Err(BodyError::TimedOut)))
+            }
             Poll::Ready(None) => {
                 upstream.give_back();
                 Poll::Ready(None)
@@ -516,7 +516,7 @@ mod tests {
 
     use http::{Request, Response};
     use http_body_util::BodyExt;
-    use hyper::{server::conn::http2, service::service_fn};
+    use hyper::{body::Incoming, server::conn::http2, service::service_fn};
     use hyper_util::rt::{TokioExecutor, TokioIo};
     use tokio::{io::AsyncWriteExt, sync::mpsc};
 

@@ -142,9 +142,15 @@ impl Through {
     where
         C: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
     {
-        let (upgraded, kept) = self.opened.into_parts();
-        let far = Capsules::new(TokioIo::new(upgraded));
-        relay::run(client, far, kept, self.standing, self.patience).await;
+        let (far, kept) = self.opened.into_parts();
+        relay::run(
+            client,
+            Capsules::new(far),
+            kept,
+            self.standing,
+            self.patience,
+        )
+        .await;
     }
 }
 

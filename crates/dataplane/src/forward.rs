@@ -5,10 +5,12 @@ use std::{
     pin::pin,
 };
 
+use h2::ext::Protocol;
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, response,
 };
-use hyper::{body::Body, ext::Protocol};
+use hyper::body::Body;
+use hyper_util::rt::TokioIo;
 use testudo_model::{ServiceProtocol, snapshot::TransferRules};
 use tokio::io::AsyncWriteExt;
 
@@ -28,7 +30,7 @@ use crate::{
     proxy::Worker,
     proxy_protocol,
     rejection::{Rejection, UpstreamError},
-    relay::Opened,
+    relay::{FarSide, Opened},
     tcp,
     transaction::Transaction,
     websocket,
@@ -122,7 +124,7 @@ pub(crate) async fn to_proxy(
         from_proxy: true,
         delivery: None,
     };
-    if protocol.is_some() && answer.0.status() == StatusCode::OK {
+    if answer.tunnel.is_some() {
         return hop.open(answer).await;
     }
     hop.relay(answer, deadline).map(Forwarded::Answered)
@@ -184,7 +186,7 @@ pub(crate) async fn to_service(
         let upload = request.body().upload();
         let sending = pin!(worker.local.switch(service.upstream, request));
         let answer = turn.send(sending, &upload, &mut deadline).await?;
-        return match expected.agreed(&answer.0) {
+        return match expected.agreed(&answer.response) {
             Some(true) => hop.open(answer).await,
             Some(false) => hop.relay(answer, deadline).map(Forwarded::Answered),
             None => Err(UpstreamError::Handshake.into()),
@@ -300,11 +302,10 @@ struct Hop<'a> {
 
 impl Hop<'_> {
     /// The answer on its way to the client.
-    fn relay(
-        self,
-        (response, lease): Answer,
-        deadline: Deadline,
-    ) -> Result<Response<AnswerBody>, Rejection> {
+    fn relay(self, answer: Answer, deadline: Deadline) -> Result<Response<AnswerBody>, Rejection> {
+        let Answer {
+            response, lease, ..
+        } = answer;
         // Nobody asked for another protocol.
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Err(UpstreamError::Handshake.into());
@@ -319,26 +320,35 @@ impl Hop<'_> {
             lease,
             self.delivery,
         );
-        Ok(answer(head, body, self.permit, self.from_proxy))
+        Ok(passed_on(head, body, self.permit, self.from_proxy))
     }
 
     /// The stream that the next hop has opened.
-    async fn open(self, (mut response, lease): Answer) -> Result<Forwarded, Rejection> {
-        let upgraded = hyper::upgrade::on(&mut response)
-            .await
-            .map_err(|_| UpstreamError::Broken)?;
+    async fn open(self, answer: Answer) -> Result<Forwarded, Rejection> {
+        let Answer {
+            mut response,
+            tunnel,
+            lease,
+        } = answer;
+        let far: FarSide = match tunnel {
+            Some(tunnel) => Box::new(tunnel),
+            None => {
+                let switched = hyper::upgrade::on(&mut response).await;
+                Box::new(TokioIo::new(switched.map_err(|_| UpstreamError::Broken)?))
+            }
+        };
         let (head, _) = response.into_parts();
-        let answer = answer(head, AnswerBody::empty(), self.permit, self.from_proxy);
+        let head = passed_on(head, AnswerBody::empty(), self.permit, self.from_proxy);
         let opened = Opened {
-            upgraded,
+            far,
             lease,
             delivery: self.delivery,
         };
-        Ok(Forwarded::Opened(answer, opened))
+        Ok(Forwarded::Opened(head, opened))
     }
 }
 
-fn answer(
+fn passed_on(
     mut head: response::Parts,
     body: AnswerBody,
     permit: &Permit,

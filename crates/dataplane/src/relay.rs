@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::BytesMut;
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use testudo_model::{limits, snapshot::TransferRules};
 use tokio::{
@@ -37,10 +37,18 @@ const PAUSES: TransferRules = TransferRules {
 /// Time for one side to finish after the other has. RFC 6455 section 7.1.1: both close at once.
 const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Bytes both ways.
+pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+/// The next hop's end of something opened, whatever carries it.
+pub(crate) type FarSide = Box<dyn Duplex>;
+
 /// The far side of something opened, with what is kept while it lasts.
 pub(crate) struct Opened {
     /// The bytes of the next hop.
-    pub(crate) upgraded: Upgraded,
+    pub(crate) far: FarSide,
     /// What carries them.
     pub(crate) lease: Lease,
     /// On whose behalf the service works.
@@ -49,8 +57,8 @@ pub(crate) struct Opened {
 
 impl Opened {
     /// The bytes, and what is only kept.
-    pub(crate) fn into_parts(self) -> (Upgraded, impl Send + 'static) {
-        (self.upgraded, (self.lease, self.delivery))
+    pub(crate) fn into_parts(self) -> (FarSide, impl Send + 'static) {
+        (self.far, (self.lease, self.delivery))
     }
 }
 
@@ -86,8 +94,8 @@ impl Patience {
 /// Carries a WebSocket between `client`, once it is told that it is open, and the next hop.
 pub(crate) async fn websocket(client: OnUpgrade, opened: Opened, standing: Standing) {
     let client = async { Some(StallGuard::new(TokioIo::new(client.await.ok()?), PAUSES)) };
-    let (upgraded, kept) = opened.into_parts();
-    let service = StallGuard::new(TokioIo::new(upgraded), PAUSES);
+    let (far, kept) = opened.into_parts();
+    let service = StallGuard::new(far, PAUSES);
     run(client, service, kept, standing, Patience::WEBSOCKET).await;
 }
 

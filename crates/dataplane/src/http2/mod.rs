@@ -1,4 +1,4 @@
-//! The gate in front of the HTTP/2 parser.
+//! The gate in front of the HTTP/2 parser, and what h2 carries for us as a client.
 //!
 //! h2 keeps what a connection can hold in bounds: streams, header lists, resets, unread frames. It does not count what
 //! costs work and comes to nothing, nor how long a client leaves answers unread. So each frame of a connection passes
@@ -9,6 +9,9 @@
 mod budget;
 mod frames;
 mod gate;
+mod received;
+mod sending;
+mod tunnel;
 mod unread;
 
 pub(crate) use budget::Peer;
@@ -18,3 +21,6 @@ pub(crate) use budget::{Budget, RESET};
 pub(crate) use frames::Frames;
 pub(crate) use frames::PREFACE;
 pub(crate) use gate::Gate;
+pub(crate) use received::Received;
+pub(crate) use sending::Sending;
+pub(crate) use tunnel::Tunnel;

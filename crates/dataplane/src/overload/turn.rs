@@ -100,7 +100,7 @@ impl<'a> Turn<'a> {
     /// deadline. An upstream that refuses does so at once, which says nothing.
     fn tell(self, answer: &Result<Answer, Rejection>, upload: &Upload, deadline: &Deadline) {
         match answer {
-            Ok((answer, _)) if answer.status().as_u16() < 400 => {
+            Ok(answer) if answer.response.status().as_u16() < 400 => {
                 if let Some(sent) = upload.ended_at() {
                     self.ticket.answered(self.operation, sent.elapsed());
                 }

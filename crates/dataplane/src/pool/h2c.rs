@@ -55,7 +55,7 @@ impl H2cPool {
             let now = self.clock.now();
             let place = service.connections.place(now, || open(address)).await?;
             match place.send(request).await {
-                Ok((response, stream)) => return Ok((response, Lease::H2c(stream))),
+                Ok(reply) => return Ok(reply.leased(Lease::H2c)),
                 Err(SendFailure::Sent(error)) => return Err(error),
                 Err(SendFailure::Unsent(unsent)) => {
                     request = unsent.request;
@@ -74,9 +74,9 @@ impl H2cPool {
     }
 }
 
-async fn open(address: SocketAddr) -> Result<Connection, UpstreamError> {
+async fn open(address: SocketAddr) -> Result<Arc<Connection>, UpstreamError> {
     let socket = connect(address).await?;
     // No pings: on one machine a service that has gone is noticed, and gRPC servers close connections with more pings
     // than they like.
-    Connection::begin(socket, FOR_EVER, false).await
+    Connection::begin(socket, FOR_EVER, None).await
 }

@@ -9,14 +9,15 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, header};
-use hyper::client::conn::http1;
+use http::{HeaderMap, Response, header};
+use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use testudo_model::{Clock, FleetMap, limits};
 use tokio::task::AbortHandle;
 
 use super::{Answer, Lease, Outbound, SendFailure, Unsent, connect, failure};
 use crate::{
+    arriving::Arriving,
     body::{RequestBody, Upload},
     framing::content_length,
     overload::RetryBudget,
@@ -116,7 +117,7 @@ impl LocalPool {
                         upload,
                         clock: Arc::clone(&self.clock),
                     };
-                    return Ok((response, Lease::Local(lease)));
+                    return Ok(answer(response, Lease::Local(lease)));
                 }
                 Err(SendFailure::Sent(error)) => return Err(error),
                 Err(SendFailure::Unsent(unsent)) => {
@@ -143,7 +144,7 @@ impl LocalPool {
         let connection = self.service(address).open().await?;
         let upload = request.body().upload();
         match send_on(connection, request, &upload, false).await {
-            Ok((response, connection)) => Ok((response, Lease::Switched(connection))),
+            Ok((response, connection)) => Ok(answer(response, Lease::Switched(connection))),
             Err(SendFailure::Sent(error)) => Err(error),
             Err(SendFailure::Unsent(unsent)) => Err(unsent.error),
         }
@@ -180,12 +181,20 @@ impl LocalPool {
     }
 }
 
+fn answer(response: Response<Incoming>, lease: Lease) -> Answer {
+    Answer {
+        response: response.map(Arriving::from),
+        tunnel: None,
+        lease,
+    }
+}
+
 async fn send_on(
     mut connection: LocalConnection,
     request: Outbound,
     upload: &Upload,
     was_kept: bool,
-) -> Result<(http::Response<hyper::body::Incoming>, LocalConnection), SendFailure> {
+) -> Result<(Response<Incoming>, LocalConnection), SendFailure> {
     match connection.sender.try_send_request(*request).await {
         Ok(response) if is_framed_once(response.headers()) => Ok((response, connection)),
         Ok(_) => Err(SendFailure::Sent(UpstreamError::Broken)),
@@ -355,7 +364,7 @@ mod tests {
             for answer in futures_util::future::join_all(requests).await {
                 answer
                     .unwrap_or_else(|error| panic!("{error:?}"))
-                    .1
+                    .lease
                     .give_back();
             }
             let kept = pool.service(address).lock().kept.len();

@@ -215,12 +215,13 @@ impl MeshPool {
             Ok(place) => place,
             Err(error) => return Err(unsent(request, error)),
         };
-        let (response, stream) = place.send(request).await?;
-        let stream = OpenStream {
-            _underway: underway,
-            _stream: stream,
-        };
-        Ok((response, Lease::Mesh(stream)))
+        let reply = place.send(request).await?;
+        Ok(reply.leased(|stream| {
+            Lease::Mesh(OpenStream {
+                _underway: underway,
+                _stream: stream,
+            })
+        }))
     }
 
     async fn place(&self, endpoint: &Endpoint) -> Result<Place, UpstreamError> {
@@ -232,7 +233,7 @@ impl MeshPool {
         endpoint.connections.place(self.clock.now(), open).await
     }
 
-    async fn open(&self, endpoint: &Endpoint) -> Result<Connection, UpstreamError> {
+    async fn open(&self, endpoint: &Endpoint) -> Result<Arc<Connection>, UpstreamError> {
         let socket = connect(endpoint.address).await?;
         let own_end = self.identity.current().not_after();
         let connector = TlsConnector::from(Arc::clone(&endpoint.tls));
@@ -251,7 +252,7 @@ impl MeshPool {
             .map(|(_, not_after)| not_after)
             .ok_or(UpstreamError::Unreachable)?;
         // What the earlier of the two certificates proved holds no longer when it ends.
-        Connection::begin(stream, own_end.min(peer_end), true).await
+        Connection::begin(stream, own_end.min(peer_end), Some(limits::IDLE_TIMEOUT)).await
     }
 
     fn lock(&self) -> MutexGuard<'_, FleetMap<SpiffeId, Peer>> {

@@ -13,13 +13,14 @@ use std::{net::SocketAddr, time::Duration};
 
 pub(crate) use h2c::H2cPool;
 use http::{Request, Response};
-use hyper::body::Incoming;
 pub(crate) use local::LocalPool;
 pub(crate) use mesh::MeshPool;
 use tokio::net::TcpStream;
 
 use crate::{
+    arriving::Arriving,
     body::{BodyError, RequestBody, Upload},
+    http2::Tunnel,
     rejection::UpstreamError,
 };
 
@@ -50,8 +51,14 @@ impl Lease {
     }
 }
 
-/// An upstream's answer and what must be kept until its body has passed.
-pub(crate) type Answer = (Response<Incoming>, Lease);
+/// An upstream's answer.
+pub(crate) struct Answer {
+    pub(crate) response: Response<Arriving>,
+    /// What an extended CONNECT has opened.
+    pub(crate) tunnel: Option<Tunnel>,
+    /// What must be kept until all of it has passed.
+    pub(crate) lease: Lease,
+}
 
 /// A request on its way out. Boxed: it passes through several futures, and each would have room for it whole.
 pub(crate) type Outbound = Box<Request<RequestBody>>;

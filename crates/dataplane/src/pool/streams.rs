@@ -1,26 +1,35 @@
 //! HTTP/2 connections to one address, and the streams on them: few connections, many streams.
 
 use std::{
-    future::Future,
+    future::{Future, poll_fn},
+    pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
 
-use http::Response;
-use hyper::{body::Incoming, client::conn::http2, rt::Executor};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use bytes::Bytes;
+use h2::{
+    Ping, PingPong, RecvStream, SendStream,
+    client::{Builder, SendRequest},
+};
+use http::{Method, Request, Response, StatusCode, header};
+use http_body::Body;
 use testudo_model::{Timestamp, limits};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     task::AbortHandle,
+    time::{sleep, timeout},
 };
 
-use super::{Outbound, SendFailure, Unsent, failure};
+use super::{Answer, Lease, Outbound, SendFailure, Unsent, failure};
 use crate::{
+    arriving::Arriving,
     body::{RequestBody, Upload},
+    http2::{Received, Sending, Tunnel},
     rejection::UpstreamError,
 };
 
@@ -28,6 +37,8 @@ use crate::{
 pub(super) const STREAMS_PER_CONNECTION: usize = 200;
 /// Connections of one worker to one address.
 pub(super) const MAX_CONNECTIONS: usize = 8;
+/// Streams before the other side has said how many it takes.
+const STREAMS_BEFORE_SETTINGS: usize = 100;
 /// A connection that answers no ping for this long is dead.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -43,9 +54,11 @@ pub(super) struct Connections {
 
 /// One connection.
 pub(super) struct Connection {
-    sender: http2::SendRequest<RequestBody>,
+    sender: SendRequest<Bytes>,
     streams: AtomicUsize,
     has_answered: AtomicBool,
+    /// The other side takes no more streams.
+    is_leaving: AtomicBool,
     /// No stream begins on it after this.
     usable_until: Timestamp,
     task: AbortHandle,
@@ -56,21 +69,25 @@ pub(super) struct Place(Arc<Connection>);
 
 /// A request under way; ends when dropped.
 pub(crate) struct OpenStream {
-    _place: Place,
+    place: Place,
     upload: Upload,
 }
 
-/// Runs hyper's tasks. One type of future is all of them, so that of a request is as large as that of the connection, and
-/// would be moved a dozen times on its way into a task.
-#[derive(Debug, Clone, Copy)]
-struct Boxing;
+/// An upstream's answer, and what it keeps open.
+pub(super) struct Reply {
+    response: Response<Arriving>,
+    tunnel: Option<Tunnel>,
+    stream: OpenStream,
+}
 
-impl<F> Executor<F> for Boxing
-where
-    F: Future<Output: Send> + Send + 'static,
-{
-    fn execute(&self, future: F) {
-        tokio::spawn(Box::pin(future));
+impl Reply {
+    /// The answer, with what `lease` makes of what is kept.
+    pub(super) fn leased(self, lease: impl FnOnce(OpenStream) -> Lease) -> Answer {
+        Answer {
+            response: self.response,
+            tunnel: self.tunnel,
+            lease: lease(self.stream),
+        }
     }
 }
 
@@ -82,7 +99,7 @@ impl Connections {
         open: impl FnOnce() -> F,
     ) -> Result<Place, UpstreamError>
     where
-        F: Future<Output = Result<Connection, UpstreamError>>,
+        F: Future<Output = Result<Arc<Connection>, UpstreamError>>,
     {
         if let Some(place) = self.free_place(now) {
             return Ok(place);
@@ -103,7 +120,7 @@ impl Connections {
         let opened = Box::pin(open()).await.inspect_err(|_| {
             self.failed.fetch_add(1, Ordering::AcqRel);
         });
-        let connection = Arc::new(opened?);
+        let connection = opened?;
         self.lock().push(Arc::clone(&connection));
         Ok(Place::take(connection))
     }
@@ -119,8 +136,7 @@ impl Connections {
     /// are let go; what runs on them may finish.
     fn free_place(&self, now: Timestamp) -> Option<Place> {
         let mut connections = self.lock();
-        connections
-            .retain(|connection| !connection.sender.is_closed() && now < connection.usable_until);
+        connections.retain(|connection| connection.is_usable(now));
         let streams = |connection: &Arc<Connection>| connection.streams.load(Ordering::Relaxed);
         let least = connections
             .iter()
@@ -134,35 +150,74 @@ impl Connections {
 }
 
 impl Connection {
-    /// Begins HTTP/2 on `stream`. `pings`: whether the other side is asked if it is still there.
+    /// Begins HTTP/2 on `stream`. `asks_every`: how often the other side is asked if it is still there, while something
+    /// runs.
     pub(super) async fn begin(
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
         usable_until: Timestamp,
-        pings: bool,
-    ) -> Result<Self, UpstreamError> {
-        let (sender, connection) = http2::Builder::new(Boxing)
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(limits::MESH_STREAM_WINDOW_BYTES)
+        asks_every: Option<Duration>,
+    ) -> Result<Arc<Self>, UpstreamError> {
+        let (sender, mut connection) = Builder::new()
+            .enable_push(false)
+            .initial_max_send_streams(STREAMS_BEFORE_SETTINGS)
+            .initial_window_size(limits::MESH_STREAM_WINDOW_BYTES)
             .initial_connection_window_size(limits::MESH_CONNECTION_WINDOW_BYTES)
             .max_header_list_size(u32::try_from(limits::MAX_HEADER_BYTES).unwrap_or(u32::MAX))
-            .keep_alive_interval(pings.then_some(limits::IDLE_TIMEOUT))
-            .keep_alive_timeout(PING_TIMEOUT)
-            .handshake(TokioIo::new(stream))
+            .handshake(stream)
             .await
             .map_err(|_| UpstreamError::Unreachable)?;
+        let pings = connection.ping_pong();
         let task = tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "HTTP/2 connection ended");
             }
-        })
-        .abort_handle();
-        Ok(Self {
+        });
+        let connection = Arc::new(Self {
             sender,
             streams: AtomicUsize::new(0),
             has_answered: AtomicBool::new(false),
+            is_leaving: AtomicBool::new(false),
             usable_until,
-            task,
-        })
+            task: task.abort_handle(),
+        });
+        if let (Some(pings), Some(every)) = (pings, asks_every) {
+            tokio::spawn(keep_asking(pings, Arc::downgrade(&connection), every));
+        }
+        Ok(connection)
+    }
+
+    fn is_usable(&self, now: Timestamp) -> bool {
+        !self.is_leaving.load(Ordering::Relaxed)
+            && !self.task.is_finished()
+            && now < self.usable_until
+    }
+
+    /// A sender that takes a request, unless the other side takes no more.
+    async fn ready(&self) -> Option<SendRequest<Bytes>> {
+        let ready = self.sender.clone().ready().await;
+        if ready.is_err() {
+            self.is_leaving.store(true, Ordering::Relaxed);
+        }
+        ready.ok()
+    }
+}
+
+/// Asks the other side `every` so often if it is still there, as long as something runs on `connection`, and ends that if
+/// it is not. In a task of its own, so that a request pays nothing for it.
+async fn keep_asking(mut pings: PingPong, connection: Weak<Connection>, every: Duration) {
+    loop {
+        sleep(every).await;
+        let Some(connection) = connection.upgrade() else {
+            return;
+        };
+        if connection.streams.load(Ordering::Relaxed) == 0 {
+            continue;
+        }
+        let answered = timeout(PING_TIMEOUT.min(every), pings.ping(Ping::opaque())).await;
+        if !matches!(answered, Ok(Ok(_))) {
+            connection.task.abort();
+            return;
+        }
     }
 }
 
@@ -173,30 +228,84 @@ impl Place {
     }
 
     /// Sends `request` from here.
-    pub(super) async fn send(
-        self,
-        request: Outbound,
-    ) -> Result<(Response<Incoming>, OpenStream), SendFailure> {
+    pub(super) async fn send(self, request: Outbound) -> Result<Reply, SendFailure> {
+        let Some(mut sender) = self.0.ready().await else {
+            return Err(SendFailure::Unsent(Unsent {
+                request,
+                error: UpstreamError::Broken,
+                was_kept: self.0.has_answered.load(Ordering::Relaxed),
+            }));
+        };
         let upload = request.body().upload();
-        let mut sender = self.0.sender.clone();
-        match sender.try_send_request(*request).await {
-            Ok(response) => {
-                self.0.has_answered.store(true, Ordering::Relaxed);
-                let stream = OpenStream {
-                    _place: self,
-                    upload,
-                };
-                Ok((response, stream))
-            }
-            Err(mut error) => Err(match error.take_message() {
-                Some(request) => SendFailure::Unsent(Unsent {
-                    request: Box::new(request),
-                    error: UpstreamError::Broken,
-                    was_kept: self.0.has_answered.load(Ordering::Relaxed),
-                }),
-                None => SendFailure::Sent(failure(&upload)),
-            }),
+        let (head, body) = request.into_parts();
+        let mut head = Request::from_parts(head, ());
+        announce_length(&mut head, &body);
+        let is_connect = head.method() == Method::CONNECT;
+        let ends_with_head = !is_connect && body.is_end_stream();
+        // Dropped when nobody waits any more, also before the answer, it ends the sending of the body.
+        let stream = OpenStream {
+            place: self,
+            upload,
+        };
+        let broken = |_| SendFailure::Sent(failure(&stream.upload));
+        let (answer, sending) = sender.send_request(head, ends_with_head).map_err(broken)?;
+        drop(sender);
+        let mut tunnel = None;
+        if is_connect {
+            tunnel = Some(sending);
+        } else if ends_with_head {
+            // Tells that all was sent.
+            drop(body);
+        } else {
+            send_body(Sending::new(body, sending)).await;
         }
+        let answer = answer.await.map_err(broken)?;
+        stream.place.0.has_answered.store(true, Ordering::Relaxed);
+        Ok(reply(answer, tunnel, stream))
+    }
+}
+
+/// RFC 9110 section 8.6: a length that is known is said, also none where a method usually has content.
+fn announce_length(head: &mut Request<()>, body: &RequestBody) {
+    let has_meaning = !matches!(
+        *head.method(),
+        Method::GET | Method::HEAD | Method::DELETE | Method::CONNECT
+    );
+    if let Some(length) = body.size_hint().exact()
+        && (length > 0 || has_meaning)
+    {
+        let announced = head.headers_mut().entry(header::CONTENT_LENGTH);
+        announced.or_insert_with(|| length.into());
+    }
+}
+
+/// Sends as much as there is room for, and the rest aside.
+async fn send_body(mut sending: Sending) {
+    let is_sent = poll_fn(|context| Poll::Ready(Pin::new(&mut sending).poll(context).is_ready()));
+    if !is_sent.await {
+        tokio::spawn(sending);
+    }
+}
+
+fn reply(
+    answer: Response<RecvStream>,
+    tunnel: Option<SendStream<Bytes>>,
+    stream: OpenStream,
+) -> Reply {
+    let (head, receiving) = answer.into_parts();
+    let (tunnel, content) = match tunnel {
+        Some(sending) if head.status == StatusCode::OK => {
+            (Some(Tunnel::new(sending, receiving)), Arriving::Nothing)
+        }
+        _ => (
+            None,
+            Arriving::Answer(Received::new(receiving, &head.headers)),
+        ),
+    };
+    Reply {
+        response: Response::from_parts(head, content),
+        tunnel,
+        stream,
     }
 }
 
@@ -210,5 +319,219 @@ impl Drop for OpenStream {
     fn drop(&mut self) {
         // Or the stream would go on, and its place be taken twice.
         self.upload.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, future::pending};
+
+    use h2::{Reason, ext::Protocol, server};
+    use http_body_util::BodyExt;
+    use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+    use hyper_util::rt::TokioIo;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+        sync::mpsc,
+    };
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_unix_seconds(0);
+    const FOR_EVER: Timestamp = Timestamp::from_unix_seconds(i64::MAX);
+
+    type Server = server::Connection<DuplexStream, Bytes>;
+
+    /// Connections with one to a server, which has done nothing yet.
+    async fn connected() -> (Connections, Server) {
+        let (near, far) = duplex(1024 * 1024);
+        let mut settings = server::Builder::new();
+        settings.enable_connect_protocol();
+        let (begun, server) = tokio::join!(
+            Connection::begin(near, FOR_EVER, None),
+            settings.handshake(far)
+        );
+        let connections = Connections::default();
+        connections.lock().push(begun.unwrap());
+        (connections, server.unwrap())
+    }
+
+    async fn place(connections: &Connections) -> Place {
+        let unreachable = || async { Err(UpstreamError::Unreachable) };
+        connections.place(NOW, unreachable).await.unwrap()
+    }
+
+    fn get() -> Outbound {
+        let request = Request::get("https://orders/").body(RequestBody::none());
+        Box::new(request.unwrap())
+    }
+
+    fn connect() -> Outbound {
+        let mut request = get();
+        *request.method_mut() = Method::CONNECT;
+        let protocol = Protocol::from_static("websocket");
+        request.extensions_mut().insert(protocol);
+        request
+    }
+
+    /// Answers what comes until it is gone.
+    async fn answer_all(mut server: Server) {
+        while let Some(Ok((_, mut respond))) = server.accept().await {
+            let answer = respond.send_response(Response::new(()), false);
+            let _ = answer.unwrap().send_data(Bytes::from("hello"), true);
+        }
+    }
+
+    async fn text(reply: Reply) -> Bytes {
+        let content = reply.response.into_body().collect().await;
+        content.unwrap().to_bytes()
+    }
+
+    #[tokio::test]
+    async fn a_connection_carries_many_requests_and_ends_when_nobody_holds_it() {
+        let (connections, server) = connected().await;
+        let server = tokio::spawn(answer_all(server));
+        for _ in 0..3 {
+            let reply = place(&connections).await.send(get()).await;
+            assert_eq!(text(reply.ok().unwrap()).await, "hello");
+        }
+        drop(connections);
+        timeout(PING_TIMEOUT, server).await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_request_that_met_a_leaving_connection_can_be_sent_again() {
+        let (connections, mut server) = connected().await;
+        let place = place(&connections).await;
+        server.abrupt_shutdown(Reason::NO_ERROR);
+        while server.accept().await.is_some() {}
+        // The farewell arrives.
+        tokio::task::yield_now().await;
+        let Err(SendFailure::Unsent(unsent)) = place.send(get()).await else {
+            panic!("it cannot have been sent");
+        };
+        assert_eq!(unsent.error, UpstreamError::Broken);
+        assert!(connections.free_place(NOW).is_none());
+    }
+
+    /// A request whose body does not end, as it comes from a client.
+    async fn endless() -> Outbound {
+        let (mut client, near) = duplex(64 * 1024);
+        let (sender, mut receiver) = mpsc::channel(1);
+        let service = service_fn(move |request: Request<Incoming>| {
+            let sender = sender.clone();
+            async move {
+                sender.send(request.into_body()).await.unwrap();
+                pending::<Result<Response<String>, Infallible>>().await
+            }
+        });
+        tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(near), service));
+        tokio::spawn(async move {
+            let head = b"POST / HTTP/1.1\r\ncontent-length: 1000000000\r\n\r\n";
+            client.write_all(head).await.unwrap();
+            while client.write_all(&[0; 1024]).await.is_ok() {}
+        });
+        let mut request = get();
+        *request.method_mut() = Method::POST;
+        *request.body_mut() = RequestBody::new(receiver.recv().await.unwrap(), u64::MAX, None);
+        request
+    }
+
+    #[tokio::test]
+    async fn an_upload_that_waits_for_room_ends_with_whoever_waited_for_the_answer() {
+        let (connections, mut server) = connected().await;
+        let place = place(&connections).await;
+        let asking = tokio::spawn(async move { place.send(endless().await).await.is_ok() });
+        let (request, _respond) = server.accept().await.unwrap().unwrap();
+        let mut body = request.into_body();
+        let served = tokio::spawn(async move { while server.accept().await.is_some() {} });
+        while body.flow_control().available_capacity() > 0 {
+            body.data().await.unwrap().unwrap();
+        }
+        asking.abort();
+        let end = loop {
+            match body.data().await {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => break error.reason(),
+                None => break None,
+            }
+        };
+        assert_eq!(end, Some(Reason::CANCEL));
+        served.abort();
+    }
+
+    #[tokio::test]
+    async fn a_tunnel_carries_more_than_a_window_both_ways_and_its_end() {
+        let (connections, mut server) = connected().await;
+        let echo = tokio::spawn(async move {
+            let (request, mut respond) = server.accept().await.unwrap().unwrap();
+            let sending = respond.send_response(Response::new(()), false).unwrap();
+            let running = tokio::spawn(async move { while server.accept().await.is_some() {} });
+            let far = Tunnel::new(sending, request.into_body());
+            let (mut from, mut to) = tokio::io::split(far);
+            tokio::io::copy(&mut from, &mut to).await.unwrap();
+            to.shutdown().await.unwrap();
+            running.await.unwrap();
+        });
+        let reply = place(&connections).await.send(connect()).await;
+        let (mut from, mut to) = tokio::io::split(reply.ok().unwrap().tunnel.unwrap());
+        let bytes: Vec<u8> = (0..u32::from(u16::MAX))
+            .flat_map(u32::to_be_bytes)
+            .collect();
+        let sent = bytes.clone();
+        let writing = async move {
+            to.write_all(&sent).await.unwrap();
+            to.shutdown().await.unwrap();
+            to
+        };
+        let mut back = Vec::new();
+        let (_to, read) = tokio::join!(writing, from.read_to_end(&mut back));
+        read.unwrap();
+        assert!(back == bytes, "{} bytes of {}", back.len(), bytes.len());
+        drop(connections);
+        echo.abort();
+    }
+
+    #[tokio::test]
+    async fn a_connection_whose_other_side_is_silent_is_given_up_with_what_runs_on_it() {
+        const OFTEN: Duration = Duration::from_millis(50);
+        let (near, far) = duplex(1024 * 1024);
+        let begun = Connection::begin(near, FOR_EVER, Some(OFTEN));
+        let (begun, server) = tokio::join!(begun, server::handshake(far));
+        let (connections, mut server) = (Connections::default(), server.unwrap());
+        connections.lock().push(begun.unwrap());
+        let asking = place(&connections).await.send(get());
+        let silent = async {
+            let (_request, _respond) = server.accept().await.unwrap().unwrap();
+            pending::<()>().await;
+        };
+        tokio::select! {
+            outcome = timeout(PING_TIMEOUT, asking) => {
+                let outcome = outcome.unwrap().err();
+                assert!(matches!(outcome, Some(SendFailure::Sent(UpstreamError::Broken))));
+            }
+            () = silent => {}
+        }
+        assert!(connections.free_place(NOW).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_answers_pings_may_wait_for_ever() {
+        const OFTEN: Duration = Duration::from_millis(20);
+        let (near, far) = duplex(1024 * 1024);
+        let begun = Connection::begin(near, FOR_EVER, Some(OFTEN));
+        let (begun, server) = tokio::join!(begun, server::handshake(far));
+        let (connections, mut server) = (Connections::default(), server.unwrap());
+        connections.lock().push(begun.unwrap());
+        let asking = place(&connections).await.send(get());
+        let answering = async {
+            let (_request, _respond) = server.accept().await.unwrap().unwrap();
+            while server.accept().await.is_some() {}
+        };
+        tokio::select! {
+            outcome = timeout(20 * OFTEN, asking) => assert!(outcome.is_err(), "it goes on"),
+            () = answering => panic!("the connection ended"),
+        }
+        assert!(connections.free_place(NOW).is_some());
     }
 }
