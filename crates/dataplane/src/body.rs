@@ -12,6 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use testudo_model::snapshot::TransferRules;
 use tokio::{
@@ -237,7 +238,12 @@ pub(crate) enum AnswerBody {
 pub(crate) struct Relayed {
     upstream: Shared,
     from_proxy: bool,
-    guard: Option<Guard>,
+    /// Resolves when the body must end, after that has been recorded.
+    ending: Option<Ending>,
+    /// How it ends is told in trailers.
+    is_grpc: bool,
+    /// What came last was ours.
+    has_ended: bool,
     /// Ends the upstream in time although nobody asks for more of the body.
     watchman: Option<AbortHandle>,
 }
@@ -258,13 +264,7 @@ struct Upstream {
     untaken: Option<Untaken>,
 }
 
-/// What watches over a body that may last longer than what allowed it.
-struct Guard {
-    /// Resolves when the body must end, after that has been recorded.
-    ending: Pin<Box<dyn Future<Output = StreamEnd> + Send>>,
-    is_grpc: bool,
-    has_ended: bool,
-}
+type Ending = Pin<Box<dyn Future<Output = StreamEnd> + Send>>;
 
 impl AnswerBody {
     /// No bytes.
@@ -293,7 +293,9 @@ impl AnswerBody {
         Self::Relayed(Relayed {
             upstream: Arc::new(Mutex::new(Some(upstream))),
             from_proxy,
-            guard: None,
+            ending: None,
+            is_grpc: false,
+            has_ended: false,
             watchman: None,
         })
     }
@@ -325,11 +327,8 @@ impl AnswerBody {
         is_grpc: bool,
     ) {
         if let Self::Relayed(relayed) = self {
-            relayed.guard = Some(Guard {
-                ending: Box::pin(ending),
-                is_grpc,
-                has_ended: false,
-            });
+            relayed.ending = Some(Box::pin(ending));
+            relayed.is_grpc = is_grpc;
         }
     }
 }
@@ -380,14 +379,43 @@ impl Relayed {
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let mut held = lock(&self.upstream);
-        if let Some(guard) = &mut self.guard
-            && let Poll::Ready(last) = guard.poll_cut(context)
-        {
-            // With the rest of the request: nothing more may reach the service.
-            *held = None;
-            return Poll::Ready(last);
+        if self.has_ended {
+            return Poll::Ready(None);
         }
+        if let Some(ending) = &mut self.ending
+            && let Poll::Ready(end) = ending.as_mut().poll(context)
+        {
+            let told = || grpc::cut(end.code());
+            return Poll::Ready(Some(self.end(BodyError::Forbidden, told)));
+        }
+        match ready!(self.poll_upstream(context)) {
+            Some(Err(BodyError::TimedOut)) => {
+                Poll::Ready(Some(self.end(BodyError::TimedOut, grpc::too_late)))
+            }
+            next => Poll::Ready(next),
+        }
+    }
+
+    /// Ends the body before its end, with the rest of the request: nothing more may reach the service.
+    fn end(
+        &mut self,
+        error: BodyError,
+        told: impl FnOnce() -> HeaderMap,
+    ) -> Result<Frame<Bytes>, BodyError> {
+        *lock(&self.upstream) = None;
+        self.has_ended = true;
+        if self.is_grpc {
+            Ok(Frame::trailers(told()))
+        } else {
+            Err(error)
+        }
+    }
+
+    fn poll_upstream(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let mut held = lock(&self.upstream);
         let Some(upstream) = &mut *held else {
             return Poll::Ready(Some(Err(BodyError::TimedOut)));
         };
@@ -397,13 +425,11 @@ impl Relayed {
         upstream.client.end(now);
         match Pin::new(&mut upstream.body).poll_frame(context) {
             Poll::Pending if is_late || upstream.pace.poll_exceeded(context).is_ready() => {
-                *held = None;
                 Poll::Ready(Some(Err(BodyError::TimedOut)))
             }
             Poll::Pending => Poll::Pending,
             // What is whole by now was in time.
             Poll::Ready(Some(Ok(_))) if is_late && !upstream.body.is_end_stream() => {
-                *held = None;
                 Poll::Ready(Some(Err(BodyError::TimedOut)))
             }
             Poll::Ready(None) => {
@@ -473,25 +499,6 @@ async fn end_in_time(upstream: Shared) {
 
 fn lock(upstream: &Shared) -> MutexGuard<'_, Option<Upstream>> {
     upstream.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Guard {
-    /// Ready when the body is cut: first with what tells so, then with its end.
-    fn poll_cut(
-        &mut self,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if self.has_ended {
-            return Poll::Ready(None);
-        }
-        let end = ready!(self.ending.as_mut().poll(context));
-        self.has_ended = true;
-        Poll::Ready(Some(if self.is_grpc {
-            Ok(Frame::trailers(grpc::cut(end.code())))
-        } else {
-            Err(BodyError::Forbidden)
-        }))
-    }
 }
 
 impl Drop for Relayed {

@@ -75,9 +75,21 @@ pub(crate) fn refuse(rejection: &Rejection) -> Response<AnswerBody> {
 
 /// The trailers of a call that was allowed and is no longer.
 pub(crate) fn cut(reason: &str) -> HeaderMap {
-    let mut fields = HeaderMap::new();
     let message = format!("the call was cut: {reason}");
-    set_outcome(&mut fields, status(StatusCode::FORBIDDEN), &message);
+    outcome(StatusCode::FORBIDDEN, &message)
+}
+
+/// The trailers of a call that has begun to be answered and took too long.
+pub(crate) fn too_late() -> HeaderMap {
+    outcome(
+        StatusCode::GATEWAY_TIMEOUT,
+        "the answer did not end in time",
+    )
+}
+
+fn outcome(http: StatusCode, message: &str) -> HeaderMap {
+    let mut fields = HeaderMap::new();
+    set_outcome(&mut fields, status(http), message);
     fields
 }
 

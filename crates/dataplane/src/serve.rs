@@ -16,6 +16,7 @@ use std::{
 };
 
 use bytes::BytesMut;
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::{
     body::Incoming,
@@ -424,6 +425,16 @@ struct End<'a, F> {
     forbidden: Pin<&'a mut F>,
 }
 
+/// Why a connection is no longer served as it was.
+enum Interruption {
+    /// What allowed it no longer holds.
+    Forbidden,
+    /// Nothing is under way.
+    Rest,
+    /// It has lasted or been idle long enough, or the process drains.
+    Enough,
+}
+
 /// What is left of a connection.
 enum Left {
     /// All that matters: nothing is under way.
@@ -448,21 +459,39 @@ where
         forbidden,
     } = end;
     let mut connection = pin!(connection);
-    let enough = async {
-        tokio::select! {
-            () = drain.drained() => {
-                activity.is_draining.store(true, Ordering::Relaxed);
-                sleep(last_request).await;
+    let interruption = async {
+        let enough = async {
+            tokio::select! {
+                () = drain.drained() => {
+                    activity.is_draining.store(true, Ordering::Relaxed);
+                    sleep(last_request).await;
+                }
+                () = activity.idle(*opened) => {}
             }
-            () = activity.idle(*opened) => {}
+        };
+        tokio::select! {
+            () = forbidden.as_mut() => Interruption::Forbidden,
+            () = rest => Interruption::Rest,
+            () = enough => Interruption::Enough,
         }
     };
-    tokio::select! {
-        ended = &mut connection => log(ended),
+    // Looked at when it has something to say, and not whenever the connection moves.
+    let mut interruptions = FuturesUnordered::from_iter([Box::pin(interruption)]);
+    let interruption = tokio::select! {
+        biased;
+        ended = &mut connection => {
+            log(ended);
+            None
+        }
+        interruption = interruptions.next() => interruption,
+    };
+    drop(interruptions);
+    match interruption {
+        None => {}
         // Dropped with everything that runs on it.
-        () = forbidden.as_mut() => return Left::Nothing,
-        () = rest => return Left::Resting,
-        () = enough => {
+        Some(Interruption::Forbidden) => return Left::Nothing,
+        Some(Interruption::Rest) => return Left::Resting,
+        Some(Interruption::Enough) => {
             say_goodbye(connection.as_mut());
             tokio::select! {
                 ended = &mut connection => log(ended),

@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use h2::{
-    Ping, PingPong, RecvStream, SendStream,
+    Ping, PingPong, Reason, RecvStream, SendStream,
     client::{Builder, SendRequest},
 };
 use http::{Method, Request, Response, StatusCode, header};
@@ -21,7 +21,7 @@ use http_body::Body;
 use testudo_model::{Timestamp, limits};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    task::AbortHandle,
+    task::{AbortHandle, yield_now},
     time::{sleep, timeout},
 };
 
@@ -229,40 +229,118 @@ impl Place {
 
     /// Sends `request` from here.
     pub(super) async fn send(self, request: Outbound) -> Result<Reply, SendFailure> {
-        let Some(mut sender) = self.0.ready().await else {
-            return Err(SendFailure::Unsent(Unsent {
-                request,
-                error: UpstreamError::Broken,
-                was_kept: self.0.has_answered.load(Ordering::Relaxed),
-            }));
+        let ends_with_head = request.body().is_end_stream() && *request.method() != Method::CONNECT;
+        if !ends_with_head {
+            // What is sent of a body cannot be sent again, so a farewell that has arrived is read first.
+            yield_now().await;
+        }
+        let Some(sender) = self.0.ready().await else {
+            return Err(SendFailure::Unsent(self.unsent(request)));
         };
         let upload = request.body().upload();
         let (head, body) = request.into_parts();
         let mut head = Request::from_parts(head, ());
         announce_length(&mut head, &body);
-        let is_connect = head.method() == Method::CONNECT;
-        let ends_with_head = !is_connect && body.is_end_stream();
         // Dropped when nobody waits any more, also before the answer, it ends the sending of the body.
         let stream = OpenStream {
             place: self,
             upload,
         };
-        let broken = |_| SendFailure::Sent(failure(&stream.upload));
-        let (answer, sending) = sender.send_request(head, ends_with_head).map_err(broken)?;
+        if ends_with_head {
+            // Tells that all was sent.
+            drop(body);
+            stream.send_head(sender, head).await
+        } else {
+            stream.send_whole(sender, head, body).await
+        }
+    }
+
+    /// `request`, which nobody has seen.
+    fn unsent(&self, request: Outbound) -> Unsent {
+        Unsent {
+            request,
+            error: UpstreamError::Broken,
+            was_kept: self.0.has_answered.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl OpenStream {
+    /// Sends a request without a body.
+    async fn send_head(
+        self,
+        mut sender: SendRequest<Bytes>,
+        head: Request<()>,
+    ) -> Result<Reply, SendFailure> {
+        let again = head.clone();
+        let sent = sender.send_request(head, true);
+        drop(sender);
+        let outcome = match sent {
+            Ok((answer, _)) => answer.await,
+            Err(error) => Err(error),
+        };
+        match outcome {
+            Ok(answer) => Ok(self.reply(answer, None)),
+            Err(error) if is_unseen(&error) => {
+                let request = again.map(|()| RequestBody::none());
+                Err(SendFailure::Unsent(self.place.unsent(Box::new(request))))
+            }
+            Err(_) => Err(self.failure()),
+        }
+    }
+
+    /// Sends a request with what follows its head.
+    async fn send_whole(
+        self,
+        mut sender: SendRequest<Bytes>,
+        head: Request<()>,
+        body: RequestBody,
+    ) -> Result<Reply, SendFailure> {
+        let is_connect = head.method() == Method::CONNECT;
+        let (answer, sending) = sender
+            .send_request(head, false)
+            .map_err(|_| self.failure())?;
         drop(sender);
         let mut tunnel = None;
         if is_connect {
-            tunnel = Some(sending);
-        } else if ends_with_head {
-            // Tells that all was sent.
             drop(body);
+            tunnel = Some(sending);
         } else {
             send_body(Sending::new(body, sending)).await;
         }
-        let answer = answer.await.map_err(broken)?;
-        stream.place.0.has_answered.store(true, Ordering::Relaxed);
-        Ok(reply(answer, tunnel, stream))
+        let answer = answer.await.map_err(|_| self.failure())?;
+        Ok(self.reply(answer, tunnel))
     }
+
+    fn failure(&self) -> SendFailure {
+        SendFailure::Sent(failure(&self.upload))
+    }
+
+    fn reply(self, answer: Response<RecvStream>, tunnel: Option<SendStream<Bytes>>) -> Reply {
+        self.place.0.has_answered.store(true, Ordering::Relaxed);
+        let (head, receiving) = answer.into_parts();
+        let (tunnel, content) = match tunnel {
+            Some(sending) if head.status == StatusCode::OK => {
+                (Some(Tunnel::new(sending, receiving)), Arriving::Nothing)
+            }
+            _ => (
+                None,
+                Arriving::Answer(Received::new(receiving, &head.headers)),
+            ),
+        };
+        Reply {
+            response: Response::from_parts(head, content),
+            tunnel,
+            stream: self,
+        }
+    }
+}
+
+/// Whether the other side has certainly not looked at the request: it said goodbye before it came (RFC 9113 section 6.8),
+/// or had no place for it (section 8.7).
+fn is_unseen(error: &h2::Error) -> bool {
+    let is_left_out = error.is_go_away() && error.reason() == Some(Reason::NO_ERROR);
+    error.is_remote() && (is_left_out || error.reason() == Some(Reason::REFUSED_STREAM))
 }
 
 /// RFC 9110 section 8.6: a length that is known is said, also none where a method usually has content.
@@ -287,28 +365,6 @@ async fn send_body(mut sending: Sending) {
     }
 }
 
-fn reply(
-    answer: Response<RecvStream>,
-    tunnel: Option<SendStream<Bytes>>,
-    stream: OpenStream,
-) -> Reply {
-    let (head, receiving) = answer.into_parts();
-    let (tunnel, content) = match tunnel {
-        Some(sending) if head.status == StatusCode::OK => {
-            (Some(Tunnel::new(sending, receiving)), Arriving::Nothing)
-        }
-        _ => (
-            None,
-            Arriving::Answer(Received::new(receiving, &head.headers)),
-        ),
-    };
-    Reply {
-        response: Response::from_parts(head, content),
-        tunnel,
-        stream,
-    }
-}
-
 impl Drop for Place {
     fn drop(&mut self) {
         self.0.streams.fetch_sub(1, Ordering::Relaxed);
@@ -326,7 +382,7 @@ impl Drop for OpenStream {
 mod tests {
     use std::{convert::Infallible, future::pending};
 
-    use h2::{Reason, ext::Protocol, server};
+    use h2::{ext::Protocol, server};
     use http_body_util::BodyExt;
     use hyper::{body::Incoming, server::conn::http1, service::service_fn};
     use hyper_util::rt::TokioIo;
@@ -412,6 +468,68 @@ mod tests {
         };
         assert_eq!(unsent.error, UpstreamError::Broken);
         assert!(connections.free_place(NOW).is_none());
+    }
+
+    /// SETTINGS, and once HEADERS have come GOAWAY: nothing was looked at, because of the last byte.
+    async fn says_goodbye(mut far: DuplexStream, code: u8) {
+        const FRAME_HEAD_BYTES: usize = 9;
+        const PREFACE_BYTES: usize = 24;
+        const HEADERS: u8 = 1;
+        far.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+        far.read_exact(&mut [0; PREFACE_BYTES]).await.unwrap();
+        loop {
+            let mut head = [0; FRAME_HEAD_BYTES];
+            far.read_exact(&mut head).await.unwrap();
+            let length = usize::from(head[1]) * 256 + usize::from(head[2]);
+            far.read_exact(&mut vec![0; length]).await.unwrap();
+            if head[3] == HEADERS {
+                break;
+            }
+        }
+        let goodbye = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, code];
+        far.write_all(&goodbye).await.unwrap();
+        pending::<()>().await;
+    }
+
+    #[tokio::test]
+    async fn a_request_that_came_after_a_goodbye_in_peace_can_be_sent_again() {
+        for (code, is_unseen) in [(0, true), (2, false)] {
+            let (near, far) = duplex(64 * 1024);
+            let talk = async {
+                let connection = Connection::begin(near, FOR_EVER, None).await.unwrap();
+                Place::take(connection).send(get()).await.err().unwrap()
+            };
+            let failure = tokio::select! {
+                failure = talk => failure,
+                () = says_goodbye(far, code) => panic!("it says nothing more"),
+            };
+            let can_be_sent_again = matches!(failure, SendFailure::Unsent(_));
+            assert_eq!(can_be_sent_again, is_unseen, "{code}");
+        }
+    }
+
+    #[tokio::test]
+    async fn only_who_says_so_has_not_seen_a_request() {
+        for (reason, is_unseen) in [
+            (Reason::REFUSED_STREAM, true),
+            (Reason::CANCEL, false),
+            (Reason::INTERNAL_ERROR, false),
+            (Reason::NO_ERROR, false),
+        ] {
+            let (connections, mut server) = connected().await;
+            let refusing = async {
+                let (_, mut respond) = server.accept().await.unwrap().unwrap();
+                respond.send_reset(reason);
+                while server.accept().await.is_some() {}
+            };
+            let sending = place(&connections).await.send(get());
+            let failure = tokio::select! {
+                outcome = sending => outcome.err().unwrap(),
+                () = refusing => panic!("the connection ended"),
+            };
+            let can_be_sent_again = matches!(failure, SendFailure::Unsent(_));
+            assert_eq!(can_be_sent_again, is_unseen, "{reason:?}");
+        }
     }
 
     /// A request whose body does not end, as it comes from a client.
