@@ -6,6 +6,7 @@
 
 mod activation;
 mod connection;
+mod exchange;
 #[cfg(test)]
 mod fixtures;
 mod gatekeeper;

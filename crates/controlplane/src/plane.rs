@@ -21,6 +21,7 @@ use tokio::sync::watch;
 
 use crate::{
     activation::Activation,
+    exchange::ExchangeRules,
     gatekeeper::{Gatekeeper, NotDone},
     http::{Refusal, Workload},
     proxies::{Distribution, RevocationLog},
@@ -172,14 +173,6 @@ impl Plane {
             tenant: tenant.clone(),
             reporter: reporter.clone(),
         };
-        let provider = Provider::open(
-            &store,
-            settings,
-            Arc::clone(&clock),
-            Arc::clone(&entropy),
-            Arc::new(Outbox),
-        )?;
-        let provider = Arc::new(provider);
         let revocations =
             RevocationLog::open(store.tenant(&tenant), Arc::clone(&clock)).map_err(|source| {
                 OpenError::Store {
@@ -187,9 +180,19 @@ impl Plane {
                     source,
                 }
             })?;
+        let distribution = Distribution::new(revocations);
+        let rules = ExchangeRules::new(Arc::clone(&distribution), Arc::clone(&clock));
+        let provider = Provider::open(
+            &store,
+            settings,
+            Arc::clone(&clock),
+            Arc::clone(&entropy),
+            Arc::new(Outbox),
+        )?;
+        let provider = Arc::new(provider.exchanging(Arc::new(rules)));
         Ok(Self {
             activation: Activation::new(store.tenant(&tenant), Arc::clone(&provider)),
-            distribution: Distribution::new(revocations),
+            distribution,
             store,
             provider,
             workloads,

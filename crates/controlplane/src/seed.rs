@@ -104,6 +104,7 @@ fn client(client: &fleet::SeedClient) -> SeedClient {
             jwks,
             policy: ClientPolicy {
                 require_pushed_authorization_requests: client.require_pushed_authorization_requests,
+                require_signed_request_object: client.require_signed_request_object,
                 dpop_bound_access_tokens: client.dpop_bound_access_tokens,
                 fapi2_security_profile: client.fapi2_security_profile,
             },

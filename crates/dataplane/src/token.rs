@@ -86,6 +86,8 @@ pub(crate) struct Login {
     pub(crate) principal: Principal,
     /// End of the token.
     pub(crate) expires: Timestamp,
+    /// The one service the token is for, if it is not for the whole fleet.
+    pub(crate) service: Option<Box<str>>,
     /// Thumbprint of the key it is bound to (`jkt`): whoever uses it must prove to hold that.
     pub(crate) key: Option<Box<str>>,
 }
@@ -248,9 +250,12 @@ impl TokenVerifier {
             })
             .ok_or(TokenError::Untrusted)?;
         let Claims { access, nbf } = claims;
-        if access.aud != *audience {
-            return Err(TokenError::Audience);
-        }
+        let service = if access.aud == *audience {
+            None
+        } else {
+            let service = AccessTokenClaims::service_of_audience(&access.aud, audience);
+            Some(service.map(Box::from).ok_or(TokenError::Audience)?)
+        };
         check_times(
             access.iat,
             nbf,
@@ -276,6 +281,7 @@ impl TokenVerifier {
             serial: self.next_serial.fetch_add(1, Ordering::Relaxed),
             principal: Principal::from_access_token(&access, key.is_some()),
             expires: Timestamp::from_unix_seconds(access.exp) + limits::CLOCK_SKEW,
+            service,
             key,
         };
         Ok(Verified {

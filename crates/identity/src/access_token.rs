@@ -64,6 +64,10 @@ impl Provider {
         presented: PresentedToken<'_>,
     ) -> Result<AccessTokenClaims, AccessTokenError> {
         let claims = self.signed_claims(presented.token)?;
+        // One for a service of the fleet is not for us.
+        if claims.aud != self.settings.audience {
+            return Err(AccessTokenError::Invalid);
+        }
         let key = match presented.proof {
             Some(RequestProof { proof, target }) => {
                 let fresh = self.check_proof(proof, target, Some(presented.token))?;
@@ -77,12 +81,16 @@ impl Provider {
         Ok(claims)
     }
 
-    /// The claims of one of our access tokens that has not expired, whether taken back or not.
+    /// The claims of one of our access tokens, for the fleet or for one service of it, that has not expired, whether
+    /// taken back or not.
     pub(crate) fn signed_claims(&self, token: &str) -> Result<AccessTokenClaims, AccessTokenError> {
         let keys = self.signing_keys()?;
         let Signed { claims, nbf } = verify_jwt(token, ACCESS_TOKEN_TYPE, &keys.verification)
             .map_err(|_| AccessTokenError::Invalid)?;
-        let ours = claims.iss == self.settings.issuer && claims.aud == self.settings.audience;
+        let audience = &self.settings.audience;
+        let is_in_fleet = claims.aud == *audience
+            || AccessTokenClaims::service_of_audience(&claims.aud, audience).is_some();
+        let ours = claims.iss == self.settings.issuer && is_in_fleet;
         let now = self.clock.now();
         // The skew is for other nodes' clocks at the beginning; an end needs none.
         let live = check_times(claims.iat, nbf, claims.exp, now, CLOCK_SKEW).is_ok()

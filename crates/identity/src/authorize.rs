@@ -22,6 +22,7 @@ use crate::{
     pushed::{PushError, Reference},
     records::{AuthorizationCode, Client, CodeState, GrantType, Session},
     redirect_uri::with_parameters,
+    request_object::RequestObjectError,
     scopes::{self, OFFLINE_ACCESS, OPENID_SCOPES, ScopeSet},
     secret::{self, StoredSecret},
 };
@@ -70,6 +71,9 @@ pub enum AuthorizeError {
         "the application that sent you here has not said in time what it asks for; go back and start again"
     )]
     UnknownRequest,
+    /// The signed request is refused, so nobody knows where its answer should go. Show it, with status 400.
+    #[error("the application that sent you here has signed its request badly: {0}")]
+    RequestObject(RequestObjectError),
     /// Redirect with the error in the location.
     #[error("the authorization request is refused")]
     Refused {
@@ -84,11 +88,23 @@ pub enum AuthorizeError {
     Unavailable(#[from] Fault),
 }
 
+impl From<RequestObjectError> for AuthorizeError {
+    fn from(error: RequestObjectError) -> Self {
+        match error {
+            RequestObjectError::Unavailable(fault) => Self::Unavailable(fault),
+            refused => Self::RequestObject(refused),
+        }
+    }
+}
+
 impl AuthorizeError {
     /// HTTP status of the answer.
     pub const fn status(&self) -> u16 {
         match self {
-            Self::UnknownClient | Self::UnknownRedirect | Self::UnknownRequest => 400,
+            Self::UnknownClient
+            | Self::UnknownRedirect
+            | Self::UnknownRequest
+            | Self::RequestObject(_) => 400,
             Self::Refused { .. } => 303,
             Self::Unavailable(fault) => fault.status(),
         }
@@ -107,14 +123,14 @@ pub enum Refusal {
     /// Not `query`.
     #[error("response_mode must be `query`")]
     ResponseMode,
-    /// A JWT request (RFC 9101).
-    #[error("`request` is not supported")]
-    RequestObject,
+    /// The client must sign its requests (RFC 9101 section 10.5).
+    #[error("this client must sign its authorization requests")]
+    SignatureRequired,
     /// The client must push its requests (RFC 9126 section 6).
     #[error("this client must push its authorization requests")]
     PushRequired,
-    /// A JWT request by reference.
-    #[error("`request_uri` is not supported")]
+    /// A request by reference to anything but a pushed one.
+    #[error("`request_uri` must be that of a pushed request")]
     RequestUri,
     /// Self-registration.
     #[error("`registration` is not supported")]
@@ -149,11 +165,11 @@ impl Refusal {
             Self::Repeated(_)
             | Self::ResponseMode
             | Self::PushRequired
+            | Self::SignatureRequired
             | Self::Pkce
             | Self::TooLong(_)
             | Self::Malformed(_) => ErrorCode::InvalidRequest,
             Self::ResponseType => ErrorCode::UnsupportedResponseType,
-            Self::RequestObject => ErrorCode::RequestNotSupported,
             Self::RequestUri => ErrorCode::RequestUriNotSupported,
             Self::Registration => ErrorCode::RegistrationNotSupported,
             Self::UnauthorizedClient => ErrorCode::UnauthorizedClient,
@@ -170,6 +186,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) parameters: &'a Parameters,
     /// Where the parameters were, if not in the request itself.
     pub(crate) pushed: Option<&'a Reference>,
+    /// Whether the client has signed them.
+    pub(crate) is_signed: bool,
 }
 
 /// What a request says about whether the user must log in now.
@@ -204,16 +222,22 @@ impl Provider {
     ) -> Result<Authorization, AuthorizeError> {
         let client = self.requesting_client(parameters)?;
         let pushed = self.resolve_request(parameters, &client)?;
-        let asked = match &pushed {
-            Some((pushed, reference)) => Asked {
+        let signed = match &pushed {
+            Some(_) => None,
+            None => self.read_request_object(parameters, &client)?,
+        };
+        let asked = match (&pushed, &signed) {
+            (Some(pushed), _) => Asked {
                 client: &client,
-                parameters: pushed,
-                pushed: Some(reference),
+                parameters: &pushed.parameters,
+                pushed: Some(&pushed.reference),
+                is_signed: pushed.is_signed,
             },
-            None => Asked {
+            (None, signed) => Asked {
                 client: &client,
-                parameters,
+                parameters: signed.as_ref().unwrap_or(parameters),
                 pushed: None,
+                is_signed: signed.is_some(),
             },
         };
         self.authorize_asked(&asked, session, browser, caller)
@@ -292,6 +316,7 @@ impl Provider {
             client,
             parameters,
             pushed,
+            is_signed,
         } = *asked;
         if let Some(repeated) = parameters.first_repeated() {
             return Err(Refusal::Repeated(repeated.chars().take(64).collect()));
@@ -299,6 +324,9 @@ impl Provider {
         refuse_unsupported(parameters)?;
         if client.policy.demands_push() && pushed.is_none() {
             return Err(Refusal::PushRequired);
+        }
+        if client.policy.require_signed_request_object && !is_signed {
+            return Err(Refusal::SignatureRequired);
         }
         if !client.may_use(GrantType::AuthorizationCode) {
             return Err(Refusal::UnauthorizedClient);
@@ -316,6 +344,7 @@ impl Provider {
             challenge: code_challenge(parameters)?,
             key: bound_key(parameters)?,
             pushed: pushed.cloned(),
+            is_signed,
         };
         Ok((request, Freshness::of(parameters)?))
     }
@@ -421,6 +450,7 @@ fn grant_report(request: &GrantRequest, subject: &str, session: &SessionId) -> R
         .session(session)
         .detail("scope", scopes::join(&request.scopes))
         .detail("pushed", request.pushed.is_some())
+        .detail("signed", request.is_signed)
 }
 
 fn requested_redirect<'a>(parameters: &'a Parameters, client: &Client) -> Option<&'a str> {
@@ -436,9 +466,6 @@ fn echoed_state(parameters: &Parameters) -> Option<&str> {
 }
 
 fn refuse_unsupported(parameters: &Parameters) -> Result<(), Refusal> {
-    if parameters.get("request").is_some() {
-        return Err(Refusal::RequestObject);
-    }
     if parameters.get("request_uri").is_some() {
         return Err(Refusal::RequestUri);
     }

@@ -53,6 +53,7 @@ pub(crate) fn access_token(facts: &AccessTokenFacts<'_>) -> AccessTokenClaims {
             .map(|authentication| authentication.methods.clone())
             .unwrap_or_default(),
         cnf: facts.binding.clone(),
+        act: None,
     }
 }
 

@@ -37,11 +37,6 @@ impl Provider {
 
 fn document(issuer: &str) -> Value {
     let at = |path: &str| format!("{issuer}{path}");
-    let grants = [
-        GrantType::AuthorizationCode,
-        GrantType::RefreshToken,
-        GrantType::ClientCredentials,
-    ];
     let confidential = [
         "client_secret_basic",
         "client_secret_post",
@@ -64,7 +59,7 @@ fn document(issuer: &str) -> Value {
         "jwks_uri": at(paths::JWKS),
         "response_types_supported": ["code"],
         "response_modes_supported": ["query"],
-        "grant_types_supported": grants.map(GrantType::as_str),
+        "grant_types_supported": GrantType::ALL.map(GrantType::as_str),
         "subject_types_supported": ["public"],
         "id_token_signing_alg_values_supported": ["ES256"],
         "scopes_supported": OPENID_SCOPES,
@@ -85,8 +80,11 @@ fn document(issuer: &str) -> Value {
         "dpop_signing_alg_values_supported": ["ES256"],
         "authorization_response_iss_parameter_supported": true,
         "claims_parameter_supported": false,
-        "request_parameter_supported": false,
-        "request_uri_parameter_supported": false
+        "request_parameter_supported": true,
+        "request_uri_parameter_supported": false,
+        "require_signed_request_object": false,
+        "request_object_signing_alg_values_supported": ["ES256"],
+        "introspection_signing_alg_values_supported": ["ES256"]
     })
 }
 
@@ -120,7 +118,8 @@ mod tests {
           "grant_types_supported": [
             "authorization_code",
             "refresh_token",
-            "client_credentials"
+            "client_credentials",
+            "urn:ietf:params:oauth:grant-type:token-exchange"
           ],
           "subject_types_supported": [
             "public"
@@ -199,8 +198,15 @@ mod tests {
           ],
           "authorization_response_iss_parameter_supported": true,
           "claims_parameter_supported": false,
-          "request_parameter_supported": false,
-          "request_uri_parameter_supported": false
+          "request_parameter_supported": true,
+          "request_uri_parameter_supported": false,
+          "require_signed_request_object": false,
+          "request_object_signing_alg_values_supported": [
+            "ES256"
+          ],
+          "introspection_signing_alg_values_supported": [
+            "ES256"
+          ]
         }
         "#);
     }

@@ -46,6 +46,8 @@ pub(crate) struct GrantRequest {
     pub(crate) key: Option<KeyThumbprint>,
     /// The pushed request it was asked with, if it was one.
     pub(crate) pushed: Option<Reference>,
+    /// Whether the client has signed it.
+    pub(crate) is_signed: bool,
 }
 
 /// Seals what is in progress under a key that lives in the store.

@@ -5,6 +5,7 @@
 //! inactive as one that never was, so that nothing can be learned by asking (section 4).
 
 use serde::Serialize;
+use serde_json::json;
 use testudo_model::{AccessTokenClaims, SessionId};
 
 use crate::{
@@ -16,6 +17,9 @@ use crate::{
         TokenType,
     },
 };
+
+/// `typ` of a signed answer (RFC 9701 section 5).
+const SIGNED_INTROSPECTION_TYPE: &str = "token-introspection+jwt";
 
 /// The answer (RFC 7662 section 2.2). Send it with `Cache-Control: no-store`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -109,6 +113,37 @@ impl Provider {
         request: &TokenRequest<'_>,
         caller: &Caller,
     ) -> Result<Introspection, IntrospectError> {
+        Ok(self.introspect_for(request, caller)?.0)
+    }
+
+    /// The same as a JWT that we have signed (RFC 9701), which its receiver can keep as evidence: it says to whom we
+    /// said it, and when.
+    ///
+    /// # Errors
+    /// See [`IntrospectError`].
+    pub fn introspect_signed(
+        &self,
+        request: &TokenRequest<'_>,
+        caller: &Caller,
+    ) -> Result<String, IntrospectError> {
+        let (introspection, client) = self.introspect_for(request, caller)?;
+        // No `sub` and no `exp`: it shall not be taken for an access token (section 8.1).
+        let claims = json!({
+            "iss": self.settings.issuer,
+            "aud": client.name(),
+            "iat": self.clock.now().unix_seconds(),
+            "token_introspection": introspection,
+        });
+        let keys = self.signing_keys()?;
+        let signed = keys.current.sign_jwt(SIGNED_INTROSPECTION_TYPE, &claims);
+        Ok(signed.map_err(Fault::Sign)?)
+    }
+
+    fn introspect_for(
+        &self,
+        request: &TokenRequest<'_>,
+        caller: &Caller,
+    ) -> Result<(Introspection, AuthenticatedClient), IntrospectError> {
         if request.parameters.first_repeated().is_some() {
             return Err(IntrospectError::Token);
         }
@@ -119,7 +154,8 @@ impl Provider {
             Ok(refresh_token) => self.active_refresh_token(&refresh_token, &client)?,
             Err(_) => self.active_access_token(token, &client)?,
         };
-        Ok(active.map_or(Introspection::INACTIVE, Introspection::active))
+        let introspection = active.map_or(Introspection::INACTIVE, Introspection::active);
+        Ok((introspection, client))
     }
 
     fn active_access_token(

@@ -39,6 +39,7 @@ mod provider;
 mod pushed;
 mod records;
 mod redirect_uri;
+mod request_object;
 mod revocation;
 mod scopes;
 mod secret;
@@ -78,10 +79,14 @@ pub use records::{
     ServiceAccount, Session, User,
 };
 pub use redirect_uri::{InvalidRedirectUri, RedirectUri};
+pub use request_object::RequestObjectError;
 pub use revocation::{RevocationEntry, RevokeError};
 pub use seed::{
     GeneratedCredential, Seed, SeedClient, SeedError, SeedReport, SeedServiceAccount, SeedUser,
 };
 pub use session::{EndReason, SessionView};
-pub use token::{ClientAuthenticationError, TokenError, TokenRequest, TokenResponse, TokenType};
+pub use token::{
+    ClientAuthenticationError, ExchangeError, ExchangePolicy, ExchangeQuestion, TokenError,
+    TokenRequest, TokenResponse, TokenType,
+};
 pub use userinfo::UserInfoError;

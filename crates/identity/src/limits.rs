@@ -56,6 +56,8 @@ pub const MAX_USED_PROOFS: usize = 131_072;
 pub const MAX_ASSERTION_LIFETIME: Duration = Duration::from_secs(5 * 60);
 /// How far a client's clock may be off in an assertion: what the FAPI 2.0 Security Profile asks for (section 5.3.2.1).
 pub const ASSERTION_CLOCK_SKEW: Duration = Duration::from_secs(10);
+/// Longest life of a signed authorization request, and its age when it is used (FAPI 2.0 Message Signing section 5.3.1).
+pub const MAX_REQUEST_OBJECT_AGE: Duration = Duration::from_secs(60 * 60);
 /// Used assertions remembered for one client, about 30 bytes each. Who lets them live for a minute can use a thousand a
 /// second.
 pub const MAX_USED_ASSERTIONS: usize = 65_536;
@@ -74,6 +76,8 @@ pub const MAX_NOTICES_PER_RECEIVER: usize = 10_000;
 pub const MAX_NOTICES_UNDER_WAY: usize = 16;
 /// Age at which the list of waiting notices is compared with the store: other processes add to it too.
 pub const NOTICE_REREAD: Duration = Duration::from_secs(60);
+/// Accounts that a token may have been exchanged by: a call through more services than that is a loop.
+pub const MAX_ACTORS: usize = 4;
 /// Longest key set of a client.
 pub const MAX_CLIENT_KEY_SET_BYTES: usize = 8 * 1024;
 /// Time between pushing an authorization request and opening the login page with it.

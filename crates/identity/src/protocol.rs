@@ -19,6 +19,8 @@ pub enum ErrorCode {
     InvalidGrant,
     /// RFC 6749 section 5.2.
     InvalidRequest,
+    /// RFC 9101 section 7.
+    InvalidRequestObject,
     /// RFC 6749 section 5.2.
     InvalidScope,
     /// RFC 8707 section 2.
@@ -29,8 +31,6 @@ pub enum ErrorCode {
     LoginRequired,
     /// OpenID Connect Core 1.0 section 3.1.2.6.
     RegistrationNotSupported,
-    /// OpenID Connect Core 1.0 section 3.1.2.6.
-    RequestNotSupported,
     /// OpenID Connect Core 1.0 section 3.1.2.6.
     RequestUriNotSupported,
     /// RFC 6749 section 4.1.2.1.
@@ -57,12 +57,12 @@ impl ErrorCode {
             Self::InvalidDpopProof => "invalid_dpop_proof",
             Self::InvalidGrant => "invalid_grant",
             Self::InvalidRequest => "invalid_request",
+            Self::InvalidRequestObject => "invalid_request_object",
             Self::InvalidScope => "invalid_scope",
             Self::InvalidTarget => "invalid_target",
             Self::InvalidToken => "invalid_token",
             Self::LoginRequired => "login_required",
             Self::RegistrationNotSupported => "registration_not_supported",
-            Self::RequestNotSupported => "request_not_supported",
             Self::RequestUriNotSupported => "request_uri_not_supported",
             Self::ServerError => "server_error",
             Self::TemporarilyUnavailable => "temporarily_unavailable",

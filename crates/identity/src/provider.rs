@@ -15,7 +15,7 @@ use crate::{
     limits::MAX_USED_PROOFS,
     notice::Queues,
     revocation::RevocationView,
-    token::{FailedProofs, UsedAssertions},
+    token::{ExchangePolicy, FailedProofs, UsedAssertions},
 };
 
 /// What a provider is told.
@@ -47,6 +47,7 @@ pub struct Provider {
     pub(crate) used_proofs: ProofMemory,
     pub(crate) used_assertions: UsedAssertions,
     pub(crate) notices: Queues,
+    pub(crate) exchange_policy: Option<Arc<dyn ExchangePolicy>>,
 }
 
 impl Provider {
@@ -79,9 +80,19 @@ impl Provider {
             failed_proofs: FailedProofs::default(),
             used_assertions: UsedAssertions::default(),
             notices: Queues::default(),
+            exchange_policy: None,
         };
         provider.signing_keys()?;
         Ok(provider)
+    }
+
+    /// The same, which exchanges tokens as `policy` says. Without one it exchanges none.
+    #[must_use]
+    pub fn exchanging(self, policy: Arc<dyn ExchangePolicy>) -> Self {
+        Self {
+            exchange_policy: Some(policy),
+            ..self
+        }
     }
 
     /// What it was told.

@@ -20,6 +20,7 @@ use crate::{
     flow::{GrantRequest, Sealed},
     limits::{FLOW_LIFETIME, MAX_REQUEST_REFERENCE_BYTES, PUSHED_REQUEST_LIFETIME},
     records::Client,
+    request_object::RequestObjectError,
     secret,
     token::{ClientHolder, TokenRequest},
 };
@@ -34,7 +35,7 @@ const SCHEME: &str = "urn:ietf:params:oauth:request_uri:";
 
 /// The parameters of an authorization request that mean something to us. Others, and what proves the client, are not
 /// kept.
-const KEPT: [&str; 13] = [
+pub(crate) const KEPT: [&str; 13] = [
     "code_challenge",
     "code_challenge_method",
     "dpop_jkt",
@@ -80,6 +81,12 @@ pub enum PushError {
     /// `dpop_jkt` names another key than that of the proof.
     #[error("dpop_jkt is not the key of the DPoP proof")]
     KeyMismatch,
+    /// The request object in it is refused.
+    #[error(transparent)]
+    RequestObject(RequestObjectError),
+    /// There are parameters beside the request object (section 3).
+    #[error("with `request` all parameters are in it: `{0}` is not")]
+    Beside(&'static str),
     /// What would be refused at the authorization endpoint.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -101,9 +108,20 @@ impl PushError {
             Self::RequestUri | Self::UnknownRedirect | Self::KeyMismatch => {
                 OauthError::new(ErrorCode::InvalidRequest, 400, self)
             }
+            Self::RequestObject(_) => OauthError::new(ErrorCode::InvalidRequestObject, 400, self),
+            Self::Beside(_) => OauthError::new(ErrorCode::InvalidRequest, 400, self),
             Self::Refused(refusal) => OauthError::new(refusal.code(), 400, self),
             Self::TooLarge => OauthError::new(ErrorCode::InvalidRequest, 413, self),
             Self::Unavailable(fault) => OauthError::of_fault(fault, self),
+        }
+    }
+}
+
+impl From<RequestObjectError> for PushError {
+    fn from(error: RequestObjectError) -> Self {
+        match error {
+            RequestObjectError::Unavailable(fault) => Self::Unavailable(fault),
+            refused => Self::RequestObject(refused),
         }
     }
 }
@@ -115,6 +133,14 @@ struct Pushed {
     client_id: ClientName,
     client_created_at: Timestamp,
     parameters: BTreeMap<String, String>,
+    is_signed: bool,
+}
+
+/// A pushed request that an authorization request refers to.
+pub(crate) struct Resolved {
+    pub(crate) parameters: Parameters,
+    pub(crate) reference: Reference,
+    pub(crate) is_signed: bool,
 }
 
 impl Sealed for Pushed {
@@ -174,10 +200,19 @@ impl Provider {
             id: secret::generate(&*self.entropy).into_exposed(),
             expires_at: self.clock.now() + PUSHED_REQUEST_LIFETIME,
         };
+        let signed = self.read_request_object(parameters, &client)?;
+        if signed.is_some()
+            && let Some(beside) = KEPT.into_iter().find(|name| parameters.get(name).is_some())
+        {
+            return Err(PushError::Beside(beside));
+        }
+        let is_signed = signed.is_some();
+        let parameters = signed.as_ref().unwrap_or(parameters);
         self.check_pushed(&Asked {
             client: &client,
             parameters,
             pushed: Some(&reference),
+            is_signed,
         })?;
         let mut parameters = kept(parameters);
         if let Some(key) = key {
@@ -192,6 +227,7 @@ impl Provider {
             client_id: client.client_id,
             client_created_at: client.created_at,
             parameters,
+            is_signed,
         };
         let sealed = self.flow_seal.seal(&*self.entropy, &pushed)?;
         if sealed.len() > MAX_REQUEST_REFERENCE_BYTES {
@@ -209,14 +245,15 @@ impl Provider {
         &self,
         sent: &Parameters,
         client: &Client,
-    ) -> Result<Option<(Parameters, Reference)>, AuthorizeError> {
+    ) -> Result<Option<Resolved>, AuthorizeError> {
         let Some(sealed) = sent
             .get("request_uri")
             .and_then(|uri| uri.strip_prefix(SCHEME))
         else {
             return Ok(None);
         };
-        let pushed = (!sent.is_repeated("request_uri"))
+        let is_alone = !sent.is_repeated("request_uri") && sent.get("request").is_none();
+        let pushed = is_alone
             .then(|| self.flow_seal.unseal::<Pushed>(sealed))
             .flatten();
         let pushed = pushed.ok_or(AuthorizeError::UnknownRequest)?;
@@ -227,7 +264,11 @@ impl Provider {
         }
         let parameters = Parameters::from_pairs(pushed.parameters)
             .map_err(|_| AuthorizeError::UnknownRequest)?;
-        Ok(Some((parameters, pushed.reference)))
+        Ok(Some(Resolved {
+            parameters,
+            reference: pushed.reference,
+            is_signed: pushed.is_signed,
+        }))
     }
 
     /// Whether it was pushed, and a code was given for it.

@@ -48,6 +48,40 @@ pub struct AccessTokenClaims {
     /// Confirmation: the token is bound to a key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cnf: Option<Confirmation>,
+    /// Who acts for the subject, if the token was exchanged (RFC 8693 section 4.1).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub act: Option<Actor>,
+}
+
+impl AccessTokenClaims {
+    /// The audience of tokens for one service of the fleet with this audience.
+    pub fn audience_of(fleet: &str, service: &str) -> String {
+        [fleet, "/", service].concat()
+    }
+
+    /// The service that `audience` is of, if it is that of one service of the fleet.
+    pub fn service_of_audience<'a>(audience: &'a str, fleet: &str) -> Option<&'a str> {
+        audience.strip_prefix(fleet)?.strip_prefix('/')
+    }
+}
+
+/// Who acts for the subject of a token, and who did before (RFC 8693 section 4.1).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Actor {
+    /// The service account.
+    pub sub: String,
+    /// Who acted before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub act: Option<Box<Self>>,
+}
+
+impl Actor {
+    /// The subjects of all who act, the newest first.
+    pub fn chain(&self) -> Vec<&str> {
+        std::iter::successors(Some(self), |actor| actor.act.as_deref())
+            .map(|actor| actor.sub.as_str())
+            .collect()
+    }
 }
 
 /// Confirmation claim (RFC 7800). What is there must all be proved.

@@ -27,8 +27,8 @@ pub mod snapshot;
 
 pub use bucket::Buckets;
 pub use claims::{
-    ACCESS_TOKEN_TYPE, AccessTokenClaims, Confirmation, RequestContext, TRANSACTION_TOKEN_HEADER,
-    TRANSACTION_TOKEN_TYPE, TokenContext, TransactionClaims,
+    ACCESS_TOKEN_TYPE, AccessTokenClaims, Actor, Confirmation, RequestContext,
+    TRANSACTION_TOKEN_HEADER, TRANSACTION_TOKEN_TYPE, TokenContext, TransactionClaims,
 };
 pub use clock::{Clock, Timestamp};
 pub use entropy::{Entropy, random_below, random_bytes};

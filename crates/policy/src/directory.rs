@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use cedar_policy::{Entities, Entity, EntityUid, RestrictedExpression};
 use testudo_model::{
-    Exposure, GroupName, Route, Service,
+    Exposure, GroupName, Route, Service, ServiceAccountId,
     snapshot::{Snapshot, Subject},
 };
 
@@ -157,6 +157,15 @@ impl Builder<'_> {
             ),
         ];
         self.add(Kind::User, &subject.id, attributes, parents);
+        if is_account(subject) {
+            let account = RestrictedExpression::new_entity_uid(self.uid(Kind::User, &subject.id));
+            self.add(
+                Kind::Actor,
+                &subject.id,
+                vec![("account", account)],
+                HashSet::new(),
+            );
+        }
     }
 
     fn add_gateway(&mut self) {
@@ -174,6 +183,14 @@ impl Builder<'_> {
             .iter()
             .map(|group| self.uid(Kind::ServiceGroup, group.as_str()));
         let parents: HashSet<_> = groups.chain(self.traits(&marks)).collect();
+        let audience = vec![
+            (
+                "service",
+                RestrictedExpression::new_entity_uid(self.uid(Kind::Service, name)),
+            ),
+            ("tenant", string(self.snapshot.tenant.as_str())),
+        ];
+        self.add(Kind::Audience, name, audience, parents.clone());
         self.add(Kind::Api, name, Vec::new(), parents);
 
         // Its groups and traits come with its API.
@@ -267,6 +284,11 @@ impl Builder<'_> {
             )),
         }
     }
+}
+
+/// Whether it is a service account: only those act for others.
+pub(crate) fn is_account(subject: &Subject) -> bool {
+    subject.id.parse::<ServiceAccountId>().is_ok()
 }
 
 fn string(text: &str) -> RestrictedExpression {

@@ -9,7 +9,7 @@ use testudo_model::{
     snapshot::SnapshotVersion,
 };
 
-pub use self::compile::check;
+pub use self::{compile::check, exchange::Exchange};
 use crate::{
     decision::{Call, Decision, DecisionKey, Peer, ReasonCode},
     facts::Facts,
@@ -20,6 +20,7 @@ use crate::{
 };
 
 mod compile;
+mod exchange;
 
 /// The policies of one snapshot, validated and indexed. Immutable; share it behind an `Arc`.
 #[derive(Debug)]
@@ -33,6 +34,8 @@ pub struct PolicyEngine {
     numbers: FleetMap<String, PolicyNumber>,
     index: Index,
     subjects: FleetMap<String, Principal>,
+    /// Service accounts, as those who act for others.
+    actors: FleetMap<String, Principal>,
     usernames: FleetMap<String, String>,
     peers: FleetMap<String, Principal>,
     targets: FleetMap<ServiceName, Target>,
@@ -61,6 +64,9 @@ pub(crate) struct Principal {
 struct Target {
     uid: EntityUid,
     connect: ResourceScopes,
+    /// The service as what a token is for.
+    audience: EntityUid,
+    exchange: ResourceScopes,
     routes: FleetMap<String, RouteTarget>,
 }
 
@@ -384,6 +390,7 @@ impl PolicyEngine {
         let id = resource.id().unescaped();
         match action {
             Action::Connect => Some(&self.targets.get(&id.parse::<ServiceName>().ok()?)?.connect),
+            Action::Exchange => Some(&self.targets.get(&id.parse::<ServiceName>().ok()?)?.exchange),
             _ => {
                 let (service, operation) = id.split_once(':')?;
                 let (_, route) = self.target(service, Some(operation))?;

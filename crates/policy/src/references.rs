@@ -56,11 +56,11 @@ fn unknown_entity(
         // Cedar's own validation knows the traits.
         Kind::Trait => return None,
         // Declared in the fleet file beside the policies: a change leaves both consistent or is refused.
-        Kind::Service | Kind::Api | Kind::Route => {
+        Kind::Service | Kind::Api | Kind::Route | Kind::Audience => {
             PolicyProblem::error(place, "policy.unknown_entity", message)
         }
         // Come and go with the directory, which must never be kept from changing by a policy.
-        Kind::User | Kind::Group | Kind::Role | Kind::ServiceGroup => {
+        Kind::User | Kind::Actor | Kind::Group | Kind::Role | Kind::ServiceGroup => {
             PolicyProblem::warning(place, "policy.unknown_entity", message)
         }
     };

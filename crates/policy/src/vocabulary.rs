@@ -19,10 +19,12 @@ pub(crate) enum Kind {
     Api,
     Service,
     Route,
+    Actor,
+    Audience,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Trait,
         Self::Role,
         Self::Group,
@@ -31,6 +33,8 @@ impl Kind {
         Self::Api,
         Self::Service,
         Self::Route,
+        Self::Actor,
+        Self::Audience,
     ];
 
     pub(crate) const fn name(self) -> &'static str {
@@ -43,6 +47,8 @@ impl Kind {
             Self::Api => "Fleet::Api",
             Self::Service => "Fleet::Service",
             Self::Route => "Fleet::Route",
+            Self::Actor => "Fleet::Actor",
+            Self::Audience => "Fleet::Audience",
         }
     }
 }
@@ -55,15 +61,17 @@ pub(crate) enum Action {
     Read,
     Write,
     Admin,
+    Exchange,
 }
 
 impl Action {
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::Connect,
         Self::Invoke,
         Self::Read,
         Self::Write,
         Self::Admin,
+        Self::Exchange,
     ];
 
     pub(crate) const fn name(self) -> &'static str {
@@ -73,6 +81,7 @@ impl Action {
             Self::Read => "read",
             Self::Write => "write",
             Self::Admin => "admin",
+            Self::Exchange => "exchange",
         }
     }
 
@@ -81,6 +90,7 @@ impl Action {
         match self {
             Self::Connect | Self::Invoke => Kind::Service,
             Self::Read | Self::Write | Self::Admin => Kind::User,
+            Self::Exchange => Kind::Actor,
         }
     }
 
@@ -89,6 +99,7 @@ impl Action {
         match self {
             Self::Connect => Kind::Service,
             Self::Invoke | Self::Read | Self::Write | Self::Admin => Kind::Route,
+            Self::Exchange => Kind::Audience,
         }
     }
 }

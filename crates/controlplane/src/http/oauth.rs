@@ -24,6 +24,8 @@ use crate::plane::Plane;
 /// RFC 9449 sections 4.1 and 8.1.
 const DPOP: HeaderName = HeaderName::from_static("dpop");
 const DPOP_NONCE: HeaderName = HeaderName::from_static("dpop-nonce");
+/// RFC 9701 section 5.
+const SIGNED_INTROSPECTION: &str = "application/token-introspection+jwt";
 /// Clients may keep keys and metadata for so long; keys rotate with a longer overlap.
 const PUBLIC_CACHE: &str = "public, max-age=300";
 
@@ -70,11 +72,21 @@ async fn revoke(State(plane): State<Arc<Plane>>, request: Request) -> Result<Res
     })
 }
 
-/// `POST /oauth2/introspect` (RFC 7662).
+/// `POST /oauth2/introspect` (RFC 7662), as a JWT for who asks for one (RFC 9701 section 4).
 async fn introspect(
     State(plane): State<Arc<Plane>>,
     request: Request,
 ) -> Result<Response, Refusal> {
+    if accepts(request.headers(), SIGNED_INTROSPECTION) {
+        let answered = answer(plane, request, Provider::introspect_signed).await?;
+        return Ok(match answered {
+            Ok(signed) => {
+                let content_type = [(header::CONTENT_TYPE, SIGNED_INTROSPECTION)];
+                no_store((content_type, signed).into_response())
+            }
+            Err(error) => oauth_error(&error.to_oauth()),
+        });
+    }
     let answered = answer(plane, request, Provider::introspect).await?;
     Ok(match answered {
         Ok(introspection) => no_store(Json(introspection).into_response()),
@@ -170,6 +182,18 @@ fn cacheable(document: Result<Value, Fault>) -> Result<Response, Refusal> {
         (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
     ];
     Ok((headers, Json(document)).into_response())
+}
+
+/// Whether a client names this media type among those it takes (RFC 9110 section 12.5.1); a wildcard is no name.
+fn accepts(headers: &HeaderMap, media_type: &str) -> bool {
+    let fields = headers.get_all(header::ACCEPT).iter();
+    fields
+        .filter_map(|field| field.to_str().ok())
+        .flat_map(|field| field.split(','))
+        .any(|range| {
+            let name = range.split(';').next().unwrap_or("").trim();
+            name.eq_ignore_ascii_case(media_type)
+        })
 }
 
 /// The one field of a name; two are as good as a wrong one.

@@ -162,6 +162,15 @@ impl Distribution {
         self.revocations.place_of(known)
     }
 
+    /// The newest snapshot with its version; none before the first.
+    pub fn snapshot(&self) -> (u64, Option<Snapshot>) {
+        let (version, json) = {
+            let published = self.snapshot.borrow();
+            (published.version, published.json.clone())
+        };
+        (version, serde_json::from_slice(&json).ok())
+    }
+
     /// Version of the newest snapshot; 0 before the first.
     pub fn newest_snapshot(&self) -> SnapshotVersion {
         SnapshotVersion(self.snapshot.borrow().version)

@@ -456,6 +456,11 @@ impl GatewayWorker {
         let login = self
             .tokens
             .login(verified, credentials.has_proof, &proxy.state)?;
+        if let Some(service) = &login.service
+            && enforced.service_label(route.service).map(|label| &**label) != Some(&**service)
+        {
+            return Err(TokenError::Audience.into());
+        }
         if let Some(key) = &login.key {
             let request = BoundRequest {
                 method: &head.method,

@@ -504,3 +504,37 @@ fn stranger(fleet: &Fleet) -> IdentitySource {
     let bundle = TrustBundle::new(fleet.domain.clone(), vec![ca.cert_der().to_vec()]).unwrap();
     IdentitySource::new(Svid::new(vec![leaf], key).unwrap(), bundle)
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_for_one_service_opens_no_other() {
+    let fleet = Fleet::start().await;
+    let token_for = |audience: &str| {
+        let mut claims = fleet.claims(ALICE);
+        claims.aud = audience.to_owned();
+        fleet.sign(&claims)
+    };
+    let own = token_for("https://fleet.example/orders");
+    for _ in 0..2 {
+        assert_eq!(fleet.get("/orders/7", Some(&own)).await.status, 200);
+        let other = fleet.get("/mail/via/orders", Some(&own)).await;
+        assert_eq!((other.status, other.code()), (401, "token.audience"));
+    }
+    for audience in [
+        "https://fleet.example/",
+        "https://fleet.example/mailer",
+        "https://fleet.example/orders/",
+        "https://fleet.example/Orders",
+        "https://fleet.example//orders",
+        "https://fleet.example.evil/orders",
+        "orders",
+    ] {
+        let reply = fleet.get("/orders/7", Some(&token_for(audience))).await;
+        assert_eq!(
+            (reply.status, reply.code()),
+            (401, "token.audience"),
+            "{audience}"
+        );
+    }
+    assert_eq!(fleet.upstreams["orders"].seen(), 2);
+    assert_eq!(fleet.upstreams["mailer"].seen(), 0);
+}

@@ -360,6 +360,7 @@ impl Fleet {
             acr: None,
             amr: vec!["pwd".to_owned()],
             cnf: None,
+            act: None,
         }
     }
 

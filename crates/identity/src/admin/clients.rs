@@ -60,8 +60,8 @@ impl ClientProfile {
         )?;
         check_count("list of scopes", self.scopes.len(), MAX_SCOPES)?;
         let uses = |grant| self.grants.contains(&grant);
-        if uses(GrantType::ClientCredentials) {
-            let why = "has client_credentials, which is for service accounts: declare one";
+        if uses(GrantType::ClientCredentials) || uses(GrantType::TokenExchange) {
+            let why = "has a grant that is for service accounts: declare one";
             return Err(AdminError::invalid("list of grants", why));
         }
         if uses(GrantType::AuthorizationCode) && self.redirect_uris.is_empty() {
@@ -69,6 +69,10 @@ impl ClientProfile {
             return Err(AdminError::invalid("list of redirect URIs", why));
         }
         check_keys(self.jwks.as_deref())?;
+        if self.policy.require_signed_request_object && self.jwks.is_none() {
+            let why = "is missing, but the client must sign its requests";
+            return Err(AdminError::invalid("key set", why));
+        }
         if self.policy.fapi2_security_profile {
             self.check_fapi2(has_secret)?;
         }

@@ -82,6 +82,8 @@ impl Record for Client {
 pub struct ClientPolicy {
     /// Push its authorization requests (RFC 9126 section 6).
     pub require_pushed_authorization_requests: bool,
+    /// Sign its authorization requests (RFC 9101 section 10.5).
+    pub require_signed_request_object: bool,
     /// Prove at the token endpoint that it has a key, to which its tokens are bound (RFC 9449 section 5.2).
     pub dpop_bound_access_tokens: bool,
     /// All that the FAPI 2.0 Security Profile asks of a client (section 5.3), and of us towards it: it pushes its
@@ -146,26 +148,31 @@ pub enum GrantType {
     RefreshToken,
     /// RFC 6749 section 4.4; service accounts only.
     ClientCredentials,
+    /// RFC 8693; service accounts only.
+    TokenExchange,
 }
 
 impl GrantType {
+    /// All of them.
+    pub const ALL: [Self; 4] = [
+        Self::AuthorizationCode,
+        Self::RefreshToken,
+        Self::ClientCredentials,
+        Self::TokenExchange,
+    ];
+
     /// The value of `grant_type`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::AuthorizationCode => "authorization_code",
             Self::RefreshToken => "refresh_token",
             Self::ClientCredentials => "client_credentials",
+            Self::TokenExchange => "urn:ietf:params:oauth:grant-type:token-exchange",
         }
     }
 
     /// Parses a `grant_type`.
     pub fn parse(text: &str) -> Option<Self> {
-        [
-            Self::AuthorizationCode,
-            Self::RefreshToken,
-            Self::ClientCredentials,
-        ]
-        .into_iter()
-        .find(|grant| grant.as_str() == text)
+        Self::ALL.into_iter().find(|grant| grant.as_str() == text)
     }
 }

@@ -99,12 +99,17 @@ impl AuthenticatedClient {
 
     pub(crate) fn may_use(&self, grant: GrantType) -> bool {
         match &self.holder {
-            ClientHolder::Client(client) => {
-                grant != GrantType::ClientCredentials && client.may_use(grant)
-            }
-            ClientHolder::ServiceAccount(_) => grant == GrantType::ClientCredentials,
+            ClientHolder::Client(client) => !is_for_accounts(grant) && client.may_use(grant),
+            ClientHolder::ServiceAccount(_) => is_for_accounts(grant),
         }
     }
+}
+
+const fn is_for_accounts(grant: GrantType) -> bool {
+    matches!(
+        grant,
+        GrantType::ClientCredentials | GrantType::TokenExchange
+    )
 }
 
 impl ClientHolder {

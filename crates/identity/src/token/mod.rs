@@ -7,6 +7,7 @@ mod client_credentials;
 mod failed_proofs;
 mod refresh_token;
 mod sender;
+mod token_exchange;
 
 use std::fmt;
 
@@ -31,6 +32,7 @@ pub(crate) use client_authentication::{AuthenticatedClient, ClientHolder};
 pub(crate) use failed_proofs::FailedProofs;
 pub(crate) use refresh_token::RefreshToken;
 pub(crate) use sender::SenderKey;
+pub use token_exchange::{ExchangeError, ExchangePolicy, ExchangeQuestion};
 
 /// A request that a client authenticates: at the token, revocation, introspection or pushed authorization request
 /// endpoint.
@@ -70,6 +72,9 @@ pub struct TokenResponse {
     pub access_token: String,
     /// How it is presented.
     pub token_type: TokenType,
+    /// What kind of token it is, if it was exchanged (RFC 8693 section 2.2.1).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub issued_token_type: Option<&'static str>,
     /// Seconds the access token lives.
     pub expires_in: u64,
     /// The scopes granted.
@@ -138,7 +143,9 @@ pub enum TokenError {
     #[error(transparent)]
     Dpop(#[from] DpopError),
     /// `grant_type` is unknown.
-    #[error("grant_type must be authorization_code, refresh_token or client_credentials")]
+    #[error(
+        "grant_type must be authorization_code, refresh_token, client_credentials or that of token exchange"
+    )]
     UnsupportedGrantType,
     /// The client may not use this grant.
     #[error("this client may not use the grant")]
@@ -170,6 +177,9 @@ pub enum TokenError {
     /// A resource that is not the fleet (RFC 8707).
     #[error("`resource` must be the audience of the fleet, once")]
     InvalidTarget,
+    /// A token cannot be exchanged.
+    #[error(transparent)]
+    Exchange(#[from] ExchangeError),
     /// Our fault.
     #[error("the token request could not be handled")]
     Unavailable(#[from] Fault),
@@ -194,6 +204,7 @@ impl TokenError {
             | Self::SessionEnded => (ErrorCode::InvalidGrant, 400),
             Self::InvalidScope => (ErrorCode::InvalidScope, 400),
             Self::InvalidTarget => (ErrorCode::InvalidTarget, 400),
+            Self::Exchange(error) => (error.code(), 400),
         };
         OauthError::new(error, status, self)
     }
@@ -273,13 +284,15 @@ impl Provider {
         if !client.may_use(grant_type) {
             return Err(TokenError::UnauthorizedClient);
         }
-        if !parameters.ask_for(&self.settings.audience) {
+        let is_exchange = grant_type == GrantType::TokenExchange;
+        if !is_exchange && !parameters.ask_for(&self.settings.audience) {
             return Err(TokenError::InvalidTarget);
         }
         match grant_type {
             GrantType::AuthorizationCode => self.redeem_code(&client, parameters, caller),
             GrantType::RefreshToken => self.refresh(&client, parameters, caller),
             GrantType::ClientCredentials => self.client_credentials(&client, parameters, caller),
+            GrantType::TokenExchange => self.exchange(&client, parameters, caller),
         }
     }
 
@@ -341,9 +354,13 @@ impl Provider {
     }
 
     fn sign_access_token(&self, facts: &AccessTokenFacts<'_>) -> Result<String, Fault> {
+        self.sign_claims(&claims::access_token(facts))
+    }
+
+    fn sign_claims(&self, claims: &AccessTokenClaims) -> Result<String, Fault> {
         let keys = self.signing_keys()?;
         keys.current
-            .sign_jwt(ACCESS_TOKEN_TYPE, &claims::access_token(facts))
+            .sign_jwt(ACCESS_TOKEN_TYPE, claims)
             .map_err(Fault::Sign)
     }
 
@@ -353,6 +370,7 @@ impl Provider {
         TokenResponse {
             access_token,
             token_type,
+            issued_token_type: None,
             expires_in: ACCESS_TOKEN_LIFETIME.as_secs(),
             scope: scopes::join(facts.scopes),
             refresh_token: None,
@@ -379,6 +397,7 @@ fn refusal(error: &TokenError, parameters: &Parameters) -> Option<Report> {
         TokenError::Client(error) => error.is_failed_proof(),
         // That a nonce is needed is how it begins; that a proof came twice is not.
         TokenError::Dpop(error) => matches!(error, DpopError::Replayed),
+        TokenError::Exchange(error) => error.is_suspicious(),
         TokenError::Repeated(_)
         | TokenError::Missing(_)
         | TokenError::UnsupportedGrantType

@@ -134,7 +134,6 @@ fn what_the_client_did_wrong_goes_to_the_client_with_its_code() {
         (vec![("prompt", "none")], ErrorCode::LoginRequired),
         (vec![("max_age", "-1")], ErrorCode::InvalidRequest),
         (vec![("max_age", "soon")], ErrorCode::InvalidRequest),
-        (vec![("request", "ey")], ErrorCode::RequestNotSupported),
         (
             vec![("request_uri", "https://x")],
             ErrorCode::RequestUriNotSupported,

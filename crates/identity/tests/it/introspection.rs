@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use testudo_identity::{
-    ClientKind, ClientProfile, IntrospectError, NewSecret, Peer, TokenRequest, TokenResponse,
+    ClientKind, ClientProfile, IntrospectError, NewSecret, Peer, PresentedToken, TokenRequest,
+    TokenResponse,
 };
-use testudo_model::{Redacted, event::Outcome};
+use testudo_model::{Clock, Redacted, event::Outcome};
 
 use crate::house::{
     House, ISSUER, SECRET, THUMBPRINT, WEB_REDIRECT, changed, code_of, form, native_request,
@@ -224,4 +225,46 @@ fn a_later_client_of_the_same_name_is_not_told_about_the_refresh_tokens_of_the_f
         .unwrap();
     let refresh_token = tokens.refresh_token.as_deref().unwrap();
     assert_eq!(told(&house, "web", refresh_token), inactive());
+}
+
+#[test]
+fn a_signed_answer_says_by_whom_to_whom_and_when() {
+    let house = House::new();
+    let tokens = web_tokens(&house);
+    let signed = |client: &str| {
+        let parameters = form(&[
+            ("client_id", client),
+            ("client_secret", SECRET),
+            ("token", &tokens.access_token),
+        ]);
+        let request = TokenRequest {
+            parameters: &parameters,
+            authorization: None,
+            dpop: None,
+            peer: None,
+        };
+        house.provider.introspect_signed(&request, &house.caller)
+    };
+    let answer = signed("web").unwrap();
+    let claims: Value = house.claims(&answer, "token-introspection+jwt");
+    assert_eq!(
+        claims,
+        json!({
+            "iss": ISSUER,
+            "aud": "web",
+            "iat": house.clock.now().unix_seconds(),
+            "token_introspection": told(&house, "web", &tokens.access_token),
+        })
+    );
+    assert_eq!(claims["token_introspection"]["active"], true);
+    // It is no access token, and no ID token.
+    let presented = PresentedToken::bearer(&answer, None);
+    assert!(house.provider.access_token(presented).is_err());
+    // Who may not know gets a signed nothing; who proves nothing gets none.
+    let other: Value = house.claims(&signed("restock").unwrap(), "token-introspection+jwt");
+    assert_eq!(
+        (&other["aud"], &other["token_introspection"]),
+        (&json!("restock"), &inactive())
+    );
+    assert!(matches!(signed("cli"), Err(IntrospectError::Client(_))));
 }

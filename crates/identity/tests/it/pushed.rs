@@ -234,7 +234,7 @@ fn what_the_authorization_endpoint_would_refuse_cannot_be_pushed() {
         ),
         (
             &[("request", "eyJhbGciOiJub25lIn0.e30.")],
-            "request_not_supported",
+            "invalid_request_object",
         ),
         (&[("response_type", "token")], "unsupported_response_type"),
         (&[("code_challenge_method", "plain")], "invalid_request"),

@@ -142,6 +142,17 @@ impl PolicyEngine {
                     )
                 })
                 .collect(),
+            actors: subjects
+                .iter()
+                .enumerate()
+                .filter(|(_, subject)| directory::is_account(subject))
+                .map(|(number, subject)| {
+                    (
+                        subject.id.clone(),
+                        principal(Kind::Actor, number, &subject.id),
+                    )
+                })
+                .collect(),
             usernames: subjects
                 .iter()
                 .map(|subject| (subject.username.clone(), subject.id.clone()))
@@ -192,11 +203,15 @@ fn targets(
             .collect();
         let uid = vocabulary.uid(Kind::Service, service.name.as_str());
         let connect = index.resource(Action::Connect, &uid, entities);
+        let audience = vocabulary.uid(Kind::Audience, service.name.as_str());
+        let exchange = index.resource(Action::Exchange, &audience, entities);
         targets.insert(
             service.name.clone(),
             Target {
                 uid,
                 connect,
+                audience,
+                exchange,
                 routes,
             },
         );

@@ -62,7 +62,7 @@ fn a_guardrail_says_what_is_missing() {
     service leg allowed: Fleet::Service::"gateway" invoke Fleet::Route::"orders:refund"
       permitted by `fleet.exposure` (<guardrails>:6): the gateway reaches the services that are declared external
     user leg denied: Fleet::User::"usr_root" admin Fleet::Route::"orders:refund"
-      forbidden by `guardrail.step_up` (<guardrails>:55): the route needs a login with two factors in the last 15 minutes
+      forbidden by `guardrail.step_up` (<guardrails>:62): the route needs a login with two factors in the last 15 minutes
         what is missing: `context.now.durationSince(context.token.authenticatedAt) <= duration("15m")`
     "#);
 }

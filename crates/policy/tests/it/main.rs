@@ -15,6 +15,7 @@ mod cache;
 mod cases;
 mod cost;
 mod decisions;
+mod exchange;
 mod explanations;
 mod guardrails;
 mod hostile;

@@ -197,6 +197,8 @@ pub struct SeedClient {
     pub authentication: Option<SeedAuthentication>,
     /// It must push its authorization requests (RFC 9126).
     pub require_pushed_authorization_requests: bool,
+    /// It must sign its authorization requests (RFC 9101).
+    pub require_signed_request_object: bool,
     /// Its tokens are bound to a key it has (RFC 9449).
     pub dpop_bound_access_tokens: bool,
     /// It does what the FAPI 2.0 Security Profile asks for.

@@ -392,6 +392,8 @@ pub struct ClientSection {
     pub jwks: Option<String>,
     /// The client must push its authorization requests (RFC 9126): none is taken from the browser.
     pub require_pushed_authorization_requests: bool,
+    /// The client must sign its authorization requests (RFC 9101) with a key of its `jwks`.
+    pub require_signed_request_object: bool,
     /// The client must prove that it has a key, to which its tokens are bound (DPoP, RFC 9449).
     pub dpop_bound_access_tokens: bool,
     /// The client must do all that the FAPI 2.0 Security Profile asks for: push its requests, sign (`jwks`) or use its

@@ -149,6 +149,7 @@ fn clients(file: &FleetFile, tree: Cursor<'_>, context: &mut Context<'_, '_>) ->
             grant_types: section.grant_types.clone(),
             scopes: section.scopes.clone(),
             require_pushed_authorization_requests: section.require_pushed_authorization_requests,
+            require_signed_request_object: section.require_signed_request_object,
             dpop_bound_access_tokens: section.dpop_bound_access_tokens,
             fapi2_security_profile: section.fapi2_security_profile,
             post_logout_redirect_uris: section.post_logout_redirect_uris.clone(),
@@ -192,6 +193,15 @@ fn check_client(section: &ClientSection, at: Cursor<'_>, problems: &mut Problems
                 "there is no grant that gives refresh tokens",
             )
             .help("add `authorization_code` or remove `refresh_token`");
+    }
+    if section.require_signed_request_object && section.jwks.is_none() {
+        problems
+            .error(
+                "fleet.signed_requests",
+                at.key("require_signed_request_object").place(),
+                "nothing says with which key this client signs its requests",
+            )
+            .help("add `jwks`, or remove `require_signed_request_object`");
     }
     if section.kind == ClientKind::Public {
         if has(GrantType::ClientCredentials) {

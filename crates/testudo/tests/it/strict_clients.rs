@@ -9,6 +9,7 @@ use testudo_trust::{SigningKey, base64url};
 use crate::{
     fleet::{free_ports, repository},
     installed::{left_out, tool},
+    roles::eventually,
     shop::{Shop, password},
 };
 
@@ -21,7 +22,7 @@ fn openid_client_logs_in_with_a_key_a_pushed_request_and_bound_tokens() {
     }
     let shop = Shop::open("");
     let policy = "require_pushed_authorization_requests = true\ndpop_bound_access_tokens = true\n";
-    let found = use_everything(&shop, policy);
+    let found = use_everything(&shop, policy, false);
     assert_eq!(
         (&found["name"], &found["rotated"]),
         (&json!("alice"), &json!(true))
@@ -29,12 +30,13 @@ fn openid_client_logs_in_with_a_key_a_pushed_request_and_bound_tokens() {
 }
 
 #[test]
-fn openid_client_meets_the_fapi_2_security_profile_as_it_is() {
+fn openid_client_meets_the_fapi_2_security_profile_and_signs_its_requests() {
     if left_out() {
         return;
     }
     let shop = Shop::open("");
-    let found = use_everything(&shop, "fapi2_security_profile = true\n");
+    let policy = "fapi2_security_profile = true\nrequire_signed_request_object = true\n";
+    let found = use_everything(&shop, policy, true);
     assert_eq!(
         (&found["name"], &found["rotated"]),
         (&json!("alice"), &json!(false)),
@@ -42,9 +44,85 @@ fn openid_client_meets_the_fapi_2_security_profile_as_it_is() {
     );
 }
 
-/// What the application found, as a client of which `policy` is demanded.
-fn use_everything(shop: &Shop, policy: &str) -> Value {
-    let library = tool(&[".tools/node_modules/openid-client/build/index.js"]);
+#[test]
+fn openid_client_exchanges_a_token_for_one_service_as_the_policies_say() {
+    if left_out() {
+        return;
+    }
+    let shop = Shop::open("");
+    let folder = &shop.fleet.folder;
+    let key = SigningKey::generate();
+    let jwks = json!({ "keys": [key.public_jwk()] });
+    let file = fs::read_to_string(folder.fleet_file()).unwrap();
+    let account = format!("\n[service_accounts.reports]\njwks = '{jwks}'\n");
+    fs::write(folder.fleet_file(), format!("{file}{account}")).unwrap();
+    let rule = r#"
+@id("reports-for-customers")
+@reason("reports are made for customers")
+permit (principal, action == Fleet::Action::"exchange", resource == Fleet::Audience::"shop")
+when { principal.account.username == "reports" && context.subject in Fleet::Group::"customers" };
+"#;
+    fs::write(folder.path().join("policies/exchange.cedar"), rule).unwrap();
+    folder.run(&["apply", "fleet.toml"]);
+
+    let exchange = |user: &str| {
+        let told = json!({
+            "issuer": shop.fleet.ready["server"],
+            "client_id": "reports",
+            "key": base64url::encode(key.to_pkcs8().expose()),
+            "kid": key.key_id(),
+            "subject_token": shop.token(user),
+            "resource": format!("https://localhost:{}/api/orders/1", shop.gateway().port()),
+        });
+        run(&shop, "exchange.mjs", &[library()], &told)
+    };
+    let found = exchange("alice").unwrap();
+    assert_eq!(
+        found["issued_token_type"],
+        "urn:ietf:params:oauth:token-type:access_token"
+    );
+    assert_eq!(
+        (&found["token_type"], &found["order"]),
+        (&json!("dpop"), &json!(200))
+    );
+    let active = &found["active"];
+    assert_eq!(active["aud"], "https://shop.example/shop");
+    assert_eq!(active["client_id"], "reports");
+    let (subject, actor) = (&active["sub"], &active["act"]["sub"]);
+    assert!(subject.as_str().unwrap().starts_with("usr_"), "{active}");
+    assert!(actor.as_str().unwrap().starts_with("sva_"), "{active}");
+    for (what, code) in [
+        ("elsewhere", "invalid_target"),
+        ("nowhere", "invalid_target"),
+        ("wider", "invalid_scope"),
+        ("forged", "invalid_request"),
+    ] {
+        assert_eq!(found[what], code, "{what}");
+    }
+    let arrived = shop.upstream.take();
+    assert_eq!(arrived.len(), 1, "{arrived:?}");
+    // She is no customer.
+    let refused = exchange("audrey").unwrap_err();
+    assert!(refused.contains("invalid_target"), "{refused}");
+
+    let search = [
+        "audit",
+        "search",
+        "activity=token.exchange",
+        "--output",
+        "json",
+    ];
+    eventually("the exchange is in the ledger with its chain", || {
+        let found = folder.run(&search);
+        found.contains(actor.as_str().unwrap())
+            && found.contains(subject.as_str().unwrap())
+            && found.contains("policy.user_leg_denied")
+    });
+}
+
+/// What the application found, as a client of which `policy` is demanded. If it `signs` its requests, it wants signed
+/// answers too.
+fn use_everything(shop: &Shop, policy: &str, signs: bool) -> Value {
     let folder = &shop.fleet.folder;
     let key = SigningKey::generate();
     let jwks = json!({ "keys": [key.public_jwk()] });
@@ -69,9 +147,10 @@ jwks = '{jwks}'
         "kid": key.key_id(),
         "user": "alice",
         "password": password("alice"),
+        "signs": signs,
         "resource": format!("https://localhost:{}/api/orders/1", shop.gateway().port()),
     });
-    let found = run(&shop, "application.mjs", &[library], &told);
+    let found = run(shop, "application.mjs", &[library()], &told).unwrap();
     assert_eq!(
         found["token_type"], "dpop",
         "the library writes it small: {found}"
@@ -101,7 +180,7 @@ fn openid_client_logs_out_and_is_told_until_it_takes_it() {
         return;
     }
     let libraries = [
-        tool(&[".tools/node_modules/openid-client/build/index.js"]),
+        library(),
         tool(&[".tools/node_modules/jose/dist/webapi/index.js"]),
     ];
     let shop = Shop::open("");
@@ -133,7 +212,7 @@ backchannel_logout_session_required = true"#
         "user": "alice",
         "password": password("alice"),
     });
-    let found = run(&shop, "logout.mjs", &libraries, &told);
+    let found = run(&shop, "logout.mjs", &libraries, &told).unwrap();
     assert_eq!(
         found,
         json!({
@@ -148,23 +227,24 @@ backchannel_logout_session_required = true"#
     );
 }
 
-/// What a script prints.
-fn run(shop: &Shop, script: &str, libraries: &[String], told: &Value) -> Value {
-    let folder = &shop.fleet.folder;
-    let script = repository()
-        .join("crates/testudo/tests/it/strict_clients")
-        .join(script);
+fn library() -> String {
+    tool(&[".tools/node_modules/openid-client/build/index.js"])
+}
+
+/// What a script prints, or what it failed with.
+fn run(shop: &Shop, script: &str, libraries: &[String], told: &Value) -> Result<Value, String> {
+    let scripts = repository().join("crates/testudo/tests/it/strict_clients");
+    let ca = shop.fleet.ready["ca"].as_str().unwrap();
     let output = Command::new("node")
-        .arg(script)
+        .arg(scripts.join(script))
         .args(libraries)
         .arg(told.to_string())
-        .env(
-            "NODE_EXTRA_CA_CERTS",
-            folder.path().join(shop.fleet.ready["ca"].as_str().unwrap()),
-        )
+        .env("NODE_EXTRA_CA_CERTS", shop.fleet.folder.path().join(ca))
         .output()
         .unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{errors}");
-    serde_json::from_slice(&output.stdout).unwrap()
+    if output.status.success() {
+        Ok(serde_json::from_slice(&output.stdout).unwrap())
+    } else {
+        Err(String::from_utf8_lossy(&output.stderr).into_owned())
+    }
 }

@@ -1,14 +1,15 @@
 // An application built on openid-client, which is built on oauth4webapi: the strictest client library there is. It logs
 // in as a person does and uses all it was given; what it found is a line of JSON for `strict_clients.rs`.
 //
-//     node application.mjs <path of openid-client> <JSON with issuer, client_id, redirect_uri, key, user, password, resource>
+//     node application.mjs <path of openid-client> <JSON with issuer, client_id, redirect_uri, key, user, password, resource, signs>
 
 import { strict as assert } from 'node:assert';
 import { pathToFileURL } from 'node:url';
 import { logIn } from './person.mjs';
 
 const [library, told] = process.argv.slice(2);
-const { issuer, client_id, redirect_uri, key, kid, user, password, resource } = JSON.parse(told);
+const { issuer, client_id, redirect_uri, key, kid, user, password, resource, signs } =
+  JSON.parse(told);
 const client = await import(pathToFileURL(library));
 
 const curve = { name: 'ECDSA', namedCurve: 'P-256' };
@@ -17,27 +18,29 @@ const signing = await crypto.subtle.importKey('pkcs8', pkcs8, curve, false, ['si
 const config = await client.discovery(
   new URL(issuer),
   client_id,
-  undefined,
+  signs ? { introspection_signed_response_alg: 'ES256' } : undefined,
   client.PrivateKeyJwt({ key: signing, kid }),
 );
+// Signatures of tokens that came over TLS are verified too.
+client.enableNonRepudiationChecks(config);
 const DPoP = client.getDPoPHandle(config, await client.randomDPoPKeyPair('ES256'));
 
 // The authorization request goes to the server behind the browser's back.
 const pkceCodeVerifier = client.randomPKCECodeVerifier();
 const expectedState = client.randomState();
 const expectedNonce = client.randomNonce();
-const authorization = await client.buildAuthorizationUrlWithPAR(
-  config,
-  {
-    redirect_uri,
-    scope: 'openid profile offline_access',
-    state: expectedState,
-    nonce: expectedNonce,
-    code_challenge: await client.calculatePKCECodeChallenge(pkceCodeVerifier),
-    code_challenge_method: 'S256',
-  },
-  { DPoP },
-);
+const asked = {
+  redirect_uri,
+  scope: 'openid profile offline_access',
+  state: expectedState,
+  nonce: expectedNonce,
+  code_challenge: await client.calculatePKCECodeChallenge(pkceCodeVerifier),
+  code_challenge_method: 'S256',
+};
+const parameters = signs
+  ? (await client.buildAuthorizationUrlWithJAR(config, asked, { key: signing, kid })).searchParams
+  : asked;
+const authorization = await client.buildAuthorizationUrlWithPAR(config, parameters, { DPoP });
 assert.deepEqual([...authorization.searchParams.keys()].sort(), ['client_id', 'request_uri']);
 
 const { callback } = await logIn(authorization, { issuer, user, password });
