@@ -14,11 +14,19 @@
 //! user = "carla"
 //! operation = "orders:create"
 //! expect = "deny"
+//!
+//! [[case]]
+//! name = "reports are made for carla from the inventory"
+//! user = "carla"                  # whom the token is about
+//! actor = "reports"               # the service account that exchanges it
+//! exchange = "inventory"
+//! expect = "allow"
 //! ```
 //!
 //! Further keys override the context: `ip`, `scopes` (default: what the route requires), `assurance` (1), `time`
 //! (2026-01-01T12:00:00Z), `authenticated` (= `time`), `issuer`, `bound` (false), `path` (the route's pattern),
-//! `risk` (0), `verified` (true), `trust_domain` (the fleet's).
+//! `risk` (0), `verified` (true), `trust_domain` (the fleet's). Of an exchange: `ip`, `time`, `scopes` (none) and `actors`
+//! (0), how many have exchanged the token before.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -28,12 +36,14 @@ use std::{
 };
 
 use serde::Deserialize;
-use testudo_model::{Timestamp, event::DeterminingPolicy, limits, snapshot::PolicyFile};
+use testudo_model::{
+    ServiceName, Timestamp, event::DeterminingPolicy, limits, snapshot::PolicyFile,
+};
 use toml::{Spanned, value::Datetime};
 
 use crate::{
     decision::{Call, Decision, GATEWAY, Peer, ReasonCode, TokenFacts},
-    engine::PolicyEngine,
+    engine::{Exchange, PolicyEngine},
     problem::{Place, PolicyErrors, PolicyProblem},
     source::Source,
 };
@@ -155,6 +165,10 @@ struct Case {
     user: Option<String>,
     operation: Option<String>,
     connect: Option<String>,
+    exchange: Option<String>,
+    actor: Option<String>,
+    #[serde(default)]
+    actors: usize,
     #[serde(default = "documentation_address")]
     ip: IpAddr,
     scopes: Option<Vec<String>>,
@@ -274,19 +288,51 @@ fn run_case(engine: &PolicyEngine, case: &Case) -> Result<Decision, String> {
             .unwrap_or_else(|| engine.trust_domain()),
         certificate_expires: now + Duration::from_secs(15 * 60),
     };
-    match (&case.operation, &case.connect) {
-        (None, Some(service)) => {
-            let (service, _) = engine
-                .target(service, None)
-                .ok_or_else(|| format!("there is no service `{service}`"))?;
+    match (&case.operation, &case.connect, &case.exchange) {
+        (None, Some(service), None) => {
+            let service = service_named(engine, service)?;
             Ok(engine.decide_connect(&peer, service, case.ip, now))
         }
-        (Some(operation), None) => decide_operation(engine, case, operation, peer, now),
+        (Some(operation), None, None) => decide_operation(engine, case, operation, peer, now),
+        (None, None, Some(service)) => decide_exchange(engine, case, service, now),
         _ => Err(
-            "name either an `operation` (`<service>:<operation>`) or a service to `connect` to"
+            "name one of: an `operation` (`<service>:<operation>`), a service to `connect` to, a service to \
+             `exchange` a token for"
                 .to_owned(),
         ),
     }
+}
+
+fn decide_exchange(
+    engine: &PolicyEngine,
+    case: &Case,
+    service: &str,
+    now: Timestamp,
+) -> Result<Decision, String> {
+    let named = |name: &Option<String>, what: &str| {
+        let name = name
+            .as_deref()
+            .ok_or_else(|| format!("an exchange needs {what}"))?;
+        engine
+            .subject_named(name)
+            .ok_or_else(|| unknown_user(engine, name))
+    };
+    Ok(engine.decide_exchange(&Exchange {
+        actor: named(&case.actor, "an `actor`, the service account")?,
+        subject: named(&case.user, "a `user`, whom the token is about")?,
+        service: service_named(engine, service)?,
+        scopes: case.scopes.as_deref().unwrap_or_default(),
+        actors: case.actors,
+        source_ip: case.ip,
+        now,
+    }))
+}
+
+fn service_named<'e>(engine: &'e PolicyEngine, name: &str) -> Result<&'e ServiceName, String> {
+    let found = engine.target(name, None);
+    found
+        .map(|(service, _)| service)
+        .ok_or_else(|| format!("there is no service `{name}`"))
 }
 
 fn decide_operation(

@@ -157,7 +157,7 @@ expect = "deny"
         shop.toml:7:1: error[policy.test_reference]: case `what`: there is no operation `orders`; operations are `<service>:<operation>`
         shop.toml:11:1: error[policy.test_reference]: case `why`: there is no policy `nothing`
         shop.toml:16:1: error[policy.test_reference]: case `when`: `2026-01-01` is not a moment; write date, time and offset: 2026-01-01T12:00:00Z
-        shop.toml:22:1: error[policy.test_reference]: case `nothing`: name either an `operation` (`<service>:<operation>`) or a service to `connect` to
+        shop.toml:22:1: error[policy.test_reference]: case `nothing`: name one of: an `operation` (`<service>:<operation>`), a service to `connect` to, a service to `exchange` a token for
         "#
     );
 }

@@ -1,7 +1,7 @@
 //! Who may act for whom, and where.
 
-use testudo_model::snapshot::{Snapshot, Subject};
-use testudo_policy::{Decision, Exchange, PolicyEngine, ReasonCode};
+use testudo_model::snapshot::{PolicyFile, Snapshot, Subject};
+use testudo_policy::{Decision, Exchange, PolicyEngine, ReasonCode, run_tests};
 
 use crate::bookshop::{CARLA, CLIENT, NOW, OPEN, snapshot};
 
@@ -202,4 +202,36 @@ fn a_decision_can_be_explained_from_its_record() {
     );
     let text = engine.explain(leg, decision.context.as_deref());
     assert!(text.contains("reports-for-customers"), "{text}");
+}
+
+#[test]
+fn a_case_of_a_test_file_asks_for_an_exchange() {
+    let engine = PolicyEngine::compile(&fleet(&[REPORTS_FOR_CUSTOMERS])).unwrap();
+    let file = |cases: &str| PolicyFile {
+        name: "exchange.test.toml".to_owned(),
+        text: cases.to_owned(),
+    };
+    let good = "name = \"n\"\nuser = \"carla\"\nactor = \"reports\"\nexchange = \"inventory\"\n";
+    let cases = format!(
+        "[[case]]\n{good}scopes = [\"stock:read\"]\nexpect = \"allow\"\nbecause = \"reports-for-customers\"\n\
+         [[case]]\n{good}expect = \"deny\"\n\
+         [[case]]\n{good}scopes = [\"stock:read\"]\nactors = 1\nexpect = \"deny\"\n"
+    );
+    let report = run_tests(&engine, &[file(&cases)]).unwrap();
+    assert!(report.passed(), "{report}");
+    assert!(report.never_determining.is_empty(), "{report}");
+    for (broken, said) in [
+        (good.replace("inventory", "nowhere"), "there is no service"),
+        (
+            good.replace("\"reports\"", "\"nobody\""),
+            "there is no user",
+        ),
+        (good.replace("actor = \"reports\"", ""), "needs an `actor`"),
+        (good.replace("user = \"carla\"", ""), "needs a `user`"),
+        (format!("{good}connect = \"orders\""), "name one of"),
+    ] {
+        let cases = format!("[[case]]\n{broken}\nexpect = \"deny\"\n");
+        let errors = run_tests(&engine, &[file(&cases)]).unwrap_err();
+        assert!(format!("{errors:?}").contains(said), "{broken}: {errors:?}");
+    }
 }
