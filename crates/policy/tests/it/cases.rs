@@ -123,7 +123,7 @@ fn broken_test_files_say_where() {
             .unwrap_err()
             .to_string()
     };
-    insta::assert_snapshot!(problems("[[case]]\nname = \"x\"\noperatoin = \"orders:list\"\nexpect = \"deny\"\n"), @"shop.toml:3:1: error[policy.test_syntax]: unknown field `operatoin`, expected one of `name`, `caller`, `user`, `operation`, `connect`, `ip`, `scopes`, `assurance`, `time`, `authenticated`, `issuer`, `bound`, `path`, `risk`, `verified`, `trust_domain`, `expect`, `because`");
+    insta::assert_snapshot!(problems("[[case]]\nname = \"x\"\noperatoin = \"orders:list\"\nexpect = \"deny\"\n"), @"shop.toml:3:1: error[policy.test_syntax]: unknown field `operatoin`, expected one of `name`, `caller`, `user`, `operation`, `connect`, `exchange`, `actor`, `actors`, `ip`, `scopes`, `assurance`, `time`, `authenticated`, `issuer`, `bound`, `path`, `risk`, `verified`, `trust_domain`, `expect`, `because`");
     insta::assert_snapshot!(
         problems(
             r#"

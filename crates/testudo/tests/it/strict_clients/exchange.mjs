@@ -52,7 +52,7 @@ console.log(
     order: order.status,
     elsewhere: await error(exchange({ audience: 'stranger' })),
     nowhere: await error(exchange({ audience: 'nowhere' })),
-    wider: await error(exchange({ scope: 'openid testudo:admin' })),
+    wider: await error(exchange({ scope: 'openid stock:write' })),
     forged: await error(exchange({ subject_token: `${subject_token.slice(0, -4)}AAAA` })),
   }),
 );
