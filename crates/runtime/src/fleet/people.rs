@@ -234,13 +234,13 @@ fn check_fapi2(section: &ClientSection, at: Cursor<'_>, problems: &mut Problems<
     let profile = at.key("fapi2_security_profile").place();
     if section.kind == ClientKind::Public {
         problems
-            .error("fleet.fapi2", profile, "this is a public client")
+            .error("fleet.fapi", profile, "this is a public client")
             .why(why)
             .help("add `kind = \"confidential\"` and `jwks`, or remove `fapi2_security_profile`");
     } else if section.jwks.is_none() && section.spiffe.is_none() {
         problems
             .error(
-                "fleet.fapi2",
+                "fleet.fapi",
                 profile,
                 "this client proves itself with a secret",
             )
@@ -252,7 +252,7 @@ fn check_fapi2(section: &ClientSection, at: Cursor<'_>, problems: &mut Problems<
         if !uri.starts_with("https://") {
             problems
                 .error(
-                    "fleet.fapi2",
+                    "fleet.fapi",
                     uris.index(index).place(),
                     "this redirect URI is not `https`",
                 )

@@ -247,17 +247,17 @@ fn a_client_of_the_fapi_profile_signs_and_returns_to_https() {
     let redirect = "redirect_uris = [\"https://bank.example/cb\"]\n";
     let signs = "kind = \"confidential\"\njwks = '{\"keys\":[]}'\n";
     assert_eq!(client(&format!("{redirect}{signs}")), [""; 0]);
-    assert_eq!(client(redirect), ["fleet.fapi2"], "public");
+    assert_eq!(client(redirect), ["fleet.fapi"], "public");
     assert_eq!(
         client(&format!("{redirect}kind = \"confidential\"")),
-        ["fleet.fapi2"],
+        ["fleet.fapi"],
         "a secret"
     );
     assert_eq!(
         client(&format!(
             "redirect_uris = [\"http://127.0.0.1/cb\", \"com.example.app:/cb\"]\n{signs}"
         )),
-        ["fleet.fapi2", "fleet.fapi2"]
+        ["fleet.fapi", "fleet.fapi"]
     );
 }
 
