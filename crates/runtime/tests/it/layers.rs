@@ -65,6 +65,8 @@ fn a_flag_wins_over_the_environment_and_that_over_the_file_and_that_over_the_def
     listen.server = "127.0.0.1:9000"  # environment TESTUDO__LISTEN__SERVER
     listen.sidecar_inbound = "127.0.0.1:15106"  # default
     listen.sidecar_outbound = "127.0.0.1:15006"  # default
+    outbound.allow_http = false  # default
+    outbound.allow_networks = []  # default
     policy.directory = "policies"  # default
     public_names = ["shop.example"]  # environment TESTUDO__PUBLIC_NAMES
     roles = []  # default
