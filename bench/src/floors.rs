@@ -1,10 +1,12 @@
 //! What of the cost comes from where: peers, the libraries alone, the second encrypted hop, and what Testudo does itself.
 
+use std::{net::SocketAddr, path::Path};
+
 use crate::{
     Outcome, contender,
     fleet::{Fleet, Placement},
     floor::{self, Gap, Wire},
-    peers,
+    peers::{self, Peer},
     process::{LOAD_CORE, PROXY_CORE},
     scenario::{Bench, Comparison, Detail},
 };
@@ -17,16 +19,8 @@ pub(crate) fn at_gateway(bench: &Bench) -> Outcome<Comparison> {
     let nginx = peers::nginx(&folder, web, upstream)?;
     let two_nginx = peers::nginx_pair(&folder, certificates, web, upstream)?;
     let floor = floor::alone(&folder, certificates, web, upstream)?;
-    let two_floors = |between| {
-        let gap = Gap {
-            from: Wire::Tls,
-            between,
-            cores: (PROXY_CORE, LOAD_CORE),
-            is_counted: false,
-        };
-        floor::pair(&folder, certificates, web, upstream, gap)
-    };
-    let (mutual, mesh) = (two_floors(Wire::Mutual)?, two_floors(Wire::Mesh)?);
+    let mutual = two(bench, &folder, upstream, Wire::Mutual)?;
+    let mesh = two(bench, &folder, upstream, Wire::Mesh)?;
     let path = "/open";
     let behind = |name, two| contender::behind_another(bench, name, two, path);
     let contenders = [
@@ -44,6 +38,22 @@ pub(crate) fn at_gateway(bench: &Bench) -> Outcome<Comparison> {
         reference: 0,
         detail: Detail::Cost,
     })
+}
+
+/// A floor in the gateway's place and one behind it, in front of `upstream`.
+pub(crate) fn two(
+    bench: &Bench,
+    folder: &Path,
+    upstream: SocketAddr,
+    between: Wire,
+) -> Outcome<(Peer, Peer)> {
+    let gap = Gap {
+        from: Wire::Tls,
+        between,
+        cores: (PROXY_CORE, LOAD_CORE),
+        is_counted: false,
+    };
+    floor::pair(folder, bench.certificates(), bench.web(), upstream, gap)
 }
 
 /// Two sidecars beside two Envoys and two floors.

@@ -3,6 +3,8 @@
 use crate::{
     Outcome, contender,
     fleet::{Fleet, Placement},
+    floor::Wire,
+    floors,
     measure::Amount,
     peers,
     scenario::{Bench, Comparison, Detail, Scenario},
@@ -42,11 +44,14 @@ pub(crate) fn compare(bench: &Bench, scenario: Scenario) -> Outcome<Comparison> 
     let haproxy = peers::haproxy(&folder, bench.web(), upstream)?;
     let envoy = peers::envoy(&folder, bench.web(), upstream)?;
     let two = peers::nginx_pair(&folder, bench.certificates(), bench.web(), upstream)?;
+    let floors = floors::two(bench, &folder, upstream, Wire::Mesh)?;
+    let between = "floor, HTTP/2 and mutual TLS to a second";
     let contenders = [
         contender::peer(bench, "nginx", &nginx, path),
         contender::peer(bench, "haproxy", &haproxy, path),
         contender::peer(bench, "envoy", &envoy, path),
         contender::behind_another(bench, "nginx, mutual TLS to a second nginx", &two, path),
+        contender::behind_another(bench, between, &floors, path),
         contender::at_gateway(&fleet, format!("testudo gateway: {what}"), path)?,
     ];
     Ok(Comparison {
