@@ -16,7 +16,7 @@ use tokio_rustls::TlsConnector;
 use super::{
     Answer, Lease, Outbound, SendFailure, Unsent,
     balance::{self, Health},
-    connect,
+    connect, sent,
     streams::{self, Connection, Connections, Place},
 };
 use crate::{overload::RetryBudget, rejection::UpstreamError};
@@ -54,7 +54,7 @@ struct Underway(Arc<Endpoint>);
 /// A request under way; ends when dropped.
 pub(crate) struct OpenStream {
     _underway: Underway,
-    _stream: streams::OpenStream,
+    _stream: sent::OpenStream,
 }
 
 /// An endpoint that has not answered yet. Dropped after the deadline, that is a failure: one that takes requests

@@ -7,7 +7,10 @@ mod balance;
 mod h2c;
 mod local;
 mod mesh;
+mod sent;
 mod streams;
+#[cfg(test)]
+mod tests;
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -32,7 +35,7 @@ pub(crate) enum Lease {
     /// A stream to another proxy.
     Mesh(mesh::OpenStream),
     /// One to the local service.
-    H2c(streams::OpenStream),
+    H2c(sent::OpenStream),
     /// A connection to the local service.
     Local(local::LocalLease),
     /// One that speaks another protocol by now.
