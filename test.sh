@@ -4,9 +4,9 @@
 #   ./test.sh        everything
 #   ./test.sh fast   without installing anything, and without the tests that need what would be installed
 #
-# Needs Rust (rustup). On a Debian-like system it installs nginx, Redis, Python, Node.js, Go, Chromium, NSS' certutil and
-# slowhttptest with apt, through sudo if it is not run by root; what is written in Python, JavaScript and Go goes to
-# .tools, in fixed versions. Elsewhere install those eight yourself.
+# Needs Rust (rustup). On a Debian-like system it installs nginx, Redis, Python, Node.js, Go, Chromium, NSS' certutil, oathtool
+# and slowhttptest with apt, through sudo if it is not run by root; what is written in Python, JavaScript and Go goes to
+# .tools, in fixed versions. Elsewhere install those nine yourself.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -79,6 +79,7 @@ install_system_packages() {
     command -v npm >/dev/null || missing+=(npm)
     command -v chromium >/dev/null || missing+=(chromium)
     command -v certutil >/dev/null || missing+=(libnss3-tools)
+    command -v oathtool >/dev/null || missing+=(oathtool)
     command -v redis-server >/dev/null || missing+=(redis-server)
     command -v slowhttptest >/dev/null || missing+=(slowhttptest)
     command -v go >/dev/null || [[ -x /usr/local/go/bin/go ]] || missing+=(golang-go)

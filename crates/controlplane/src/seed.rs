@@ -139,6 +139,7 @@ const fn grant(grant: fleet::GrantType) -> GrantType {
         fleet::GrantType::AuthorizationCode => GrantType::AuthorizationCode,
         fleet::GrantType::RefreshToken => GrantType::RefreshToken,
         fleet::GrantType::ClientCredentials => GrantType::ClientCredentials,
+        fleet::GrantType::DeviceCode => GrantType::DeviceCode,
     }
 }
 

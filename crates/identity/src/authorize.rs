@@ -7,7 +7,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use testudo_model::{
-    ClientName, Redacted, Scope, SessionId, Timestamp, event::EventClass,
+    ClientName, Redacted, SessionId, Timestamp, event::EventClass,
     limits::AUTHORIZATION_CODE_LIFETIME,
 };
 use testudo_store::Expected;
@@ -15,15 +15,16 @@ use testudo_store::Expected;
 use crate::{
     Caller, ErrorCode, Fault, Parameters, Provider,
     change::{Change, Report, until_settled},
+    claims::{ASSURANCE_ONE_FACTOR, ASSURANCE_TWO_FACTORS},
     dpop::KeyThumbprint,
-    flow::{Flow, GrantRequest},
+    flow::{Flow, GrantRequest, Purpose, Visit},
     limits::{FLOW_LIFETIME, MAX_COOKIE_BYTES, MAX_NONCE_BYTES, MAX_STATE_BYTES},
     pkce::CodeChallenge,
     pushed::{PushError, Reference},
     records::{AuthorizationCode, Client, CodeState, GrantType, Session},
     redirect_uri::with_parameters,
     request_object::RequestObjectError,
-    scopes::{self, OFFLINE_ACCESS, OPENID_SCOPES, ScopeSet},
+    scopes::{self, ScopeSet},
     secret::{self, StoredSecret},
 };
 
@@ -47,9 +48,7 @@ pub struct LoginPrompt {
     pub flow: String,
     /// Value of the pre-login cookie to set (`__Host-`, `HttpOnly`, `Secure`, `SameSite=Lax`).
     pub browser: Redacted<String>,
-    /// Who asks.
-    pub client_id: ClientName,
-    /// Who asks, for people.
+    /// What the login is for: the client that asks, or a page of ours.
     pub client_name: String,
     /// Name to fill in (`login_hint`): text from outside, escape it.
     pub username_hint: Option<String>,
@@ -153,6 +152,9 @@ pub enum Refusal {
     /// A resource that is not the fleet (RFC 8707).
     #[error("`resource` must be the audience of the fleet, once")]
     Resource,
+    /// Two factors were asked for, and the user has one.
+    #[error("the user has no second factor")]
+    UnmetAuthentication,
     /// `prompt=none`, but nobody is logged in (recently enough), or the client is any program of the machine.
     #[error("the user must log in")]
     LoginRequired,
@@ -175,6 +177,7 @@ impl Refusal {
             Self::UnauthorizedClient => ErrorCode::UnauthorizedClient,
             Self::Scope => ErrorCode::InvalidScope,
             Self::Resource => ErrorCode::InvalidTarget,
+            Self::UnmetAuthentication => ErrorCode::UnmetAuthenticationRequirements,
             Self::LoginRequired => ErrorCode::LoginRequired,
         }
     }
@@ -264,8 +267,16 @@ impl Provider {
             Some(cookie) => self.session(cookie)?,
             None => None,
         };
+        if let Some(session) = &session
+            && request.two_factors
+            && freshness.prompt != Prompt::Login
+            && self.second_factor(&session.user)?.is_none()
+        {
+            return Err(refused(Refusal::UnmetAuthentication));
+        }
         let session = session.filter(|session| {
             client.is_assured_at(redirect_uri)
+                && request.accepts(&session.authentication)
                 && freshness.is_satisfied_by(session, self.clock.now())
         });
         match session {
@@ -275,8 +286,9 @@ impl Provider {
                 let hint = parameters
                     .get("login_hint")
                     .filter(|hint| hint.len() <= 128);
-                self.prompt_login(request, client, browser, hint)
-                    .map(Authorization::Login)
+                let (purpose, name) = (Purpose::Authorize(request), client.display_name.clone());
+                let prompt = self.prompt_login(purpose, name, browser, hint)?;
+                Ok(Authorization::Login(prompt))
             }
         }
     }
@@ -345,33 +357,43 @@ impl Provider {
             key: bound_key(parameters)?,
             pushed: pushed.cloned(),
             is_signed,
+            two_factors: two_factors(parameters.get("acr_values")),
         };
         Ok((request, Freshness::of(parameters)?))
     }
 
-    /// The login page for `request`. A browser keeps its pre-login cookie, so that two tabs can log in.
+    /// The login page of a page of our own.
+    pub(crate) fn prompt_visit(
+        &self,
+        visit: Visit,
+        browser: Option<&str>,
+    ) -> Result<LoginPrompt, Fault> {
+        let name = visit.name().to_owned();
+        self.prompt_login(Purpose::Visit(visit), name, browser, None)
+    }
+
+    /// A login page. A browser keeps its pre-login cookie, so that two tabs can log in.
     fn prompt_login(
         &self,
-        request: GrantRequest,
-        client: &Client,
+        purpose: Purpose,
+        client_name: String,
         browser: Option<&str>,
         hint: Option<&str>,
-    ) -> Result<LoginPrompt, AuthorizeError> {
+    ) -> Result<LoginPrompt, Fault> {
         let known = browser.filter(|value| (43..=MAX_COOKIE_BYTES).contains(&value.len()));
         let browser = known.map_or_else(
             || secret::generate(&*self.entropy),
             |value| Redacted::new(value.to_owned()),
         );
         let flow = Flow {
-            request,
-            client_name: client.display_name.clone(),
+            purpose,
+            client_name,
             browser: secret::digest(browser.expose()),
             expires_at: self.clock.now() + FLOW_LIFETIME,
         };
         Ok(LoginPrompt {
             flow: self.flow_seal.seal(&*self.entropy, &flow)?,
             browser,
-            client_id: client.client_id.clone(),
             client_name: flow.client_name,
             username_hint: hint.map(str::to_owned),
         })
@@ -429,6 +451,13 @@ impl Provider {
         let mut answer = vec![("code", code), ("iss", self.settings.issuer.as_str())];
         answer.extend(request.state.as_deref().map(|state| ("state", state)));
         Redacted::new(with_parameters(&request.redirect_uri, &answer))
+    }
+
+    /// Where the user of `request` goes who has no second factor.
+    pub(crate) fn unmet_location(&self, request: &GrantRequest) -> Redacted<String> {
+        let state = request.state.as_deref();
+        let why = Refusal::UnmetAuthentication;
+        Redacted::new(self.error_location(&request.redirect_uri, state, &why))
     }
 
     fn error_location(&self, redirect_uri: &str, state: Option<&str>, why: &Refusal) -> String {
@@ -514,27 +543,22 @@ fn bound_key(parameters: &Parameters) -> Result<Option<KeyThumbprint>, Refusal> 
     Ok(Some(key))
 }
 
-/// The asked-for scopes this client may have; others are dropped, and the token answer says what is left
-/// (RFC 6749 section 3.3, OpenID Connect Core section 3.1.2.1).
 fn granted_scopes(asked: Option<&str>, client: &Client) -> Result<ScopeSet, Refusal> {
     let asked = scopes::parse(asked.unwrap_or("")).ok_or(Refusal::Malformed("scope"))?;
-    let allowed = |scope: &Scope| {
-        if scope.as_str() == OFFLINE_ACCESS {
-            client.may_use(GrantType::RefreshToken)
-        } else {
-            OPENID_SCOPES.contains(&scope.as_str()) || client.scopes.contains(scope)
-        }
-    };
-    let granted: ScopeSet = asked
-        .iter()
-        .filter(|scope| allowed(scope))
-        .cloned()
-        .collect();
+    let granted = client.permitted(&asked);
     if granted.is_empty() {
         Err(Refusal::Scope)
     } else {
         Ok(granted)
     }
+}
+
+/// Whether `acr_values` leaves nothing else: values are in order of preference, and what is not known says nothing
+/// (OpenID Connect Core section 3.1.2.1).
+fn two_factors(acr_values: Option<&str>) -> bool {
+    let mut values = acr_values.unwrap_or("").split(' ');
+    let known = [ASSURANCE_ONE_FACTOR, ASSURANCE_TWO_FACTORS];
+    values.find(|value| known.contains(value)) == Some(ASSURANCE_TWO_FACTORS)
 }
 
 impl Freshness {

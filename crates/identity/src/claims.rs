@@ -14,6 +14,8 @@ use crate::{
 
 /// `acr` of a login with one factor.
 pub const ASSURANCE_ONE_FACTOR: &str = "1";
+/// `acr` of a login with two factors.
+pub const ASSURANCE_TWO_FACTORS: &str = "2";
 /// `amr` of a password (RFC 8176).
 pub(crate) const METHOD_PASSWORD: &str = "pwd";
 /// `typ` of an ID token: plain, so that no resource takes it for an access token.

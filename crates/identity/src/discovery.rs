@@ -10,6 +10,12 @@ pub mod paths {
     pub const AUTHORIZE: &str = "/oauth2/authorize";
     /// Pushed authorization request endpoint.
     pub const PUSH: &str = "/oauth2/par";
+    /// Device authorization endpoint (RFC 8628).
+    pub const DEVICE_AUTHORIZATION: &str = "/oauth2/device_authorization";
+    /// Where users connect devices: short enough to be typed.
+    pub const DEVICE: &str = "/device";
+    /// The account page.
+    pub const ACCOUNT: &str = "/account";
     /// Token endpoint.
     pub const TOKEN: &str = "/oauth2/token";
     /// Revocation endpoint.
@@ -49,6 +55,7 @@ fn document(issuer: &str) -> Value {
         "authorization_endpoint": at(paths::AUTHORIZE),
         "pushed_authorization_request_endpoint": at(paths::PUSH),
         "require_pushed_authorization_requests": false,
+        "device_authorization_endpoint": at(paths::DEVICE_AUTHORIZATION),
         "token_endpoint": at(paths::TOKEN),
         "revocation_endpoint": at(paths::REVOKE),
         "introspection_endpoint": at(paths::INTROSPECT),
@@ -67,7 +74,7 @@ fn document(issuer: &str) -> Value {
             "iss", "sub", "aud", "exp", "iat", "auth_time", "nonce", "acr", "amr", "at_hash", "sid",
             "name", "preferred_username", "updated_at", "email", "email_verified"
         ],
-        "acr_values_supported": ["1"],
+        "acr_values_supported": ["1", "2"],
         "prompt_values_supported": ["none", "login", "consent", "select_account"],
         "code_challenge_methods_supported": ["S256"],
         "token_endpoint_auth_methods_supported": any_client,
@@ -101,6 +108,7 @@ mod tests {
           "authorization_endpoint": "https://id.bookshop.example/oauth2/authorize",
           "pushed_authorization_request_endpoint": "https://id.bookshop.example/oauth2/par",
           "require_pushed_authorization_requests": false,
+          "device_authorization_endpoint": "https://id.bookshop.example/oauth2/device_authorization",
           "token_endpoint": "https://id.bookshop.example/oauth2/token",
           "revocation_endpoint": "https://id.bookshop.example/oauth2/revoke",
           "introspection_endpoint": "https://id.bookshop.example/oauth2/introspect",
@@ -119,7 +127,8 @@ mod tests {
             "authorization_code",
             "refresh_token",
             "client_credentials",
-            "urn:ietf:params:oauth:grant-type:token-exchange"
+            "urn:ietf:params:oauth:grant-type:token-exchange",
+            "urn:ietf:params:oauth:grant-type:device_code"
           ],
           "subject_types_supported": [
             "public"
@@ -152,7 +161,8 @@ mod tests {
             "email_verified"
           ],
           "acr_values_supported": [
-            "1"
+            "1",
+            "2"
           ],
           "prompt_values_supported": [
             "none",

@@ -6,8 +6,9 @@ use testudo_store::{Expected, Record, StoreError, Tenant};
 use testudo_trust::{Keyring, RootKey, base64url};
 
 use crate::{
-    Fault, dpop::KeyThumbprint, limits::MAX_FLOW_BYTES, pkce::CodeChallenge, pushed::Reference,
-    scopes::ScopeSet, secret::StoredSecret,
+    Fault, claims::ASSURANCE_TWO_FACTORS, discovery::paths, dpop::KeyThumbprint,
+    limits::MAX_FLOW_BYTES, pkce::CodeChallenge, pushed::Reference, records::Authentication,
+    redirect_uri::with_parameters, scopes::ScopeSet, secret::StoredSecret,
 };
 
 /// What is sealed, and opens as nothing else.
@@ -16,11 +17,11 @@ pub(crate) trait Sealed: Serialize + DeserializeOwned {
     const CONTEXT: &'static [u8];
 }
 
-/// A valid authorization request that waits for its user to log in.
+/// Something that waits for its user to log in.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Flow {
-    pub(crate) request: GrantRequest,
-    /// Who asked, for people.
+    pub(crate) purpose: Purpose,
+    /// What it is, for people.
     pub(crate) client_name: String,
     /// Digest of the pre-login cookie: the form only works in the browser it was given to, which is what keeps
     /// others from logging a victim in as themselves.
@@ -30,6 +31,60 @@ pub(crate) struct Flow {
 
 impl Sealed for Flow {
     const CONTEXT: &'static [u8] = b"testudo login flow v1";
+}
+
+/// What a login is for.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Purpose {
+    /// A valid authorization request.
+    Authorize(GrantRequest),
+    /// A page of our own.
+    Visit(Visit),
+}
+
+impl Purpose {
+    /// The request of a client, if it is one.
+    pub(crate) const fn request(&self) -> Option<&GrantRequest> {
+        match self {
+            Self::Authorize(request) => Some(request),
+            Self::Visit(_) => None,
+        }
+    }
+}
+
+/// A page of our own that is for who is logged in.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Visit {
+    /// Where devices are connected.
+    Device {
+        /// The code it was opened with.
+        user_code: Option<String>,
+    },
+    /// The user's account.
+    Account,
+}
+
+impl Visit {
+    /// What it is, for people.
+    pub(crate) const fn name(&self) -> &'static str {
+        match self {
+            Self::Device { .. } => "connect a device",
+            Self::Account => "your account",
+        }
+    }
+
+    /// Where it is.
+    pub(crate) fn location(&self) -> String {
+        match self {
+            Self::Account => paths::ACCOUNT.to_owned(),
+            Self::Device { user_code: None } => paths::DEVICE.to_owned(),
+            Self::Device {
+                user_code: Some(code),
+            } => with_parameters(paths::DEVICE, &[("user_code", code)]),
+        }
+    }
 }
 
 /// What a client asked for, after all checks that need no user.
@@ -48,6 +103,15 @@ pub(crate) struct GrantRequest {
     pub(crate) pushed: Option<Reference>,
     /// Whether the client has signed it.
     pub(crate) is_signed: bool,
+    /// Two factors are needed (`acr_values`).
+    pub(crate) two_factors: bool,
+}
+
+impl GrantRequest {
+    /// Whether a login like this is enough.
+    pub(crate) fn accepts(&self, authentication: &Authentication) -> bool {
+        !self.two_factors || authentication.context_class == ASSURANCE_TWO_FACTORS
+    }
 }
 
 /// Seals what is in progress under a key that lives in the store.

@@ -15,11 +15,13 @@
 //! the event to the transaction, so there is no change without evidence and no evidence of what did not happen.
 
 mod access_token;
+mod account;
 mod admin;
 mod authorize;
 mod caller;
 mod change;
 mod claims;
+mod device;
 mod directory;
 mod discovery;
 mod dpop;
@@ -42,6 +44,7 @@ mod redirect_uri;
 mod request_object;
 mod revocation;
 mod scopes;
+mod second_factor;
 mod secret;
 mod seed;
 mod session;
@@ -52,13 +55,18 @@ mod userinfo;
 pub mod limits;
 
 pub use access_token::{AccessTokenError, PresentedToken, RequestProof};
+pub use account::{AccountAction, AccountError, AccountPage, AccountView};
 pub use admin::{
     AdminError, ClientProfile, Created, GroupProfile, NewPassword, NewSecret, RoleProfile,
     ServiceAccountProfile, UserProfile,
 };
 pub use authorize::{Authorization, AuthorizeError, LoginPrompt, Refusal};
 pub use caller::{Caller, Peer};
-pub use claims::{ASSURANCE_ONE_FACTOR, IdTokenClaims, UserInfo};
+pub use claims::{ASSURANCE_ONE_FACTOR, ASSURANCE_TWO_FACTORS, IdTokenClaims, UserInfo};
+pub use device::{
+    DeviceAuthorization, DeviceAuthorizationError, DeviceDecision, DevicePage, DevicePageError,
+    DeviceQuestion,
+};
 pub use directory::SNAPSHOT_COLLECTIONS;
 pub use discovery::paths;
 pub use dpop::{DpopError, ProofTarget};
@@ -81,6 +89,7 @@ pub use records::{
 pub use redirect_uri::{InvalidRedirectUri, RedirectUri};
 pub use request_object::RequestObjectError;
 pub use revocation::{RevocationEntry, RevokeError};
+pub use second_factor::{SecondFactorRequest, SecondFactorView, TotpSetup};
 pub use seed::{
     GeneratedCredential, Seed, SeedClient, SeedError, SeedReport, SeedServiceAccount, SeedUser,
 };

@@ -78,6 +78,28 @@ pub const MAX_NOTICES_UNDER_WAY: usize = 16;
 pub const NOTICE_REREAD: Duration = Duration::from_secs(60);
 /// Accounts that a token may have been exchanged by: a call through more services than that is a loop.
 pub const MAX_ACTORS: usize = 4;
+/// Life of a device's request. The user has to find another device, and perhaps to log in there.
+pub const DEVICE_CODE_LIFETIME: Duration = Duration::from_secs(10 * 60);
+/// Time for which a device is told that it was too late, instead of that its code is none.
+pub const DEVICE_CODE_MEMORY: Duration = Duration::from_secs(10 * 60);
+/// Seconds between two questions of a device, and how much longer it waits once it asked too soon (RFC 8628 section 3.5).
+pub const DEVICE_POLL_INTERVAL: Duration = Duration::from_secs(5);
+/// How much sooner a question may come: time on the way varies.
+pub const DEVICE_POLL_TOLERANCE: Duration = Duration::from_secs(1);
+/// Longest time between two questions, however often a device asked too soon.
+pub const MAX_DEVICE_POLL_INTERVAL: Duration = Duration::from_secs(60);
+/// Devices that ask at the same time, about 100 bytes each.
+pub const MAX_POLLING_DEVICES: usize = 65_536;
+/// Requests of devices from one network at once: each is a record.
+pub const FREE_DEVICE_REQUESTS_PER_SOURCE: u32 = 60;
+/// Time in which such a network may ask once more.
+pub const DEVICE_REQUEST_REFILL_PER_SOURCE: Duration = Duration::from_secs(2);
+/// Requests of all devices at once.
+pub const FREE_DEVICE_REQUESTS: u32 = 2_000;
+/// Time in which one more may come: at most 26,000 records of the last 20 minutes.
+pub const DEVICE_REQUEST_REFILL: Duration = Duration::from_millis(50);
+/// Wrong user codes of one user before answers are delayed.
+pub const FREE_WRONG_USER_CODES: u32 = 5;
 /// Longest key set of a client.
 pub const MAX_CLIENT_KEY_SET_BYTES: usize = 8 * 1024;
 /// Time between pushing an authorization request and opening the login page with it.
@@ -97,6 +119,18 @@ pub const MAX_GRANTS_PER_USER: usize = 256;
 pub const SIGNING_KEY_ROTATION: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Age of cached signing keys. A new key is published one rotation before it signs, so seconds do not matter.
 pub const SIGNING_KEY_CACHE: Duration = Duration::from_secs(5);
+
+/// Time a person has for the code of an authenticator, once the password was right.
+pub const SECOND_FACTOR_LIFETIME: Duration = Duration::from_secs(5 * 60);
+/// Age of a login that may change what its user proves themselves with.
+pub const FRESH_LOGIN: Duration = Duration::from_secs(10 * 60);
+/// Recovery codes of a user.
+pub const RECOVERY_CODES: usize = 10;
+/// Wrong codes of one user from one network before answers are delayed: three codes of a million are right at a time.
+pub const FREE_WRONG_CODES: u32 = 5;
+/// Wrong codes of one user from everywhere, in one [`FAILURE_MEMORY`], before answers are delayed. Who gets so far has the
+/// password, so the user may well be slowed down.
+pub const FREE_WRONG_CODES_EVERYWHERE: u32 = 30;
 
 /// Failed logins for one name from one network before answers are delayed.
 pub const FREE_FAILURES_PER_NAME: u32 = 5;

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use testudo_model::{
-    ClientName, Redacted, SessionId, Timestamp, Username, event::EventClass,
-    limits::SESSION_LIFETIME,
+    Redacted, SessionId, Timestamp, Username, event::EventClass, limits::SESSION_LIFETIME,
 };
 use testudo_store::{Expected, Versioned};
 use testudo_trust::{constant_time_eq, dummy_verify, hash_password, needs_rehash, verify_password};
@@ -12,10 +11,11 @@ use testudo_trust::{constant_time_eq, dummy_verify, hash_password, needs_rehash,
 use crate::{
     Caller, Fault, Provider,
     change::{Report, until_settled},
-    claims::{ASSURANCE_ONE_FACTOR, METHOD_PASSWORD},
-    flow::Flow,
+    claims::{ASSURANCE_ONE_FACTOR, ASSURANCE_TWO_FACTORS, METHOD_PASSWORD},
+    flow::{Flow, Purpose},
     limits::MAX_PASSWORD_BYTES,
-    records::{Authentication, Client, Holder, NameClaim, PasswordCredential, Session, User},
+    records::{Authentication, Holder, NameClaim, PasswordCredential, Session, User},
+    second_factor::{Accepted, METHOD_ONE_TIME, METHOD_SEVERAL},
     secret::{self, StoredSecret},
     session::session_cookie,
     throttle::Attempt,
@@ -39,7 +39,7 @@ pub struct LoginRequest<'a> {
 /// A successful login.
 #[derive(Debug)]
 pub struct LoggedIn {
-    /// Where to redirect: to the client, with a code.
+    /// Where to redirect: to the client, with a code, or to a page of ours.
     pub location: Redacted<String>,
     /// Value of the session cookie to set (`__Host-`, `HttpOnly`, `Secure`, `SameSite=Lax`).
     pub session_cookie: Redacted<String>,
@@ -69,6 +69,15 @@ pub enum LoginError {
     /// Unknown name, wrong password or disabled user: which one is nobody's business.
     #[error("the username or the password is wrong")]
     WrongCredentials,
+    /// The password was right, and the user has a second factor: show the form for it.
+    #[error("a code is needed")]
+    SecondFactorNeeded {
+        /// The sealed hidden field.
+        flow: String,
+    },
+    /// The code is not one of now, or was used.
+    #[error("the code is wrong, or it was used before")]
+    WrongCode,
     /// Too many failures.
     #[error("too many failed logins; wait {} seconds and try again", retry_after.as_secs().max(1))]
     Throttled {
@@ -85,7 +94,8 @@ impl LoginError {
     pub const fn status(&self) -> u16 {
         match self {
             Self::FlowInvalid | Self::FlowExpired | Self::FlowUsed => 400,
-            Self::WrongCredentials => 401,
+            Self::SecondFactorNeeded { .. } => 200,
+            Self::WrongCredentials | Self::WrongCode => 401,
             Self::OtherBrowser => 403,
             Self::Throttled { .. } => 429,
             Self::Unavailable(fault) => fault.status(),
@@ -94,15 +104,23 @@ impl LoginError {
 }
 
 /// A user whose password was right, with the state it was right for.
-struct Proven {
-    user: User,
-    hash: StoredSecret,
+pub(crate) struct Proven {
+    pub(crate) user: User,
+    pub(crate) hash: StoredSecret,
     /// The password under today's parameters, if it was stored under older ones.
-    rehashed: Option<StoredSecret>,
+    pub(crate) rehashed: Option<StoredSecret>,
+}
+
+/// What a user has shown.
+#[derive(Clone, Copy)]
+pub(crate) enum Means<'a> {
+    Password,
+    /// And this, as typed.
+    PasswordAndCode(&'a str),
 }
 
 impl Provider {
-    /// Logs a user in and answers the authorization request the form belongs to.
+    /// Logs a user in and answers the authorization request the form belongs to, or goes on to the page it was shown for.
     ///
     /// # Errors
     /// See [`LoginError`]. After `WrongCredentials` and `Throttled` the same form may be sent again.
@@ -123,10 +141,18 @@ impl Provider {
             return Err(LoginError::Throttled { retry_after });
         }
         match self.prove(username.as_ref(), request.password)? {
-            Ok(proven) => self.start_session(&flow, &proven, &attempt, request.session, caller),
+            Ok(proven) if self.second_factor(&proven.user.id)?.is_some() => {
+                self.settle_forgiveness(&attempt)?;
+                let flow = self.half_login(flow, &proven)?;
+                Err(LoginError::SecondFactorNeeded { flow })
+            }
+            Ok(proven) => {
+                let (session, means) = (request.session, Means::Password);
+                self.start_session(&flow, &proven, &attempt, session, means, caller)
+            }
             Err(reason) => {
                 let target = username.as_ref().map_or("malformed name", Username::as_str);
-                self.report(refusal(&flow.request.client_id, target, reason), caller)?;
+                self.report(refusal(&flow.purpose, target, reason), caller)?;
                 Err(LoginError::WrongCredentials)
             }
         }
@@ -147,24 +173,26 @@ impl Provider {
         if self.clock.now() > flow.expires_at {
             return Err(LoginError::FlowExpired);
         }
-        let browser = secret::digest(request.browser.unwrap_or(""));
+        self.check_flow(&flow, request.browser)?;
+        Ok(flow)
+    }
+
+    /// All about a flow but its time: the browser, and whether what it is for still stands.
+    pub(crate) fn check_flow(&self, flow: &Flow, browser: Option<&str>) -> Result<(), LoginError> {
+        let browser = secret::digest(browser.unwrap_or(""));
         if !constant_time_eq(browser.as_bytes(), flow.browser.as_bytes()) {
             return Err(LoginError::OtherBrowser);
         }
-        let client = self
-            .tenant
-            .get::<Client>(flow.request.client_id.as_str())
-            .map_err(Fault::from)?;
-        let unchanged = client.is_some_and(|Versioned { record: client, .. }| {
-            !client.disabled && client.created_at == flow.request.client_created_at
-        });
-        if !unchanged {
-            return Err(LoginError::FlowInvalid);
+        if let Purpose::Authorize(request) = &flow.purpose {
+            let client = self.client_named(request.client_id.as_str())?;
+            if client.is_none_or(|client| client.created_at != request.client_created_at) {
+                return Err(LoginError::FlowInvalid);
+            }
+            if self.is_used(request)? {
+                return Err(LoginError::FlowUsed);
+            }
         }
-        if self.is_used(&flow.request)? {
-            return Err(LoginError::FlowUsed);
-        }
-        Ok(flow)
+        Ok(())
     }
 
     /// Checks a password. The inner error is for the event. Every path costs one hash, except for text that is
@@ -221,22 +249,32 @@ impl Provider {
             .map(|(user, credential)| (user.record, credential.record.hash)))
     }
 
-    fn start_session(
+    pub(crate) fn start_session(
         &self,
         flow: &Flow,
         proven: &Proven,
         attempt: &Attempt,
         previous: Option<&str>,
+        means: Means<'_>,
         caller: &Caller,
     ) -> Result<LoggedIn, LoginError> {
         until_settled(|| {
             let Some(mut credential) = self.unchanged_credential(proven)? else {
                 return Err(LoginError::WrongCredentials);
             };
-            if self.is_used(&flow.request)? {
+            if let Purpose::Authorize(request) = &flow.purpose
+                && self.is_used(request)?
+            {
                 return Err(LoginError::FlowUsed);
             }
-            let (session, cookie) = self.new_session(&proven.user, caller);
+            let accepted = match means {
+                Means::Password => None,
+                Means::PasswordAndCode(typed) => {
+                    let accepted = self.accept_code(&proven.user.id, typed)?;
+                    Some(accepted.ok_or(LoginError::WrongCode)?)
+                }
+            };
+            let (session, cookie) = self.new_session(&proven.user, means, caller);
             credential.record.last_login_at = Some(session.authentication.at);
             if let Some(rehashed) = &proven.rehashed {
                 credential.record.hash = Some(rehashed.clone());
@@ -246,13 +284,23 @@ impl Provider {
                 .put(Expected::Absent, &session)
                 .put(Expected::Version(credential.version), &credential.record)
                 .report(
-                    success(&flow.request.client_id, &proven.user, &session.id),
+                    success(&flow.purpose, proven, &session.id, accepted.as_ref()),
                     caller,
                 );
+            let change = match &accepted {
+                Some(accepted) => accepted.use_up(change),
+                None => change,
+            };
             let change = self.forget_cookie(change, previous)?;
-            let change = self.make_room_for_session(change, &proven.user.id)?;
+            let change = self.make_room_for_session(change, &proven.user.id, None)?;
             let change = self.forgive(change, attempt)?;
-            let (change, location) = self.stage_code(change, &flow.request, &session, caller);
+            let (change, location) = match &flow.purpose {
+                Purpose::Authorize(request) if !request.accepts(&session.authentication) => {
+                    (change, self.unmet_location(request))
+                }
+                Purpose::Authorize(request) => self.stage_code(change, request, &session, caller),
+                Purpose::Visit(visit) => (change, Redacted::new(visit.location())),
+            };
             let logged_in = LoggedIn {
                 location,
                 session_cookie: cookie,
@@ -283,17 +331,29 @@ impl Provider {
         Ok(credential.filter(|credential| enabled && same(credential)))
     }
 
-    fn new_session(&self, user: &User, caller: &Caller) -> (Session, Redacted<String>) {
+    fn new_session(
+        &self,
+        user: &User,
+        means: Means<'_>,
+        caller: &Caller,
+    ) -> (Session, Redacted<String>) {
         let now = self.clock.now();
         let id = SessionId::generate(&*self.clock, &*self.entropy);
+        let (context_class, methods) = match means {
+            Means::Password => (ASSURANCE_ONE_FACTOR, vec![METHOD_PASSWORD]),
+            Means::PasswordAndCode(_) => (
+                ASSURANCE_TWO_FACTORS,
+                vec![METHOD_PASSWORD, METHOD_ONE_TIME, METHOD_SEVERAL],
+            ),
+        };
         let cookie_secret = secret::generate(&*self.entropy);
         let session = Session {
             id: id.clone(),
             user: user.id.clone(),
             authentication: Authentication {
                 at: now,
-                context_class: ASSURANCE_ONE_FACTOR.to_owned(),
-                methods: vec![METHOD_PASSWORD.to_owned()],
+                context_class: context_class.to_owned(),
+                methods: methods.into_iter().map(str::to_owned).collect(),
             },
             cookie_digest: Some(StoredSecret::new(secret::digest(cookie_secret.expose()))),
             source_ip: caller.source_ip,
@@ -304,17 +364,31 @@ impl Provider {
     }
 }
 
-fn success(client: &ClientName, user: &User, session: &SessionId) -> Report {
-    Report::new(EventClass::Authentication, "login.password")
+fn success(
+    purpose: &Purpose,
+    proven: &Proven,
+    session: &SessionId,
+    accepted: Option<&Accepted>,
+) -> Report {
+    let user = &proven.user;
+    let report = login_report(purpose)
         .subject(user.id.as_str())
-        .client(client.as_str())
         .session(session)
-        .target(user.username.as_str())
+        .target(user.username.as_str());
+    match accepted {
+        Some(accepted) => report.detail("second_factor", accepted.kind),
+        None => report,
+    }
 }
 
-fn refusal(client: &ClientName, target: &str, reason: &str) -> Report {
-    Report::new(EventClass::Authentication, "login.password")
-        .denied(reason)
-        .client(client.as_str())
-        .target(target)
+fn refusal(purpose: &Purpose, target: &str, reason: &str) -> Report {
+    login_report(purpose).denied(reason).target(target)
+}
+
+fn login_report(purpose: &Purpose) -> Report {
+    let report = Report::new(EventClass::Authentication, "login.password");
+    match purpose.request() {
+        Some(request) => report.client(request.client_id.as_str()),
+        None => report,
+    }
 }

@@ -160,7 +160,8 @@ impl Provider {
         }
     }
 
-    fn logged_in(&self, cookie: Option<&str>) -> Result<Option<Session>, Fault> {
+    /// The session of a cookie, if there is one.
+    pub(crate) fn logged_in(&self, cookie: Option<&str>) -> Result<Option<Session>, Fault> {
         match cookie {
             Some(cookie) => self.session(cookie),
             None => Ok(None),
@@ -286,7 +287,8 @@ impl Provider {
         Ok(client.map(|client| (hint, client)))
     }
 
-    fn client_named(&self, id: &str) -> Result<Option<Client>, Fault> {
+    /// The enabled client of this name.
+    pub(crate) fn client_named(&self, id: &str) -> Result<Option<Client>, Fault> {
         let Ok(name) = id.parse::<ClientName>() else {
             return Ok(None);
         };

@@ -9,6 +9,10 @@ use crate::Fault;
 pub enum ErrorCode {
     /// RFC 6749 section 4.1.2.1.
     AccessDenied,
+    /// RFC 8628 section 3.5.
+    AuthorizationPending,
+    /// RFC 8628 section 3.5.
+    ExpiredToken,
     /// RFC 6750 section 3.1.
     InsufficientScope,
     /// RFC 6749 section 5.2.
@@ -35,6 +39,8 @@ pub enum ErrorCode {
     RequestUriNotSupported,
     /// RFC 6749 section 4.1.2.1.
     ServerError,
+    /// RFC 8628 section 3.5.
+    SlowDown,
     /// RFC 6749 section 4.1.2.1.
     TemporarilyUnavailable,
     /// RFC 6749 section 5.2.
@@ -43,6 +49,8 @@ pub enum ErrorCode {
     UnsupportedGrantType,
     /// RFC 6749 section 4.1.2.1.
     UnsupportedResponseType,
+    /// OpenID Connect Core Error Code unmet_authentication_requirements 1.0.
+    UnmetAuthenticationRequirements,
     /// RFC 9449 section 8.
     UseDpopNonce,
 }
@@ -52,6 +60,8 @@ impl ErrorCode {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::AccessDenied => "access_denied",
+            Self::AuthorizationPending => "authorization_pending",
+            Self::ExpiredToken => "expired_token",
             Self::InsufficientScope => "insufficient_scope",
             Self::InvalidClient => "invalid_client",
             Self::InvalidDpopProof => "invalid_dpop_proof",
@@ -65,10 +75,12 @@ impl ErrorCode {
             Self::RegistrationNotSupported => "registration_not_supported",
             Self::RequestUriNotSupported => "request_uri_not_supported",
             Self::ServerError => "server_error",
+            Self::SlowDown => "slow_down",
             Self::TemporarilyUnavailable => "temporarily_unavailable",
             Self::UnauthorizedClient => "unauthorized_client",
             Self::UnsupportedGrantType => "unsupported_grant_type",
             Self::UnsupportedResponseType => "unsupported_response_type",
+            Self::UnmetAuthenticationRequirements => "unmet_authentication_requirements",
             Self::UseDpopNonce => "use_dpop_nonce",
         }
     }

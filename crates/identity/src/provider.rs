@@ -9,6 +9,7 @@ use url::Url;
 
 use crate::{
     Fault, Journal,
+    device::{DeviceBudget, Polls},
     dpop::NONCE_KEY_CONTEXT,
     flow::FlowSeal,
     keys::KeyCache,
@@ -48,6 +49,8 @@ pub struct Provider {
     pub(crate) used_assertions: UsedAssertions,
     pub(crate) notices: Queues,
     pub(crate) exchange_policy: Option<Arc<dyn ExchangePolicy>>,
+    pub(crate) polls: Polls,
+    pub(crate) device_budget: DeviceBudget,
 }
 
 impl Provider {
@@ -81,6 +84,8 @@ impl Provider {
             used_assertions: UsedAssertions::default(),
             notices: Queues::default(),
             exchange_policy: None,
+            polls: Polls::default(),
+            device_budget: DeviceBudget::default(),
         };
         provider.signing_keys()?;
         Ok(provider)

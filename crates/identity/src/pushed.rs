@@ -35,7 +35,8 @@ const SCHEME: &str = "urn:ietf:params:oauth:request_uri:";
 
 /// The parameters of an authorization request that mean something to us. Others, and what proves the client, are not
 /// kept.
-pub(crate) const KEPT: [&str; 13] = [
+pub(crate) const KEPT: [&str; 14] = [
+    "acr_values",
     "code_challenge",
     "code_challenge_method",
     "dpop_jkt",

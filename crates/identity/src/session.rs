@@ -179,6 +179,25 @@ impl Provider {
         })
     }
 
+    /// Ends all sessions of the user of `session`, by their own wish.
+    pub(crate) fn log_out_everywhere(
+        &self,
+        session: &Session,
+        caller: &Caller,
+    ) -> Result<(), Fault> {
+        until_settled(|| {
+            let report = EndReason::Logout
+                .report()
+                .subject(session.user.as_str())
+                .session(&session.id)
+                .target(session.user.as_str());
+            let change = self
+                .stage_end_of_all(self.change(), &session.user)?
+                .report(report, caller);
+            Ok(change.commit()?.then_some(()))
+        })
+    }
+
     /// Adds the end of all sessions of `user` to `change`, and takes all their tokens back.
     pub(crate) fn stage_end_of_all<'p>(
         &self,
@@ -217,21 +236,37 @@ impl Provider {
         })
     }
 
-    /// Ends the oldest session of a user who has as many as allowed.
+    /// Ends the oldest session of a user who has as many as allowed, but not `kept`.
     pub(crate) fn make_room_for_session<'p>(
         &self,
         mut change: Change<'p>,
         user: &UserId,
+        kept: Option<&SessionId>,
     ) -> Result<Change<'p>, Fault> {
         let mut sessions = self.tenant.find::<Session>("user", user.as_str())?;
         sessions.sort_by_key(|session| session.record.authentication.at);
         let surplus = (sessions.len() + 1).saturating_sub(MAX_SESSIONS_PER_USER);
-        for Versioned { record, version } in sessions.iter().take(surplus) {
+        let others = sessions
+            .iter()
+            .filter(|session| Some(&session.record.id) != kept);
+        for Versioned { record, version } in others.take(surplus) {
             change = change.delete::<Session>(Expected::Version(*version), record.id.as_str());
             let grants = self.tenant.find::<Grant>("login", record.id.as_str())?;
             change = self.end_grants(change, &grants)?;
         }
         Ok(change)
+    }
+
+    /// The same at once, with a change of its own.
+    pub(crate) fn settle_room_for_session(
+        &self,
+        user: &UserId,
+        kept: &SessionId,
+    ) -> Result<(), Fault> {
+        until_settled(|| {
+            let change = self.make_room_for_session(self.change(), user, Some(kept))?;
+            Ok(change.commit()?.then_some(()))
+        })
     }
 
     /// Ends the oldest grant of a session, and the one a user has not used for longest, if there are as many as allowed.

@@ -9,7 +9,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use testudo_model::{SourceNetwork, Timestamp, Username, event::EventClass};
+use testudo_model::{SourceNetwork, Timestamp, UserId, Username, event::EventClass};
 use testudo_store::{Expected, Record, Versioned};
 
 use crate::{
@@ -17,7 +17,8 @@ use crate::{
     change::{Change, Report, until_settled},
     limits::{
         FAILURE_MEMORY, FREE_FAILURES_PER_NAME, FREE_FAILURES_PER_NAME_EVERYWHERE,
-        FREE_FAILURES_PER_SOURCE, MAX_LOGIN_DELAY,
+        FREE_FAILURES_PER_SOURCE, FREE_WRONG_CODES, FREE_WRONG_CODES_EVERYWHERE,
+        FREE_WRONG_USER_CODES, MAX_LOGIN_DELAY,
     },
 };
 
@@ -78,6 +79,49 @@ impl Attempt {
     }
 }
 
+impl Attempt {
+    /// An attempt of `user`, whose password was right, to show a second factor from the caller's address.
+    pub(crate) fn at_second_factor(user: &UserId, source: Option<IpAddr>) -> Self {
+        let network = source.map(SourceNetwork::of);
+        let from = network.map_or_else(|| "here".to_owned(), |network| network.to_string());
+        Self {
+            counts: vec![
+                Count {
+                    key: format!("second factor:{user} from {from}"),
+                    free: FREE_WRONG_CODES,
+                    span: Span::Quiet,
+                    forgiving: true,
+                },
+                Count {
+                    key: format!("second factor:{user}"),
+                    free: FREE_WRONG_CODES_EVERYWHERE,
+                    span: Span::Fixed,
+                    forgiving: false,
+                },
+            ],
+        }
+    }
+
+    /// An attempt of `user` to connect a device by its code, from the caller's address.
+    pub(crate) fn at_user_code(user: &UserId, source: Option<IpAddr>) -> Self {
+        let by_user = Count {
+            key: format!("user code:{user}"),
+            free: FREE_WRONG_USER_CODES,
+            span: Span::Quiet,
+            forgiving: true,
+        };
+        let by_source = source.map(|address| Count {
+            key: format!("user code from {}", SourceNetwork::of(address)),
+            free: FREE_FAILURES_PER_SOURCE,
+            span: Span::Quiet,
+            forgiving: false,
+        });
+        Self {
+            counts: [Some(by_user), by_source].into_iter().flatten().collect(),
+        }
+    }
+}
+
 impl Provider {
     /// Counts an attempt as failed. `Err` with the time to wait if there were too many.
     pub(crate) fn begin_attempt(
@@ -101,7 +145,7 @@ impl Provider {
                 let after = before.with_one_more(now, count.free, count.span);
                 if after.count == count.free + 1 {
                     let report = Report::new(EventClass::DetectionFinding, "login.throttle")
-                        .denied("too many failed logins")
+                        .denied("too many failed attempts")
                         .target(key);
                     change = change.report(report, caller);
                 }
@@ -114,6 +158,14 @@ impl Provider {
             Err(Fault::Contended) => Ok(Err(Duration::from_secs(1))),
             other => other,
         }
+    }
+
+    /// Takes a successful attempt back, in a change of its own.
+    pub(crate) fn settle_forgiveness(&self, attempt: &Attempt) -> Result<(), Fault> {
+        until_settled(|| {
+            let change = self.forgive(self.change(), attempt)?;
+            Ok(change.commit()?.then_some(()))
+        })
     }
 
     /// Takes a successful attempt back: where it shows who guessed, all failures with it, elsewhere itself alone.

@@ -498,6 +498,11 @@ pub enum UserCommand {
         /// Login name
         username: String,
     },
+    /// Remove the authenticator and recovery codes of somebody who has lost them
+    ResetSecondFactor {
+        /// Login name
+        username: String,
+    },
     /// Set a password, read from the terminal or standard input
     Password {
         /// Login name

@@ -20,6 +20,15 @@ pub fn hmac_sha256(key: &[u8], message: &[u8]) -> [u8; 32] {
     array(hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), message).as_ref())
 }
 
+/// HMAC with SHA-1, for one-time passwords (RFC 4226), which every authenticator makes with it. Collisions of SHA-1 do not
+/// harm an HMAC; nothing new should use it all the same.
+pub fn hmac_sha1_otp(key: &[u8], message: &[u8]) -> [u8; 20] {
+    let mut array = [0; 20];
+    let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, key);
+    array.copy_from_slice(hmac::sign(&key, message).as_ref());
+    array
+}
+
 /// Whether two secrets are equal, in a time that depends on their lengths alone.
 pub fn constant_time_eq(a: &[u8], b: &[u8]) -> bool {
     constant_time::verify_slices_are_equal(a, b).is_ok()

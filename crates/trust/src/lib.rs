@@ -46,7 +46,7 @@ pub use aead::{Keyring, OpenError, RootKey, SEAL_OVERHEAD};
 pub use dpop::{DpopProof, DpopProofError, Novelty, ProofMemory};
 pub use encoding::{base64url, hex};
 pub use entropy::SystemEntropy;
-pub use hash::{constant_time_eq, hmac_sha256, sha1_checksum, sha256};
+pub use hash::{constant_time_eq, hmac_sha1_otp, hmac_sha256, sha1_checksum, sha256};
 pub use jose::{
     JoseError, JwkSet, check_times, verify_client_assertion, verify_jwt, verify_jwt_of_own_key,
     verify_jwt_x5c,

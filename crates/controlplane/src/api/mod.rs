@@ -124,6 +124,12 @@ pub fn operations() -> Vec<Operation> {
             users::enable,
         ),
         operation(
+            post.clone(),
+            "/api/v1/users/{username}/reset-second-factor",
+            Change,
+            users::reset_second_factor,
+        ),
+        operation(
             put,
             "/api/v1/users/{username}/password",
             Change,

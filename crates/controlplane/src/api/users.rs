@@ -94,6 +94,18 @@ pub async fn enable(
     .await
 }
 
+/// `POST /api/v1/users/{username}/reset-second-factor`: they have lost it.
+pub async fn reset_second_factor(
+    State(plane): State<Arc<Plane>>,
+    Path(username): Path<Username>,
+    Extension(administrator): Extension<Administrator>,
+) -> Answer {
+    change(&plane, username, administrator, |plane, id, caller| {
+        Ok(plane.provider.reset_second_factors(id, caller)?)
+    })
+    .await
+}
+
 /// Body of a password change.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

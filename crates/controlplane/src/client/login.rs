@@ -31,6 +31,9 @@ pub enum LoginError {
     /// Wrong name or password; the provider does not say which.
     #[error("wrong username or password, or too many attempts; wait a little and try again")]
     Credentials,
+    /// The user has a second factor, which is not shown here.
+    #[error("this user needs a second factor too; use the browser login")]
+    SecondFactor,
     /// An answer that does not belong to this login.
     #[error("the answer does not belong to this login ({0}); start again")]
     Foreign(&'static str),
@@ -174,6 +177,8 @@ pub async fn log_in_with_password(
     match returned(&answer) {
         Some(query) => login.finish(connection, query).await,
         None if answer.status >= 500 => Err(refusal(&answer)),
+        // The password was right, and the page asks for more.
+        None if answer.status == 200 => Err(LoginError::SecondFactor),
         None => Err(LoginError::Credentials),
     }
 }

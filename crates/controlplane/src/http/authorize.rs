@@ -1,6 +1,6 @@
 //! The endpoints a browser meets: authorization, login form, logout.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -11,16 +11,18 @@ use axum::{
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use testudo_identity::{
     Authorization, AuthorizeError, Caller, LoggedIn, LoginError, LoginPrompt, LoginRequest, Logout,
-    LogoutError, Provider, paths,
+    LogoutError, Provider, SecondFactorRequest, paths,
 };
 use testudo_model::Redacted;
 
 use super::{Refusal, body::Form, cookies};
 use crate::{
-    pages::{self, LoginPage, LogoutPage, MessagePage},
+    pages::{self, LoginCodePage, LoginPage, LogoutPage, MessagePage},
     plane::Plane,
 };
 
+/// The second half of a login.
+const LOGIN_CODE: &str = "/login/code";
 /// The page that asks before a logout.
 const LOGOUT: &str = "/logout";
 
@@ -29,6 +31,7 @@ pub fn routes() -> Router<Arc<Plane>> {
     Router::new()
         .route(paths::AUTHORIZE, get(authorize).post(authorize))
         .route("/login", post(login))
+        .route(LOGIN_CODE, post(finish_login))
         .route(paths::END_SESSION, get(end_session).post(end_session))
         .route(LOGOUT, get(resume_logout).post(confirm_logout))
 }
@@ -62,7 +65,7 @@ async fn authorize(State(plane): State<Arc<Plane>>, request: Request) -> Result<
     })
 }
 
-fn login_page(plane: &Plane, prompt: &LoginPrompt) -> Response {
+pub(super) fn login_page(plane: &Plane, prompt: &LoginPrompt) -> Response {
     let page = LoginPage {
         fleet: plane.fleet_name(),
         client: &prompt.client_name,
@@ -111,6 +114,9 @@ async fn login(State(plane): State<Arc<Plane>>, request: Request) -> Result<Resp
     match outcome {
         Ok(logged_in) => Ok(logged_in_answer(&logged_in)),
         Err(LoginError::Unavailable(fault)) => Err(Refusal::internal(&fault)),
+        Err(LoginError::SecondFactorNeeded { flow }) => {
+            Ok(code_page(&plane, StatusCode::OK, &flow, None))
+        }
         Err(error @ (LoginError::WrongCredentials | LoginError::Throttled { .. })) => {
             Ok(login_page_again(&plane, &typed, &error))
         }
@@ -124,6 +130,58 @@ async fn login(State(plane): State<Arc<Plane>>, request: Request) -> Result<Resp
             ))
         }
     }
+}
+
+/// `POST /login/code`.
+async fn finish_login(
+    State(plane): State<Arc<Plane>>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    refuse_cross_site(request.headers())?;
+    let form = Form::read(request, &*plane.entropy).await?;
+    let flow = form.parameters.get("flow").unwrap_or("").to_owned();
+    let outcome = plane
+        .blocking(move |plane| {
+            let request = SecondFactorRequest {
+                flow: form.parameters.get("flow").unwrap_or(""),
+                browser: cookies::read(&form.headers, cookies::BROWSER),
+                session: cookies::read(&form.headers, cookies::SESSION),
+                code: form.parameters.get("code").unwrap_or(""),
+            };
+            plane.provider.finish_login(&request, &form.caller)
+        })
+        .await?;
+    match outcome {
+        Ok(logged_in) => Ok(logged_in_answer(&logged_in)),
+        Err(LoginError::Unavailable(fault)) => Err(Refusal::internal(&fault)),
+        Err(error) => {
+            let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::BAD_REQUEST);
+            let text = sentence(&error);
+            Ok(match &error {
+                LoginError::WrongCode => code_page(&plane, status, &flow, Some(&text)),
+                LoginError::Throttled { retry_after } => {
+                    let page = code_page(&plane, status, &flow, Some(&text));
+                    with_retry_after(page, *retry_after)
+                }
+                _ => message(&plane, status, "Please start again", &text),
+            })
+        }
+    }
+}
+
+fn code_page(plane: &Plane, status: StatusCode, flow: &str, message: Option<&str>) -> Response {
+    let page = LoginCodePage {
+        fleet: plane.fleet_name(),
+        flow,
+        message,
+    };
+    pages::render(status, &page)
+}
+
+pub(super) fn with_retry_after(mut response: Response, retry_after: Duration) -> Response {
+    let seconds = HeaderValue::from(retry_after.as_secs().max(1));
+    response.headers_mut().insert(header::RETRY_AFTER, seconds);
+    response
 }
 
 fn logged_in_answer(logged_in: &LoggedIn) -> Response {
@@ -147,12 +205,11 @@ fn login_page_again(plane: &Plane, typed: &Typed, error: &LoginError) -> Respons
         message: Some(&sentence(error)),
     };
     let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::UNAUTHORIZED);
-    let mut response = pages::render(status, &page);
-    if let LoginError::Throttled { retry_after } = error {
-        let seconds = HeaderValue::from(retry_after.as_secs().max(1));
-        response.headers_mut().insert(header::RETRY_AFTER, seconds);
+    let response = pages::render(status, &page);
+    match error {
+        LoginError::Throttled { retry_after } => with_retry_after(response, *retry_after),
+        _ => response,
     }
-    response
 }
 
 /// `GET|POST /oauth2/logout` (OpenID Connect RP-Initiated Logout 1.0 section 2).
@@ -255,7 +312,7 @@ fn logout_answer(
 
 /// Fetch metadata (W3C): a form of another site is refused even before the pre-login cookie is looked at.
 /// Clients without it (the command line) have no cookies to abuse.
-fn refuse_cross_site(headers: &HeaderMap) -> Result<(), Refusal> {
+pub(super) fn refuse_cross_site(headers: &HeaderMap) -> Result<(), Refusal> {
     match headers.get("sec-fetch-site").map(HeaderValue::as_bytes) {
         None | Some(b"same-origin" | b"none") => Ok(()),
         Some(_) => Err(Refusal::new(
@@ -267,7 +324,7 @@ fn refuse_cross_site(headers: &HeaderMap) -> Result<(), Refusal> {
 }
 
 /// 303: the browser follows with `GET` and does not send the password on (RFC 9700 section 4.12).
-fn redirect(location: &str) -> Response {
+pub(super) fn redirect(location: &str) -> Response {
     let Ok(location) = HeaderValue::from_str(location) else {
         return Refusal::bad_request("the redirect address has characters a header cannot have")
             .into_response();
@@ -283,7 +340,7 @@ fn redirect(location: &str) -> Response {
     (StatusCode::SEE_OTHER, headers).into_response()
 }
 
-fn message(plane: &Plane, status: StatusCode, heading: &str, text: &str) -> Response {
+pub(super) fn message(plane: &Plane, status: StatusCode, heading: &str, text: &str) -> Response {
     let page = MessagePage {
         fleet: plane.fleet_name(),
         heading,
@@ -293,7 +350,7 @@ fn message(plane: &Plane, status: StatusCode, heading: &str, text: &str) -> Resp
 }
 
 /// An error's text as a sentence for people.
-fn sentence(error: &dyn std::error::Error) -> String {
+pub(super) fn sentence(error: &dyn std::error::Error) -> String {
     let text = error.to_string();
     let mut characters = text.chars();
     let first = characters

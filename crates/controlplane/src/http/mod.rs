@@ -1,8 +1,10 @@
 //! The HTTP interface (port 9443): identity provider, pages and admin API.
 
+mod account;
 mod authorize;
 mod body;
 mod cookies;
+mod device;
 mod oauth;
 mod problem;
 mod serve;
@@ -35,6 +37,8 @@ pub fn public_router(plane: &Arc<Plane>, metrics: &ControlMetrics) -> Router {
     let provider = Router::new()
         .merge(authorize::routes())
         .merge(oauth::routes())
+        .merge(device::routes())
+        .merge(account::routes())
         .route(pages::STYLESHEET, get(pages::stylesheet))
         .route(pages::SHIELD, get(pages::shield))
         .layer(DefaultBodyLimit::max(MAX_FORM_BYTES))

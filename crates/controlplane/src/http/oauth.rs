@@ -33,6 +33,7 @@ const PUBLIC_CACHE: &str = "public, max-age=300";
 pub fn routes() -> Router<Arc<Plane>> {
     Router::new()
         .route(paths::PUSH, post(push))
+        .route(paths::DEVICE_AUTHORIZATION, post(authorize_device))
         .route(paths::TOKEN, post(token))
         .route(paths::REVOKE, post(revoke))
         .route(paths::INTROSPECT, post(introspect))
@@ -47,6 +48,18 @@ async fn push(State(plane): State<Arc<Plane>>, request: Request) -> Result<Respo
     let answered = answer(plane, request, Provider::push_authorization).await?;
     Ok(match answered {
         Ok(pushed) => no_store((StatusCode::CREATED, Json(pushed)).into_response()),
+        Err(error) => oauth_error(&error.to_oauth()),
+    })
+}
+
+/// `POST /oauth2/device_authorization` (RFC 8628 section 3.1).
+async fn authorize_device(
+    State(plane): State<Arc<Plane>>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let answered = answer(plane, request, Provider::authorize_device).await?;
+    Ok(match answered {
+        Ok(authorization) => no_store(Json(authorization).into_response()),
         Err(error) => oauth_error(&error.to_oauth()),
     })
 }

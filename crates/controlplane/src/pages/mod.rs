@@ -55,6 +55,104 @@ pub struct LogoutPage<'a> {
     pub flow: &'a str,
 }
 
+/// The form for the code of an authenticator.
+#[derive(Template)]
+#[template(path = "login_code.html")]
+pub struct LoginCodePage<'a> {
+    /// The fleet's name.
+    pub fleet: &'a str,
+    /// The sealed hidden field.
+    pub flow: &'a str,
+    /// Why it is shown again.
+    pub message: Option<&'a str>,
+}
+
+/// A user's account.
+#[derive(Template)]
+#[template(path = "account.html")]
+pub struct AccountOverviewPage<'a> {
+    /// The fleet's name.
+    pub fleet: &'a str,
+    /// Login name.
+    pub username: &'a str,
+    /// The sealed hidden field.
+    pub flow: &'a str,
+    /// Where they are logged in.
+    pub sessions: Vec<SessionLine>,
+    /// Since when there is an authenticator, and how many recovery codes are left.
+    pub second_factor: Option<(String, usize)>,
+}
+
+/// A login in a list.
+pub struct SessionLine {
+    /// Its id.
+    pub id: String,
+    /// It is the one that looks.
+    pub is_current: bool,
+    /// When it began.
+    pub since: String,
+    /// From where, if known.
+    pub source: Option<String>,
+    /// The applications that have something of it.
+    pub clients: String,
+}
+
+/// A new authenticator.
+#[derive(Template)]
+#[template(path = "account_totp.html")]
+pub struct TotpPage<'a> {
+    /// The fleet's name.
+    pub fleet: &'a str,
+    /// The sealed hidden field.
+    pub flow: &'a str,
+    /// The secret, to be typed.
+    pub secret: &'a str,
+    /// The same as a link.
+    pub uri: &'a str,
+    /// A code was typed, and it was wrong.
+    pub was_wrong: bool,
+}
+
+/// Recovery codes, once.
+#[derive(Template)]
+#[template(path = "account_recovery.html")]
+pub struct RecoveryCodesPage<'a> {
+    /// The fleet's name.
+    pub fleet: &'a str,
+    /// The codes.
+    pub codes: Vec<&'a str>,
+}
+
+/// The form for a device's code.
+#[derive(Template)]
+#[template(path = "device_code.html")]
+pub struct DeviceCodePage<'a> {
+    /// The fleet's name.
+    pub fleet: &'a str,
+    /// The sealed hidden field.
+    pub flow: &'a str,
+    /// What was typed before, or came with the link.
+    pub user_code: &'a str,
+    /// Why it is shown again.
+    pub message: Option<&'a str>,
+}
+
+/// The question whether a device may act for the user.
+#[derive(Template)]
+#[template(path = "device_question.html")]
+pub struct DeviceQuestionPage<'a> {
+    /// The fleet's name.
+    pub fleet: &'a str,
+    /// The device's client.
+    pub client: &'a str,
+    /// The code, to compare.
+    pub user_code: &'a str,
+    /// What it asks for.
+    pub scopes: &'a [String],
+    /// The sealed hidden field.
+    pub flow: &'a str,
+}
+
 /// A page with the headers every page carries.
 pub fn render(status: StatusCode, page: &impl Template) -> Response {
     let Ok(html) = page.render() else {

@@ -9,6 +9,7 @@ use crate::{
     Caller, Provider,
     change::{Change, until_settled},
     records::{Holder, NameClaim, PasswordCredential, User},
+    second_factor::SecondFactors,
 };
 
 /// What an administrator says about a user.
@@ -261,9 +262,9 @@ impl Provider {
                 );
             let credential = self.tenant.get::<PasswordCredential>(id.as_str())?;
             let change = match credential {
-                Some(Versioned { version, .. }) => {
-                    change.delete::<PasswordCredential>(Expected::Version(version), id.as_str())
-                }
+                Some(Versioned { version, .. }) => change
+                    .delete::<SecondFactors>(Expected::Any, id.as_str())
+                    .delete::<PasswordCredential>(Expected::Version(version), id.as_str()),
                 None => change,
             };
             Ok(self.stage_end_of_all(change, id)?.commit()?.then_some(()))

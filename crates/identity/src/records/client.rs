@@ -7,6 +7,7 @@ use testudo_store::Record;
 use crate::{
     notification_uri::NotificationUri,
     redirect_uri::{RedirectUri, is_anybodys},
+    scopes::{OFFLINE_ACCESS, OPENID_SCOPES, ScopeSet},
 };
 
 /// An application through which people log in.
@@ -45,6 +46,16 @@ impl Client {
     /// Whether it may use `grant`.
     pub fn may_use(&self, grant: GrantType) -> bool {
         self.grants.contains(&grant)
+    }
+
+    /// Those of the scopes it may have; others are dropped, and the token answer says what is left (RFC 6749 section 3.3,
+    /// OpenID Connect Core section 3.1.2.1).
+    pub(crate) fn permitted(&self, asked: &ScopeSet) -> ScopeSet {
+        let is_allowed = |scope: &&Scope| match scope.as_str() {
+            OFFLINE_ACCESS => self.may_use(GrantType::RefreshToken),
+            name => OPENID_SCOPES.contains(&name) || self.scopes.contains(*scope),
+        };
+        asked.iter().filter(is_allowed).cloned().collect()
     }
 
     /// Whether who takes an answer at `uri` is this client: it has a secret to redeem the code with, or the address is
@@ -150,15 +161,18 @@ pub enum GrantType {
     ClientCredentials,
     /// RFC 8693; service accounts only.
     TokenExchange,
+    /// RFC 8628.
+    DeviceCode,
 }
 
 impl GrantType {
     /// All of them.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::AuthorizationCode,
         Self::RefreshToken,
         Self::ClientCredentials,
         Self::TokenExchange,
+        Self::DeviceCode,
     ];
 
     /// The value of `grant_type`.
@@ -168,6 +182,7 @@ impl GrantType {
             Self::RefreshToken => "refresh_token",
             Self::ClientCredentials => "client_credentials",
             Self::TokenExchange => "urn:ietf:params:oauth:grant-type:token-exchange",
+            Self::DeviceCode => "urn:ietf:params:oauth:grant-type:device_code",
         }
     }
 

@@ -1,12 +1,12 @@
 //! The authorization code grant (RFC 6749 section 4.1.3).
 
 use testudo_model::{
-    SessionId,
+    SessionId, UserId,
     limits::{ACCESS_TOKEN_LIFETIME, REFRESH_TOKEN_LIFETIME},
 };
 use testudo_store::{Expected, Versioned};
 
-use super::{AuthenticatedClient, ClientHolder, TokenError, TokenResponse};
+use super::{AuthenticatedClient, ClientHolder, GrantBasis, TokenError, TokenResponse};
 use crate::{
     Caller, Fault, Parameters, Provider,
     change::until_settled,
@@ -69,8 +69,13 @@ impl Provider {
         if now >= stored.record.expires_at {
             return Err(TokenError::UnknownGrant);
         }
-        let mut session = self.session_behind(&stored.record)?;
-        let grant = self.new_grant(&stored.record, client, registered, &session.record);
+        let mut session = self.session_behind(&stored.record.login, &stored.record.user)?;
+        let basis = GrantBasis {
+            user: &stored.record.user,
+            scopes: &stored.record.scopes,
+            authentication: &stored.record.authentication,
+        };
+        let grant = self.new_grant(&basis, client, registered, &session.record);
         let nonce = stored.record.nonce.as_deref();
         let (tokens, report) = self.user_tokens(&grant, &grant.scopes, nonce, client)?;
         let redeemed = AuthorizationCode {
@@ -95,28 +100,34 @@ impl Provider {
         Ok(change.commit()?.then_some(tokens))
     }
 
-    fn session_behind(&self, code: &AuthorizationCode) -> Result<Versioned<Session>, TokenError> {
+    /// The session that something was granted in, if it and its user still are.
+    pub(super) fn session_behind(
+        &self,
+        login: &SessionId,
+        user: &UserId,
+    ) -> Result<Versioned<Session>, TokenError> {
         let session = self
             .tenant
-            .get::<Session>(code.login.as_str())
+            .get::<Session>(login.as_str())
             .map_err(Fault::from)?;
         let user = self
             .tenant
-            .get::<User>(code.user.as_str())
+            .get::<User>(user.as_str())
             .map_err(Fault::from)?;
         let enabled = user.is_some_and(|user| !user.record.disabled);
         session.filter(|_| enabled).ok_or(TokenError::SessionEnded)
     }
 
-    fn new_grant(
+    /// What `session` gives `registered`, of which this is the authenticated side.
+    pub(super) fn new_grant(
         &self,
-        code: &AuthorizationCode,
+        basis: &GrantBasis<'_>,
         client: &AuthenticatedClient,
         registered: &Client,
         session: &Session,
     ) -> Grant {
         let now = self.clock.now();
-        let offline = scopes::has(&code.scopes, OFFLINE_ACCESS);
+        let offline = scopes::has(basis.scopes, OFFLINE_ACCESS);
         let refresh = registered
             .may_use(GrantType::RefreshToken)
             .then(|| RefreshState {
@@ -136,11 +147,11 @@ impl Provider {
         Grant {
             id: SessionId::generate(&*self.clock, &*self.entropy),
             login: session.id.clone(),
-            user: code.user.clone(),
-            client_id: code.client_id.clone(),
-            client_created_at: code.client_created_at,
-            scopes: code.scopes.clone(),
-            authentication: code.authentication.clone(),
+            user: basis.user.clone(),
+            client_id: registered.client_id.clone(),
+            client_created_at: registered.created_at,
+            scopes: basis.scopes.clone(),
+            authentication: basis.authentication.clone(),
             created_at: now,
             used_at: now,
             expires_at,

@@ -4,6 +4,7 @@ mod authorization_code;
 mod client_assertion;
 mod client_authentication;
 mod client_credentials;
+mod device_code;
 mod failed_proofs;
 mod refresh_token;
 mod sender;
@@ -13,7 +14,7 @@ use std::fmt;
 
 use serde::Serialize;
 use testudo_model::{
-    ACCESS_TOKEN_TYPE, AccessTokenClaims, Confirmation, TokenId, event::EventClass,
+    ACCESS_TOKEN_TYPE, AccessTokenClaims, Confirmation, TokenId, UserId, event::EventClass,
     limits::ACCESS_TOKEN_LIFETIME,
 };
 
@@ -22,7 +23,7 @@ use crate::{
     change::Report,
     claims::{self, AccessTokenFacts, ID_TOKEN_TYPE, IdTokenFacts},
     discovery::paths,
-    records::{Grant, GrantType},
+    records::{Authentication, Grant, GrantType},
     scopes::{self, OPENID, ScopeSet},
 };
 
@@ -33,6 +34,13 @@ pub(crate) use failed_proofs::FailedProofs;
 pub(crate) use refresh_token::RefreshToken;
 pub(crate) use sender::SenderKey;
 pub use token_exchange::{ExchangeError, ExchangePolicy, ExchangeQuestion};
+
+/// What a user has granted, and how they had proved who they are.
+struct GrantBasis<'a> {
+    user: &'a UserId,
+    scopes: &'a ScopeSet,
+    authentication: &'a Authentication,
+}
 
 /// A request that a client authenticates: at the token, revocation, introspection or pushed authorization request
 /// endpoint.
@@ -143,9 +151,7 @@ pub enum TokenError {
     #[error(transparent)]
     Dpop(#[from] DpopError),
     /// `grant_type` is unknown.
-    #[error(
-        "grant_type must be authorization_code, refresh_token, client_credentials or that of token exchange"
-    )]
+    #[error("grant_type must be one of those in the metadata")]
     UnsupportedGrantType,
     /// The client may not use this grant.
     #[error("this client may not use the grant")]
@@ -171,6 +177,18 @@ pub enum TokenError {
     /// The session has ended or the user is disabled.
     #[error("the session has ended; log in again")]
     SessionEnded,
+    /// The user of the device has not decided (RFC 8628 section 3.5).
+    #[error("the user has not decided yet; ask again")]
+    AuthorizationPending,
+    /// The same, and the device asks too often.
+    #[error("the user has not decided yet; ask again, five seconds later from now on than before")]
+    SlowDown,
+    /// The user of the device was too late.
+    #[error("the device code has expired; ask for another")]
+    DeviceCodeExpired,
+    /// The user of the device said no.
+    #[error("the user said no")]
+    AccessDenied,
     /// Malformed, or more than was granted.
     #[error("scope is malformed or more than is allowed")]
     InvalidScope,
@@ -202,6 +220,10 @@ impl TokenError {
             | Self::CodeReplayed
             | Self::RefreshReplayed
             | Self::SessionEnded => (ErrorCode::InvalidGrant, 400),
+            Self::AuthorizationPending => (ErrorCode::AuthorizationPending, 400),
+            Self::SlowDown => (ErrorCode::SlowDown, 400),
+            Self::DeviceCodeExpired => (ErrorCode::ExpiredToken, 400),
+            Self::AccessDenied => (ErrorCode::AccessDenied, 400),
             Self::InvalidScope => (ErrorCode::InvalidScope, 400),
             Self::InvalidTarget => (ErrorCode::InvalidTarget, 400),
             Self::Exchange(error) => (error.code(), 400),
@@ -293,6 +315,7 @@ impl Provider {
             GrantType::RefreshToken => self.refresh(&client, parameters, caller),
             GrantType::ClientCredentials => self.client_credentials(&client, parameters, caller),
             GrantType::TokenExchange => self.exchange(&client, parameters, caller),
+            GrantType::DeviceCode => self.redeem_device_code(&client, parameters, caller),
         }
     }
 
@@ -401,6 +424,11 @@ fn refusal(error: &TokenError, parameters: &Parameters) -> Option<Report> {
         TokenError::Repeated(_)
         | TokenError::Missing(_)
         | TokenError::UnsupportedGrantType
+        // They are how it goes; what the user decided is an event of its own.
+        | TokenError::AuthorizationPending
+        | TokenError::SlowDown
+        | TokenError::DeviceCodeExpired
+        | TokenError::AccessDenied
         | TokenError::Unavailable(_) => false,
         TokenError::UnauthorizedClient
         | TokenError::UnknownGrant

@@ -223,6 +223,8 @@ pub enum GrantType {
     RefreshToken,
     /// Client credentials (RFC 6749 section 4.4).
     ClientCredentials,
+    /// Device code, for devices without a browser (RFC 8628).
+    DeviceCode,
 }
 
 impl GrantType {
@@ -232,6 +234,7 @@ impl GrantType {
             Self::AuthorizationCode => "authorization_code",
             Self::RefreshToken => "refresh_token",
             Self::ClientCredentials => "client_credentials",
+            Self::DeviceCode => "device_code",
         }
     }
 }

@@ -185,14 +185,15 @@ fn check_client(section: &ClientSection, at: Cursor<'_>, problems: &mut Problems
             )
             .help("add where the browser may return to, or other `grant_types`");
     }
-    if has(GrantType::RefreshToken) && !has(GrantType::AuthorizationCode) {
+    let gives_refresh_tokens = has(GrantType::AuthorizationCode) || has(GrantType::DeviceCode);
+    if has(GrantType::RefreshToken) && !gives_refresh_tokens {
         problems
             .error(
                 "fleet.grant_types",
                 at.key("grant_types").place(),
                 "there is no grant that gives refresh tokens",
             )
-            .help("add `authorization_code` or remove `refresh_token`");
+            .help("add `authorization_code` or `device_code`, or remove `refresh_token`");
     }
     if section.require_signed_request_object && section.jwks.is_none() {
         problems

@@ -9,18 +9,15 @@ use crate::sources::{dotted_literals, first_cells, product, read, root};
 
 /// Literals that look like an activity or an error code and are neither: files, a collection without a record type,
 /// an example in a message.
-const OTHERS: [&str; 20] = [
+const OTHERS: [&str; 17] = [
     "admin.sock",
     "ca.pem",
     "fleet.cedarschema",
     "fleet.json",
     "fleet.toml",
     "guardrails.cedar",
-    "login.html",
     "login.json",
-    "logout.html",
     "memory.max",
-    "message.html",
     "returned.html",
     "pem.new",
     "schema.sql",
@@ -78,7 +75,8 @@ fn names() -> BTreeSet<String> {
         for (before, name) in dotted_literals(&source) {
             let line = before.rsplit('\n').next().unwrap();
             let is_collection = line.contains("const COLLECTION") || line.contains("const LOG");
-            if !is_collection && !line.contains(".gate(") {
+            let is_template = line.contains("#[template(path");
+            if !is_collection && !is_template && !line.contains(".gate(") {
                 names.insert(name.to_owned());
             }
         }

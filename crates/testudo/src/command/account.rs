@@ -22,6 +22,12 @@ pub async fn user(invocation: &Invocation, command: UserCommand) -> Outcome {
         }
         UserCommand::Disable { username } => set(invocation, &username, "disable").await,
         UserCommand::Enable { username } => set(invocation, &username, "enable").await,
+        UserCommand::ResetSecondFactor { username } => {
+            let path = format!("/api/v1/users/{}/reset-second-factor", segment(&username));
+            let user: Value = connection.call("POST", &path, &json!({})).await?;
+            let done = format!("{username} logs in with the password alone again");
+            Ok(invocation.output.done(&user, done)?)
+        }
         UserCommand::Password { username } => {
             let password = read_password(&format!("New password for {username}: "))?;
             let path = format!("/api/v1/users/{}/password", segment(&username));

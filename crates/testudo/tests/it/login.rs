@@ -28,7 +28,14 @@ fn pages_cannot_be_framed_cached_or_read_by_others() {
     let bad = browser.get(&authorize_path(&[("client_id", "nobody")]));
     let logout = browser.get("/logout");
     assert_eq!((login.status, bad.status, logout.status), (200, 400, 200));
-    for page in [&login, &bad, &logout] {
+    let mut inside = Browser::new(&shop);
+    inside.log_in("alice");
+    let own = ["/logout", "/account", "/device"].map(|path| inside.get(path));
+    assert!(
+        own.iter()
+            .all(|page| page.status == 200 && page.body.contains("name=\"flow\""))
+    );
+    for page in [&login, &bad, &logout].into_iter().chain(&own) {
         let policy = page.header("content-security-policy").unwrap();
         for directive in [
             "default-src 'none'",

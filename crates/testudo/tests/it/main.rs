@@ -45,6 +45,7 @@ mod possession;
 mod protocols;
 mod recorder;
 mod roles;
+mod second_factor;
 mod shop;
 mod sidecar_direct;
 mod slow_clients;

@@ -227,6 +227,29 @@ backchannel_logout_session_required = true"#
     );
 }
 
+#[test]
+fn openid_client_connects_a_device() {
+    if left_out() {
+        return;
+    }
+    let shop = Shop::open("");
+    let folder = &shop.fleet.folder;
+    let file = fs::read_to_string(folder.fleet_file()).unwrap();
+    let client = "[clients.tv]\ngrant_types = [\"device_code\", \"refresh_token\"]\n";
+    fs::write(folder.fleet_file(), format!("{file}\n{client}")).unwrap();
+    folder.run(&["apply", "fleet.toml"]);
+    let told = json!({
+        "issuer": shop.fleet.ready["server"],
+        "client_id": "tv",
+        "user": "alice",
+        "password": password("alice"),
+    });
+    assert_eq!(
+        run(&shop, "device.mjs", &[library()], &told).unwrap(),
+        json!({ "code": true, "name": "alice", "rotated": true, "refused": "access_denied" })
+    );
+}
+
 fn library() -> String {
     tool(&[".tools/node_modules/openid-client/build/index.js"])
 }

@@ -1,0 +1,148 @@
+//! The page where users see and change their own account.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::{Request, State},
+    response::Response,
+    routing::get,
+};
+use http::StatusCode;
+use testudo_identity::{
+    AccountAction, AccountError, AccountPage, AccountView, Parameters, SessionView, paths,
+};
+
+use super::{
+    Refusal,
+    authorize::{login_page, message, refuse_cross_site, sentence},
+    body::Form,
+    cookies,
+};
+use crate::{
+    pages::{self, AccountOverviewPage, RecoveryCodesPage, SessionLine, TotpPage},
+    plane::Plane,
+};
+
+/// Routes of this file.
+pub fn routes() -> Router<Arc<Plane>> {
+    Router::new().route(paths::ACCOUNT, get(show).post(change))
+}
+
+/// `GET /account`.
+async fn show(State(plane): State<Arc<Plane>>, request: Request) -> Result<Response, Refusal> {
+    let form = Form::read(request, &*plane.entropy).await?;
+    let answered = plane
+        .blocking(move |plane| {
+            let session = cookies::read(&form.headers, cookies::SESSION);
+            let browser = cookies::read(&form.headers, cookies::BROWSER);
+            plane.provider.account_page(session, browser)
+        })
+        .await?;
+    let page = answered.map_err(|fault| Refusal::internal(&fault))?;
+    Ok(shown(&plane, &page))
+}
+
+/// `POST /account`.
+async fn change(State(plane): State<Arc<Plane>>, request: Request) -> Result<Response, Refusal> {
+    refuse_cross_site(request.headers())?;
+    let form = Form::read(request, &*plane.entropy).await?;
+    let answered = plane
+        .blocking(move |plane| {
+            let action = action_of(&form.parameters).ok_or(AccountError::FormInvalid)?;
+            let flow = form.parameters.get("flow").unwrap_or("");
+            let session = cookies::read(&form.headers, cookies::SESSION);
+            let browser = cookies::read(&form.headers, cookies::BROWSER);
+            let provider = &plane.provider;
+            provider.change_account(flow, action, session, browser, &form.caller)
+        })
+        .await?;
+    match answered {
+        Ok(page) => Ok(shown(&plane, &page)),
+        Err(AccountError::Unavailable(fault)) => Err(Refusal::internal(&fault)),
+        Err(error) => {
+            let text = sentence(&error);
+            let heading = "Please start again";
+            Ok(message(&plane, StatusCode::BAD_REQUEST, heading, &text))
+        }
+    }
+}
+
+fn action_of(parameters: &Parameters) -> Option<AccountAction<'_>> {
+    Some(match parameters.get("action")? {
+        "end-session" => AccountAction::EndSession(parameters.get("session")?.parse().ok()?),
+        "end-all-sessions" => AccountAction::EndAllSessions,
+        "begin-totp" => AccountAction::BeginTotp,
+        "confirm-totp" => AccountAction::ConfirmTotp {
+            code: parameters.get("code").unwrap_or(""),
+        },
+        "remove-totp" => AccountAction::RemoveTotp,
+        "renew-recovery-codes" => AccountAction::RenewRecoveryCodes,
+        _ => return None,
+    })
+}
+
+fn shown(plane: &Plane, page: &AccountPage) -> Response {
+    match page {
+        AccountPage::Login(prompt) => login_page(plane, prompt),
+        AccountPage::Overview(view) => overview(plane, view),
+        AccountPage::AddTotp {
+            flow,
+            setup,
+            was_wrong,
+        } => {
+            let page = TotpPage {
+                fleet: plane.fleet_name(),
+                flow,
+                secret: setup.secret.expose(),
+                uri: setup.uri.expose(),
+                was_wrong: *was_wrong,
+            };
+            pages::render(StatusCode::OK, &page)
+        }
+        AccountPage::RecoveryCodes(codes) => {
+            let page = RecoveryCodesPage {
+                fleet: plane.fleet_name(),
+                codes: codes.iter().map(|code| code.expose().as_str()).collect(),
+            };
+            pages::render(StatusCode::OK, &page)
+        }
+        AccountPage::LoggedOut => {
+            let text = "Applications that you were logged in at are told.";
+            let mut response = message(plane, StatusCode::OK, "You are logged out", text);
+            cookies::clear(response.headers_mut(), cookies::SESSION);
+            response
+        }
+    }
+}
+
+fn overview(plane: &Plane, view: &AccountView) -> Response {
+    let line = |session: &SessionView| SessionLine {
+        id: session.id.to_string(),
+        is_current: session.id == view.current,
+        since: session.authentication.at.to_string(),
+        source: session.source_ip.map(|address| address.to_string()),
+        clients: clients_of(session),
+    };
+    let second_factor = view.second_factor;
+    let page = AccountOverviewPage {
+        fleet: plane.fleet_name(),
+        username: &view.username,
+        flow: &view.flow,
+        sessions: view.sessions.iter().map(line).collect(),
+        second_factor: second_factor
+            .map(|factor| (factor.added_at.to_string(), factor.recovery_codes_left)),
+    };
+    pages::render(StatusCode::OK, &page)
+}
+
+fn clients_of(session: &SessionView) -> String {
+    let mut names: Vec<&str> = session
+        .grants
+        .iter()
+        .map(|grant| grant.client_id.as_str())
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    names.join(", ")
+}

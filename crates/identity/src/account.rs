@@ -1,0 +1,230 @@
+//! What users see and change of their own account: where they are logged in, and what they prove themselves with.
+//!
+//! Every form works in the session it was shown to alone. What takes an account over (another factor, none any more) wants a
+//! login of the last minutes, with the second factor if there is one.
+
+use serde::{Deserialize, Serialize};
+use testudo_model::{Redacted, SessionId, Timestamp};
+
+use crate::{
+    Caller, EndReason, Fault, LoginPrompt, Provider, SecondFactorView, SessionView, TotpSetup,
+    claims::ASSURANCE_TWO_FACTORS,
+    flow::{Sealed, Visit},
+    limits::{FLOW_LIFETIME, FRESH_LOGIN},
+    records::{Session, User},
+    second_factor::NewTotp,
+};
+
+/// What to show.
+#[derive(Debug)]
+pub enum AccountPage {
+    /// The user must log in, or do it again.
+    Login(LoginPrompt),
+    /// The account.
+    Overview(Box<AccountView>),
+    /// The secret of a new authenticator, and the form for a code of it.
+    AddTotp {
+        /// The sealed hidden field.
+        flow: String,
+        /// What the authenticator is told.
+        setup: TotpSetup,
+        /// A code was typed, and it was wrong.
+        was_wrong: bool,
+    },
+    /// Recovery codes; they are not shown again.
+    RecoveryCodes(Vec<Redacted<String>>),
+    /// Nobody is logged in here any more. Take the session cookie away.
+    LoggedOut,
+}
+
+/// An account as its user sees it.
+#[derive(Debug)]
+pub struct AccountView {
+    /// The sealed hidden field of all forms.
+    pub flow: String,
+    /// Login name.
+    pub username: String,
+    /// Where they are logged in.
+    pub sessions: Vec<SessionView>,
+    /// Which of these is this browser.
+    pub current: SessionId,
+    /// The second factor.
+    pub second_factor: Option<SecondFactorView>,
+}
+
+/// What a user wants to change.
+#[derive(Debug)]
+pub enum AccountAction<'a> {
+    /// End one session.
+    EndSession(SessionId),
+    /// End all sessions.
+    EndAllSessions,
+    /// Begin to add an authenticator, in place of the one there may be.
+    BeginTotp,
+    /// Add it.
+    ConfirmTotp {
+        /// A code of it.
+        code: &'a str,
+    },
+    /// Take it away.
+    RemoveTotp,
+    /// New recovery codes.
+    RenewRecoveryCodes,
+}
+
+/// Why an account is not shown or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum AccountError {
+    /// The form is not ours, too old, or of another session.
+    #[error("this page is no longer valid; open it again")]
+    FormInvalid,
+    /// Our fault.
+    #[error("the account could not be shown or changed")]
+    Unavailable(#[from] Fault),
+}
+
+/// A form of the account page.
+#[derive(Serialize, Deserialize)]
+struct AccountForm {
+    session: SessionId,
+    /// An authenticator that waits for its first code.
+    totp: Option<NewTotp>,
+    expires_at: Timestamp,
+}
+
+impl Sealed for AccountForm {
+    const CONTEXT: &'static [u8] = b"testudo account form v1";
+}
+
+impl Provider {
+    /// The account of who is logged in.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn account_page(
+        &self,
+        session: Option<&str>,
+        browser: Option<&str>,
+    ) -> Result<AccountPage, Fault> {
+        match self.logged_in(session)? {
+            Some(session) => self.account_overview(&session),
+            None => Ok(AccountPage::Login(
+                self.prompt_visit(Visit::Account, browser)?,
+            )),
+        }
+    }
+
+    /// Does what a form of the account page asks for.
+    ///
+    /// # Errors
+    /// See [`AccountError`].
+    pub fn change_account(
+        &self,
+        flow: &str,
+        action: AccountAction<'_>,
+        session: Option<&str>,
+        browser: Option<&str>,
+        caller: &Caller,
+    ) -> Result<AccountPage, AccountError> {
+        let form: AccountForm = self
+            .flow_seal
+            .unseal(flow)
+            .ok_or(AccountError::FormInvalid)?;
+        let session = self
+            .logged_in(session)?
+            .filter(|session| session.id == form.session && self.clock.now() <= form.expires_at);
+        let session = session.ok_or(AccountError::FormInvalid)?;
+        match action {
+            AccountAction::EndSession(id) => Ok(self.end_own_session(&session, &id, caller)?),
+            AccountAction::EndAllSessions => {
+                self.log_out_everywhere(&session, caller)?;
+                Ok(AccountPage::LoggedOut)
+            }
+            _ if !self.is_fresh(&session)? => Ok(AccountPage::Login(
+                self.prompt_visit(Visit::Account, browser)?,
+            )),
+            AccountAction::BeginTotp => {
+                Ok(self.totp_page(&session, NewTotp::generate(&*self.entropy), false)?)
+            }
+            AccountAction::ConfirmTotp { code } => {
+                let new = form.totp.ok_or(AccountError::FormInvalid)?;
+                match self.add_totp(&session, &new, code, caller)? {
+                    Some(codes) => Ok(AccountPage::RecoveryCodes(codes)),
+                    None => Ok(self.totp_page(&session, new, true)?),
+                }
+            }
+            AccountAction::RemoveTotp => {
+                self.remove_totp(&session, caller)?;
+                Ok(self.account_overview(&session)?)
+            }
+            AccountAction::RenewRecoveryCodes => {
+                match self.renew_recovery_codes(&session, caller)? {
+                    Some(codes) => Ok(AccountPage::RecoveryCodes(codes)),
+                    None => Ok(self.account_overview(&session)?),
+                }
+            }
+        }
+    }
+
+    fn account_overview(&self, session: &Session) -> Result<AccountPage, Fault> {
+        let user = self.tenant.get::<User>(session.user.as_str())?;
+        let username = user.map_or_else(String::new, |user| user.record.username.to_string());
+        Ok(AccountPage::Overview(Box::new(AccountView {
+            flow: self.account_form(session, None)?,
+            username,
+            sessions: self.sessions_of(&session.user)?,
+            current: session.id.clone(),
+            second_factor: self.second_factor(&session.user)?,
+        })))
+    }
+
+    fn totp_page(
+        &self,
+        session: &Session,
+        new: NewTotp,
+        was_wrong: bool,
+    ) -> Result<AccountPage, Fault> {
+        let user = self.tenant.get::<User>(session.user.as_str())?;
+        let username = user.map_or_else(String::new, |user| user.record.username.to_string());
+        let issuer = self.settings.issuer.trim_start_matches("https://");
+        Ok(AccountPage::AddTotp {
+            setup: new.setup(issuer, &username),
+            flow: self.account_form(session, Some(new))?,
+            was_wrong,
+        })
+    }
+
+    fn account_form(&self, session: &Session, totp: Option<NewTotp>) -> Result<String, Fault> {
+        let form = AccountForm {
+            session: session.id.clone(),
+            totp,
+            expires_at: self.clock.now() + FLOW_LIFETIME,
+        };
+        self.flow_seal.seal(&*self.entropy, &form)
+    }
+
+    /// Ends a session if it is of the same user; nobody learns whether there is another of that id.
+    fn end_own_session(
+        &self,
+        session: &Session,
+        id: &SessionId,
+        caller: &Caller,
+    ) -> Result<AccountPage, Fault> {
+        let own = self.sessions_of(&session.user)?;
+        if own.iter().any(|own| own.id == *id) {
+            self.end_session(id, EndReason::Logout, caller)?;
+        }
+        if *id == session.id {
+            return Ok(AccountPage::LoggedOut);
+        }
+        self.account_overview(session)
+    }
+
+    /// Whether the login is of the last minutes, and with all the user has.
+    fn is_fresh(&self, session: &Session) -> Result<bool, Fault> {
+        let age = self.clock.now().since(session.authentication.at);
+        let is_strong = session.authentication.context_class == ASSURANCE_TWO_FACTORS
+            || self.second_factor(&session.user)?.is_none();
+        Ok(age <= FRESH_LOGIN && is_strong)
+    }
+}
