@@ -5,7 +5,7 @@ use crate::{
     contender::at_gateway,
     declared::Extra,
     fleet::{Fleet, Placement},
-    measure::Token,
+    measure::Brings,
     scenario::{Bench, Comparison, Detail},
 };
 
@@ -29,7 +29,7 @@ pub(crate) fn compare(bench: &Bench) -> Outcome<Comparison> {
         fleet.apply(step.extra)?;
         let mut contender = at_gateway(&fleet, step.name.to_owned(), step.path)?;
         if step.has_token {
-            contender.target.token = Token::Same(fleet.token()?);
+            contender.target.brings = Brings::Token(fleet.token()?);
         }
         Ok(contender)
     };

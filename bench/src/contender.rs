@@ -3,7 +3,7 @@
 use crate::{
     Outcome,
     fleet::{Fleet, Proxy},
-    measure::{Contender, Part, Target, Token},
+    measure::{Brings, Contender, Part, Target},
     peers::Peer,
     process::Process,
     scenario::Bench,
@@ -49,7 +49,7 @@ pub(crate) fn sidecars(name: &str, (outbound, inbound): &(Peer, Peer)) -> Conten
             host: "echo",
             path: "/open",
             ca: None,
-            token: Token::None,
+            brings: Brings::Nothing,
         },
         parts: vec![
             part("outbound", &outbound.process, true),
@@ -65,16 +65,16 @@ pub(crate) fn target(bench: &Bench, peer: &Peer, path: &'static str) -> Target {
         host: "localhost",
         path,
         ca: Some(bench.certificates().root()),
-        token: Token::None,
+        brings: Brings::Nothing,
     }
 }
 
 /// Load on the gateway. What the sidecar and the control plane use is told beside it.
 pub(crate) fn at_gateway(fleet: &Fleet, name: String, path: &'static str) -> Outcome<Contender> {
-    let token = if path == "/checked" {
-        Token::Same(fleet.token()?)
+    let brings = if path == "/checked" {
+        Brings::Token(fleet.token()?)
     } else {
-        Token::None
+        Brings::Nothing
     };
     Ok(Contender {
         name,
@@ -83,7 +83,7 @@ pub(crate) fn at_gateway(fleet: &Fleet, name: String, path: &'static str) -> Out
             host: "localhost",
             path,
             ca: Some(fleet.ca.clone()),
-            token,
+            brings,
         },
         parts: vec![
             proxy("gateway", &fleet.gateway, true),
@@ -102,7 +102,7 @@ pub(crate) fn between_sidecars(fleet: &Fleet) -> Contender {
             host: "echo",
             path: "/open",
             ca: None,
-            token: Token::None,
+            brings: Brings::Nothing,
         },
         parts: vec![
             proxy("outbound", &fleet.caller, true),

@@ -67,6 +67,9 @@ upstream = "127.0.0.2:{port}"
 operation = "caller.unused"
 match = "GET /unused"
 
+[service_accounts.backend]
+secret = {{ file = "secret" }}
+
 [users.bench]
 groups = ["callers"]
 password = {{ file = "password" }}

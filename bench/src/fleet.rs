@@ -49,6 +49,9 @@ pub(crate) struct Placement {
     pub(crate) is_counted: bool,
 }
 
+/// The secret of the service account `backend`.
+pub(crate) const SECRET: &str = "a-secret-of-the-bench-that-opens-nothing-else-anywhere";
+
 impl Placement {
     /// Only the gateway on the measured core.
     pub(crate) const GATEWAY: Self = Self {
@@ -69,6 +72,15 @@ impl Placement {
         gateway: LOAD_CORE,
         sidecars: crate::process::PROXY_CORE,
         server: LOAD_CORE,
+        server_is_last: false,
+        workers: 1,
+        is_counted: false,
+    };
+    /// Only the control plane on the measured core.
+    pub(crate) const SERVER: Self = Self {
+        gateway: LOAD_CORE,
+        sidecars: LOAD_CORE,
+        server: crate::process::PROXY_CORE,
         server_is_last: false,
         workers: 1,
         is_counted: false,
@@ -129,6 +141,7 @@ impl Fleet {
     ) -> Outcome<Self> {
         fs::create_dir_all(folder.join("policies"))?;
         fs::write(folder.join("password"), "a password for the bench only\n")?;
+        fs::write(folder.join("secret"), SECRET)?;
         fs::write(
             folder.join("fleet.toml"),
             fleet_file(upstream, Extra::START),

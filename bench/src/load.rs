@@ -65,6 +65,9 @@ pub(crate) struct TargetArguments {
     /// File with bearer tokens, one a line, each for one request
     #[arg(long, conflicts_with = "token")]
     pub(crate) tokens: Option<PathBuf>,
+    /// File with a form to POST
+    #[arg(long, conflicts_with_all = ["token", "tokens"])]
+    pub(crate) form: Option<PathBuf>,
     /// Connections
     #[arg(long)]
     pub(crate) connections: usize,
@@ -244,8 +247,13 @@ struct Client {
 
 impl Client {
     fn new(arguments: &TargetArguments, fresh: bool) -> Outcome<Self> {
+        let method = if arguments.form.is_some() {
+            "POST"
+        } else {
+            "GET"
+        };
         let mut request = format!(
-            "GET {} HTTP/1.1\r\nHost: {}\r\nUser-Agent: testudo-bench\r\nAccept: */*\r\n",
+            "{method} {} HTTP/1.1\r\nHost: {}\r\nUser-Agent: testudo-bench\r\nAccept: */*\r\n",
             arguments.path, arguments.host
         );
         let mut tokens = None;
@@ -262,7 +270,17 @@ impl Client {
                 tokens = Some(RefCell::new(all.into_iter()));
                 request.push_str("Authorization: Bearer ");
             }
-            (None, None) => request.push_str("\r\n"),
+            (None, None) => {
+                if let Some(file) = &arguments.form {
+                    let form = fs::read_to_string(file)?;
+                    let length = form.len();
+                    request.push_str(&format!(
+                        "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {length}\r\n\r\n{form}"
+                    ));
+                } else {
+                    request.push_str("\r\n");
+                }
+            }
         }
         Ok(Self {
             origin: Origin::new(
@@ -436,6 +454,7 @@ mod tests {
                 path: "/".to_owned(),
                 ca: None,
                 token: None,
+                form: None,
                 tokens: Some(file),
                 connections: 1,
             },

@@ -13,6 +13,7 @@ mod floor;
 mod floors;
 mod gateway;
 mod growth;
+mod identity;
 mod instructions;
 mod latency;
 mod load;

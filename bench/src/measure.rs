@@ -37,19 +37,21 @@ pub(crate) struct Target {
     pub(crate) path: &'static str,
     /// CA of the proxy; plain HTTP without.
     pub(crate) ca: Option<PathBuf>,
-    /// The bearer token of requests.
-    pub(crate) token: Token,
+    /// What requests bring.
+    pub(crate) brings: Brings,
 }
 
-/// What requests show.
+/// What requests bring.
 #[derive(Debug, Clone)]
-pub(crate) enum Token {
+pub(crate) enum Brings {
     /// Nothing.
-    None,
-    /// All of them the one in this file.
-    Same(PathBuf),
-    /// Each another one of this file.
-    Another(PathBuf),
+    Nothing,
+    /// The bearer token in this file.
+    Token(PathBuf),
+    /// Each another token of this file.
+    Tokens(PathBuf),
+    /// The form in this file: they are POST.
+    Form(PathBuf),
 }
 
 /// How much load.
@@ -279,10 +281,11 @@ pub(crate) fn generator(part: &str, target: &Target, connections: usize) -> Outc
     if let Some(ca) = &target.ca {
         command.arg("--ca").arg(ca);
     }
-    match &target.token {
-        Token::None => {}
-        Token::Same(file) => _ = command.arg("--token").arg(file),
-        Token::Another(file) => _ = command.arg("--tokens").arg(file),
+    match &target.brings {
+        Brings::Nothing => {}
+        Brings::Token(file) => _ = command.arg("--token").arg(file),
+        Brings::Tokens(file) => _ = command.arg("--tokens").arg(file),
+        Brings::Form(file) => _ = command.arg("--form").arg(file),
     }
     Ok(command)
 }

@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::{
     Outcome, Plan, calls,
     certificates::{Certificates, Identity},
-    checks, floors, gateway, growth, latency,
+    checks, floors, gateway, growth, identity, latency,
     measure::{self, Amount, Contender, Sample, Series},
     peers::Peer,
     process::LOAD_CORE,
@@ -60,6 +60,8 @@ pub(crate) enum Scenario {
     Routes,
     /// The same with 10 to 10,000 services
     Services,
+    /// Tokens made, renewed and told about by the identity provider
+    Identity,
 }
 
 impl Scenario {
@@ -82,6 +84,7 @@ impl Scenario {
         Self::Policies,
         Self::Routes,
         Self::Services,
+        Self::Identity,
     ];
 }
 
@@ -168,6 +171,7 @@ impl Bench {
             Scenario::Calls10000 => calls::compare(self, 10_000),
             Scenario::Policies => growth::compare(self, "policies", |extra| &mut extra.policies),
             Scenario::Routes => growth::compare(self, "routes", |extra| &mut extra.routes),
+            Scenario::Identity => identity::compare(self),
             Scenario::Services => growth::compare(self, "services", |extra| &mut extra.services),
         };
         Ok(vec![comparison?])

@@ -33,10 +33,7 @@ impl Logins {
     pub(crate) fn begin(fleet: &Fleet) -> Outcome<Self> {
         let host = fleet.provider()?;
         let (name, _) = host.rsplit_once(':').ok_or("a provider without a port")?;
-        let mut addresses = host.to_socket_addrs()?;
-        let address = addresses
-            .find(SocketAddr::is_ipv4)
-            .ok_or("no address of the provider")?;
+        let address = address_of(&host)?;
         let refresh_tokens = (0..LOGINS).map(|number| fleet.refresh_token(number));
         Ok(Self {
             origin: Origin::new(address, name, Some(&fleet.ca), false)?,
@@ -66,6 +63,13 @@ impl Logins {
             Ok(minted)
         })
     }
+}
+
+/// An IPv4 address of the identity provider at `host`.
+pub(crate) fn address_of(host: &str) -> Outcome<SocketAddr> {
+    let mut addresses = host.to_socket_addrs()?;
+    let address = addresses.find(SocketAddr::is_ipv4);
+    Ok(address.ok_or("no address of the provider")?)
 }
 
 /// Refreshes `count` times (RFC 6749 section 6); the access tokens and the refresh token that is good then.

@@ -6,7 +6,7 @@ use crate::{
     Outcome,
     contender::{self, at_gateway},
     fleet::{Fleet, Placement},
-    measure::{Amount, Token, WARM_UP_SECONDS},
+    measure::{Amount, Brings, WARM_UP_SECONDS},
     peers,
     scenario::{Bench, Comparison, Detail},
     tokens::Logins,
@@ -49,7 +49,7 @@ pub(crate) fn compare(bench: &Bench) -> Outcome<Comparison> {
             fs::write(&file, logins.mint(needed)?.join("\n"))?;
             let name = "testudo gateway: all checks, each token new";
             let mut contender = at_gateway(&fleet, name.to_owned(), "/checked")?;
-            contender.target.token = Token::Another(file);
+            contender.target.brings = Brings::Tokens(file);
             Ok(contender)
         }
     };
