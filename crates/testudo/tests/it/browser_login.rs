@@ -278,6 +278,7 @@ fn everybody_can_read_the_pages_and_fill_the_form() {
         return;
     }
     let fleet = Folder::bookshop().up();
+    let server = |path: &str| fleet.ready["server"].as_str().unwrap().to_owned() + path;
     let mut browser = chromium(&fleet);
     for (name, size) in [
         ("desktop", (1280, 800)),
@@ -313,10 +314,23 @@ fn everybody_can_read_the_pages_and_fill_the_form() {
             browser.picture(&format!("end-{name}"));
             assert_readable(&page, &name);
             assert_logged_in(&page, login);
+            for (path, heading) in [
+                ("/account", "Your account"),
+                ("/device", "Connect a device"),
+            ] {
+                let page = browser.open(&server(path));
+                browser.picture(&format!("{}-{name}", path.trim_start_matches('/')));
+                assert!(page.text.contains(heading), "{page:#?}");
+                assert_readable(&page, &name);
+            }
+            browser.open(&server("/account"));
+            let page = browser.click("Add an authenticator");
+            browser.picture(&format!("totp-{name}"));
+            assert!(page.text.contains("Type this key"), "{page:#?}");
+            assert_readable(&page, &name);
         }
     }
-    let logout = fleet.ready["server"].as_str().unwrap().to_owned() + "/logout";
-    assert_readable(&browser.open(&logout), "logout");
+    assert_readable(&browser.open(&server("/logout")), "logout");
     browser.picture("logout");
     let page = browser.click("Log out");
     browser.picture("logged-out");
