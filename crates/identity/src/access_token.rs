@@ -1,10 +1,9 @@
 //! Our own access tokens at our own resources: userinfo and the admin API.
 
-use serde::Deserialize;
-use testudo_model::{ACCESS_TOKEN_TYPE, AccessTokenClaims, limits::CLOCK_SKEW};
-use testudo_trust::{check_times, constant_time_eq, verify_jwt};
+use testudo_model::{AccessTokenClaims, limits::CLOCK_SKEW};
+use testudo_trust::{check_times, constant_time_eq};
 
-use crate::{DpopError, Fault, Peer, ProofTarget, Provider, dpop::KeyThumbprint};
+use crate::{DpopError, Fault, Peer, ProofTarget, Provider, dpop::KeyThumbprint, verified::Signed};
 
 /// Why an access token opens nothing. Which check it failed is nobody's business.
 #[derive(Debug, thiserror::Error)]
@@ -85,7 +84,9 @@ impl Provider {
     /// taken back or not.
     pub(crate) fn signed_claims(&self, token: &str) -> Result<AccessTokenClaims, AccessTokenError> {
         let keys = self.signing_keys()?;
-        let Signed { claims, nbf } = verify_jwt(token, ACCESS_TOKEN_TYPE, &keys.verification)
+        let Signed { claims, nbf } = keys
+            .verified
+            .claims(token, &keys.verification)
             .map_err(|_| AccessTokenError::Invalid)?;
         let audience = &self.settings.audience;
         let is_in_fleet = claims.aud == *audience
@@ -101,15 +102,6 @@ impl Provider {
             Err(AccessTokenError::Invalid)
         }
     }
-}
-
-/// The claims, and the one registered claim that our own tokens never have.
-#[derive(Deserialize)]
-struct Signed {
-    #[serde(flatten)]
-    claims: AccessTokenClaims,
-    #[serde(default)]
-    nbf: Option<i64>,
 }
 
 /// Whether the sender may use the token: it has all that the token is bound to, the certificate of the connection

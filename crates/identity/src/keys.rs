@@ -15,6 +15,7 @@ use crate::{
     change::{Report, until_settled},
     limits::{SIGNING_KEY_CACHE, SIGNING_KEY_ROTATION},
     secret::StoredSecret,
+    verified::VerifiedTokens,
 };
 
 /// Why signing keys are rotated.
@@ -31,6 +32,8 @@ pub(crate) struct Keys {
     pub(crate) current: SigningKey,
     pub(crate) published: Value,
     pub(crate) verification: JwkSet,
+    /// What `verification` has verified.
+    pub(crate) verified: VerifiedTokens,
 }
 
 /// The keys as last read.
@@ -179,6 +182,7 @@ impl SigningKeys {
             current,
             published,
             verification,
+            verified: VerifiedTokens::default(),
         })
     }
 }

@@ -51,6 +51,7 @@ mod session;
 mod throttle;
 mod token;
 mod userinfo;
+mod verified;
 
 pub mod limits;
 
