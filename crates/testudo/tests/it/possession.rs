@@ -134,6 +134,27 @@ fn a_token_that_is_bound_to_a_key_opens_nothing_without_it() {
     assert_eq!(shop.ask_server(&get("/oauth2/userinfo", &bare)).status, 401);
     assert_eq!(thief.user_info(token).status, 401);
 
+    // With a proof the gateway lets it in, once, whichever worker a connection comes to.
+    let ath = base64url::encode(&sha256(token.as_bytes()));
+    let made_by = |holder: &Key<'_>, nonce: &str| {
+        let htu = ("htu", "https://localhost/api/orders/1");
+        holder.proof("GET", "", &[htu, ("ath", &ath), ("nonce", nonce)])
+    };
+    let order = |proof: &str| {
+        let fields = format!("Authorization: DPoP {token}\r\nDPoP: {proof}\r\n");
+        shop.send(get("/api/orders/1", &fields).as_bytes()).unwrap()
+    };
+    let first = order(&made_by(&key, "none yet"));
+    let nonce = first.header("dpop-nonce").unwrap_or("none").to_owned();
+    let stolen = order(&made_by(&thief, &nonce));
+    assert_eq!(
+        (stolen.status, stolen.json()["code"].as_str()),
+        (401, Some("token.proof"))
+    );
+    let proof = made_by(&key, &nonce);
+    let passed = (0..24).filter(|_| order(&proof).status == 200).count();
+    assert_eq!(passed, 1);
+
     // Two proofs, and one twice.
     let nonce = answer.header("dpop-nonce").unwrap();
     let proof = key.proof("POST", "/oauth2/token", &[("nonce", nonce)]);
