@@ -324,7 +324,7 @@ fn answers_go_to_registered_addresses_only() {
             );
         }
     }
-    // Missing, repeated, of nobody.
+    // Missing, repeated, of nobody, or in a request that nobody has signed.
     let path = authorize_path(&[]);
     for path in [
         authorize_path(&[("redirect_uri", "")]),
@@ -333,6 +333,7 @@ fn answers_go_to_registered_addresses_only() {
         authorize_path(&[("client_id", "")]),
         authorize_path(&[("client_id", "nobody")]),
         authorize_path(&[("client_id", "robot")]),
+        authorize_path(&[("request", "eyJhbGciOiJub25lIn0.e30.")]),
     ] {
         let answer = browser.get(&path);
         assert_eq!(
@@ -367,10 +368,6 @@ fn answers_go_to_registered_addresses_only() {
             "invalid_request",
         ),
         (&[("code_challenge", "short")], "invalid_request"),
-        (
-            &[("request", "eyJhbGciOiJub25lIn0.e30.")],
-            "request_not_supported",
-        ),
         (
             &[("request_uri", &*by_reference)],
             "request_uri_not_supported",
