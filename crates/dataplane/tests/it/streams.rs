@@ -392,5 +392,8 @@ async fn a_grpc_client_that_waits_shorter_than_the_route_is_answered_then() {
     fields.insert("grpc-timeout", "300m".parse().unwrap());
     let mut answers = client.send_request(call).await.unwrap().into_body();
     assert_eq!(next_text(&mut answers).await, "one");
-    assert!(next(&mut answers).await.unwrap().is_err(), "the whole call");
+    // The deadline is of the whole call, and a client looks for the outcome in trailers.
+    let trailers = next(&mut answers).await.unwrap().unwrap();
+    assert_eq!(trailers.into_trailers().unwrap()["grpc-status"], "4");
+    assert!(next(&mut answers).await.is_none());
 }
