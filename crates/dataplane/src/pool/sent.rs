@@ -101,7 +101,10 @@ impl OpenStream {
             Ok(answer) => Ok(self.reply(answer, None)),
             Err(error) if is_unseen(&error) => {
                 let request = again.map(|()| RequestBody::none());
-                Err(SendFailure::Unsent(self.place.unsent(Box::new(request))))
+                let mut unsent = self.place.unsent(Box::new(request));
+                // A goodbye says nothing about how the other side does. A refusal does, and is paid for.
+                unsent.was_kept &= error.is_go_away();
+                Err(SendFailure::Unsent(unsent))
             }
             Err(_) => Err(self.failure()),
         }

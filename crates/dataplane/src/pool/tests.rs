@@ -148,18 +148,22 @@ async fn only_who_says_so_has_not_seen_a_request() {
         (Reason::NO_ERROR, false),
     ] {
         let (connections, mut server) = connected().await;
+        let served = place(&connections).await;
+        served.connection().note_answer();
         let refusing = async {
             let (_, mut respond) = server.accept().await.unwrap().unwrap();
             respond.send_reset(reason);
             while server.accept().await.is_some() {}
         };
-        let sending = place(&connections).await.send(get());
         let failure = tokio::select! {
-            outcome = sending => outcome.err().unwrap(),
+            outcome = served.send(get()) => outcome.err().unwrap(),
             () = refusing => panic!("the connection ended"),
         };
         let can_be_sent_again = matches!(failure, SendFailure::Unsent(_));
         assert_eq!(can_be_sent_again, is_unseen, "{reason:?}");
+        // Or a service that refuses would get each request three times.
+        let is_free = matches!(failure, SendFailure::Unsent(unsent) if unsent.was_kept);
+        assert!(!is_free, "{reason:?}");
     }
 }
 
