@@ -31,11 +31,16 @@ type Server = server::Connection<DuplexStream, Bytes>;
 
 /// Connections with one to a server, which has done nothing yet.
 async fn connected() -> (Connections, Server) {
+    connected_asking(None).await
+}
+
+/// The same; `every` so often the server is asked if it is still there.
+async fn connected_asking(every: Option<Duration>) -> (Connections, Server) {
     let (near, far) = duplex(1024 * 1024);
     let mut settings = server::Builder::new();
     settings.enable_connect_protocol();
     let (begun, server) = tokio::join!(
-        Connection::begin(near, FOR_EVER, None),
+        Connection::begin(near, FOR_EVER, every),
         settings.handshake(far)
     );
     let connections = Connections::default();
@@ -248,11 +253,7 @@ async fn a_tunnel_carries_more_than_a_window_both_ways_and_its_end() {
 #[tokio::test]
 async fn a_connection_whose_other_side_is_silent_is_given_up_with_what_runs_on_it() {
     const OFTEN: Duration = Duration::from_millis(50);
-    let (near, far) = duplex(1024 * 1024);
-    let begun = Connection::begin(near, FOR_EVER, Some(OFTEN));
-    let (begun, server) = tokio::join!(begun, server::handshake(far));
-    let (connections, mut server) = (Connections::default(), server.unwrap());
-    connections.lock().push(begun.unwrap());
+    let (connections, mut server) = connected_asking(Some(OFTEN)).await;
     let asking = place(&connections).await.send(get());
     let silent = async {
         let (_request, _respond) = server.accept().await.unwrap().unwrap();
@@ -271,11 +272,7 @@ async fn a_connection_whose_other_side_is_silent_is_given_up_with_what_runs_on_i
 #[tokio::test]
 async fn a_connection_that_answers_pings_may_wait_for_ever() {
     const OFTEN: Duration = Duration::from_millis(20);
-    let (near, far) = duplex(1024 * 1024);
-    let begun = Connection::begin(near, FOR_EVER, Some(OFTEN));
-    let (begun, server) = tokio::join!(begun, server::handshake(far));
-    let (connections, mut server) = (Connections::default(), server.unwrap());
-    connections.lock().push(begun.unwrap());
+    let (connections, mut server) = connected_asking(Some(OFTEN)).await;
     let asking = place(&connections).await.send(get());
     let answering = async {
         let (_request, _respond) = server.accept().await.unwrap().unwrap();

@@ -247,6 +247,38 @@ async fn b7_a_body_of_another_length_is_not_taken_for_the_whole() {
     }
 }
 
+/// RFC 9113 section 8.1: only after a whole answer a reset says that nothing went wrong.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn b7_a_body_that_is_broken_off_by_a_reset_is_not_taken_for_the_whole() {
+    const NO_ERROR: u8 = 0;
+    const INTERNAL_ERROR: u8 = 2;
+    const CANCEL: u8 = 8;
+    let (fleet, scripted) = fleet().await;
+    for (length, code) in [
+        (Some("9"), NO_ERROR),
+        (Some("9"), CANCEL),
+        (None, CANCEL),
+        (None, INTERNAL_ERROR),
+    ] {
+        let what = format!("{length:?} {code}");
+        let mut fields = vec![(":status", "200")];
+        fields.extend(length.map(|length| ("content-length", length)));
+        scripted.say(vec![
+            head(&fields),
+            (DATA, 0, b"evil".to_vec()),
+            (RESET, 0, vec![0, 0, 0, code]),
+        ]);
+        let got = ask(&fleet).await;
+        let (_, body) = got.split_once("\r\n\r\n").unwrap_or_default();
+        let is_whole = match length {
+            Some(length) => body.len().to_string() == length,
+            None => body.ends_with("0\r\n\r\n"),
+        };
+        assert!(client::status_of(&got) == 502 || !is_whole, "{what}: {got}");
+        works_afterwards(&fleet, &scripted, &what).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn b5_interim_answers_end_at_the_sidecar() {
     let (fleet, scripted) = fleet().await;
