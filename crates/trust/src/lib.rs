@@ -65,3 +65,6 @@ pub use x509::{
     CertificateAuthority, MAX_CERTIFICATE_BYTES, MAX_CHAIN, Svid, SvidKey, TrustBundle, X509Error,
     certificate_thumbprint, certificate_times, spiffe_id_of, verify_signature,
 };
+
+#[cfg(test)]
+mod tests;

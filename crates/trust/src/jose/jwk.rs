@@ -33,7 +33,7 @@ pub(super) struct Jwk {
 impl JwkSet {
     /// Reads a JWK Set.
     ///
-    /// Keys of another type, curve, `use` or `alg` are not for us and are skipped (RFC 7517 section 5): they
+    /// Keys of another type, curve, `use`, `key_ops` or `alg` are not for us and are skipped (RFC 7517 section 5): they
     /// never verify anything. A P-256 key that is malformed or private, and a `kid` that two keys share,
     /// refuse the whole set: its publisher has lost control of it.
     pub fn parse(text: &str) -> Result<Self, JoseError> {
@@ -105,7 +105,8 @@ impl Jwk {
         let ours = is("kty", "EC")
             && is("crv", "P-256")
             && is_or_absent("use", "sig")
-            && is_or_absent("alg", "ES256");
+            && is_or_absent("alg", "ES256")
+            && members.get("key_ops").is_none_or(allow_verifying);
         if !ours {
             return Ok(None);
         }
@@ -129,6 +130,12 @@ impl Jwk {
             .ok_or(JoseError::KeySet("a key is not a point on P-256"))?;
         Ok(Some(Self { id, point }))
     }
+}
+
+/// Whether `key_ops` names what we do with a key (RFC 7517 section 4.3).
+fn allow_verifying(operations: &Value) -> bool {
+    let operations = operations.as_array();
+    operations.is_some_and(|operations| operations.iter().any(|name| name == "verify"))
 }
 
 impl SigningKey {
@@ -214,6 +221,11 @@ mod tests {
             ("alg", json!("ES384")),
             ("alg", json!("HS256")),
             ("alg", json!("es256")),
+            ("key_ops", json!(["encrypt"])),
+            ("key_ops", json!(["deriveKey", "deriveBits"])),
+            ("key_ops", json!([])),
+            ("key_ops", json!("verify")),
+            ("key_ops", json!(null)),
         ] {
             let other = with(good.clone(), name, value);
             assert!(
@@ -221,6 +233,15 @@ mod tests {
                 "{other}"
             );
             assert_eq!(set(&[good.clone(), other]).unwrap().len(), 1);
+        }
+    }
+
+    #[test]
+    fn a_key_may_say_that_it_verifies() {
+        let good = SigningKey::generate().public_jwk();
+        for operations in [json!(["verify"]), json!(["sign", "verify"])] {
+            let said = with(good.clone(), "key_ops", operations);
+            assert_eq!(set(&[said]).unwrap().len(), 1);
         }
     }
 
