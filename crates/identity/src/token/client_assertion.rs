@@ -2,7 +2,7 @@
 //! signed, and of which we have the public half. There is no secret that could leak from here.
 //!
 //! An assertion is for us alone: its audience is the issuer and nothing else, as a text, which is what the FAPI 2.0
-//! Security Profile asks for (section 5.3.2.1). It is good once, for a few minutes at most.
+//! Security Profile asks for (section 5.3.2.1). It is good once, and for a few minutes at most from when it was made.
 
 use std::{
     collections::HashMap,
@@ -78,13 +78,12 @@ impl Provider {
         if claims.aud.as_str() != Some(&self.settings.issuer) {
             return refused("aud must be the issuer, as a text");
         }
-        if !self.is_in_time(&claims) {
-            return refused("it has ended, has not begun, or lives for more than five minutes");
-        }
+        let Some(ends) = self.end_of(&claims) else {
+            return refused("it has ended, has not begun, or is of more than five minutes");
+        };
         if !(1..=MAX_PROOF_ID_BYTES).contains(&claims.jti.len()) {
             return refused("jti is empty or too long");
         }
-        let ends = Timestamp::from_unix_seconds(claims.exp) + ASSERTION_CLOCK_SKEW;
         match self
             .used_assertions
             .add(client, &claims.jti, ends, self.clock.now())
@@ -95,13 +94,21 @@ impl Provider {
         }
     }
 
-    fn is_in_time(&self, claims: &AssertionClaims) -> bool {
+    /// From when on an assertion is worthless that is good now. However long it says it lives, it does so for
+    /// [`MAX_ASSERTION_LIFETIME`] from when it began: libraries give theirs an hour, and are asked for one each time.
+    fn end_of(&self, claims: &AssertionClaims) -> Option<Timestamp> {
         let now = self.clock.now();
-        // `iat` is optional: what does not say when it began has begun.
-        let begun = claims.iat.or(claims.nbf).unwrap_or(now.unix_seconds());
-        let latest = now + MAX_ASSERTION_LIFETIME + ASSERTION_CLOCK_SKEW;
-        check_times(begun, claims.nbf, claims.exp, now, ASSERTION_CLOCK_SKEW).is_ok()
-            && claims.exp <= latest.unix_seconds()
+        // `iat` is optional: what does not say when it began begins now, and must not end late.
+        let begun = claims.iat.or(claims.nbf);
+        let latest = begun.map_or(now, Timestamp::from_unix_seconds) + MAX_ASSERTION_LIFETIME;
+        let exp = match begun {
+            Some(_) => claims.exp.min(latest.unix_seconds()),
+            None if claims.exp > (latest + ASSERTION_CLOCK_SKEW).unix_seconds() => return None,
+            None => claims.exp,
+        };
+        let begun = begun.unwrap_or(now.unix_seconds());
+        check_times(begun, claims.nbf, exp, now, ASSERTION_CLOCK_SKEW).ok()?;
+        Some(Timestamp::from_unix_seconds(exp) + ASSERTION_CLOCK_SKEW)
     }
 }
 
