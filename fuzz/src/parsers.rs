@@ -15,7 +15,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use testudo_audit::{Filter, IntakeError, Leaf, Ledger, LedgerOptions, verify_proof_file};
 use testudo_dataplane::{fuzzing, iplist::IpSet, state::Enforced};
-use testudo_identity::Parameters;
+use testudo_identity::{AuthMethod, GrantType, Parameters, RedirectKind, RegistrationPolicy};
 use testudo_model::{
     CanonicalPath, Clock, JoinToken, TrustDomain,
     event::Block,
@@ -38,6 +38,7 @@ pub const ALL: &[Target] = &[
     ("canonical_path", canonical_path),
     ("capsules", capsules),
     ("client_hello", client_hello),
+    ("client_metadata", client_metadata),
     ("filter_language", filter_language),
     ("fleet_file", fleet_file),
     ("forwarded_header", forwarded_header),
@@ -371,6 +372,39 @@ pub fn jwt_verification(data: &[u8]) {
         assert!(verify_jwt::<Value>(&format!("{token}="), "at+jwt", &keys).is_err());
         assert!(verify_jwt::<Value>(token, "txntoken+jwt", &keys).is_err());
         assert!(verify_client_assertion::<Value>(token, &keys).is_err());
+    }
+}
+
+/// What a client that registers itself says about itself. Whatever is accepted sends nobody elsewhere.
+pub fn client_metadata(data: &[u8]) {
+    let policy = RegistrationPolicy {
+        grants: vec![GrantType::AuthorizationCode, GrantType::RefreshToken],
+        scopes: "orders:read".parse().into_iter().collect(),
+        auth_methods: vec![AuthMethod::None, AuthMethod::ClientSecretBasic],
+        redirects: vec![RedirectKind::Https],
+        redirect_hosts: vec!["*.apps.example".to_owned()],
+        client_lifetime_seconds: None,
+    };
+    let Ok(profile) = policy.judge(data) else {
+        return;
+    };
+    assert!(
+        profile
+            .scopes
+            .iter()
+            .all(|scope| policy.scopes.contains(scope))
+    );
+    assert!(
+        profile
+            .grants
+            .iter()
+            .all(|grant| policy.grants.contains(grant))
+    );
+    let returns = profile.logout.post_logout_redirect_uris.iter();
+    for uri in profile.redirect_uris.iter().chain(returns) {
+        let uri: http::Uri = uri.as_str().parse().unwrap();
+        assert_eq!(uri.scheme_str(), Some("https"));
+        assert!(uri.host().unwrap().ends_with(".apps.example"), "{uri}");
     }
 }
 

@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 
 use testudo_identity::{
-    ClientKind, ClientLogout, ClientPolicy, ClientProfile, GrantType, NewPassword, NewSecret,
-    RedirectUri, Seed, SeedClient, SeedServiceAccount, SeedUser, ServiceAccountProfile,
-    UserProfile,
+    AuthMethod, ClientKind, ClientLogout, ClientPolicy, ClientProfile, ConsentRule, GrantType,
+    NewPassword, NewSecret, RedirectKind, RedirectUri, RegistrationPolicy, Seed, SeedClient,
+    SeedServiceAccount, SeedUser, ServiceAccountProfile, UserProfile,
 };
 use testudo_model::{ClientName, RoleName, Scope};
-use testudo_runtime::fleet::{self, Fleet, SeedAuthentication, SeedCredential};
+use testudo_runtime::fleet::{
+    self, Fleet, RegistrationAuthMethod, RegistrationSection, SeedAuthentication, SeedCredential,
+};
 
 use crate::{
     api::{ADMIN_ROLE, ADMIN_SCOPE, AUDITOR_ROLE},
@@ -28,6 +30,30 @@ pub fn seed_of(fleet: &Fleet) -> Seed {
         users: fleet.users.iter().map(user).collect(),
         service_accounts: fleet.service_accounts.iter().map(service_account).collect(),
         clients,
+        registration: fleet.registration.as_ref().map(registration),
+    }
+}
+
+fn registration(section: &RegistrationSection) -> RegistrationPolicy {
+    let grants = section.grant_types.iter().copied().map(grant);
+    let methods = section.auth_methods.iter().map(|method| match method {
+        RegistrationAuthMethod::None => AuthMethod::None,
+        RegistrationAuthMethod::ClientSecretBasic => AuthMethod::ClientSecretBasic,
+        RegistrationAuthMethod::ClientSecretPost => AuthMethod::ClientSecretPost,
+        RegistrationAuthMethod::PrivateKeyJwt => AuthMethod::PrivateKeyJwt,
+    });
+    let redirects = section.redirects.iter().map(|kind| match kind {
+        fleet::RedirectKind::Https => RedirectKind::Https,
+        fleet::RedirectKind::Loopback => RedirectKind::Loopback,
+        fleet::RedirectKind::PrivateUse => RedirectKind::PrivateUse,
+    });
+    RegistrationPolicy {
+        grants: grants.collect(),
+        scopes: section.scopes.clone(),
+        auth_methods: methods.collect(),
+        redirects: redirects.collect(),
+        redirect_hosts: section.redirect_hosts.clone(),
+        client_lifetime_seconds: section.client_lifetime.map(|life| life.millis() / 1000),
     }
 }
 
@@ -107,6 +133,10 @@ fn client(client: &fleet::SeedClient) -> SeedClient {
                 require_signed_request_object: client.require_signed_request_object,
                 dpop_bound_access_tokens: client.dpop_bound_access_tokens,
                 fapi2_security_profile: client.fapi2_security_profile,
+                consent: match client.consent {
+                    fleet::ConsentRule::Implied => ConsentRule::Implied,
+                    fleet::ConsentRule::Required => ConsentRule::Required,
+                },
             },
             logout: ClientLogout {
                 post_logout_redirect_uris: parsed(&client.post_logout_redirect_uris),

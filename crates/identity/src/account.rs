@@ -4,10 +4,11 @@
 //! login of the last minutes, with the second factor if there is one.
 
 use serde::{Deserialize, Serialize};
-use testudo_model::{Redacted, SessionId, Timestamp};
+use testudo_model::{ClientName, Redacted, SessionId, Timestamp};
 
 use crate::{
-    Caller, EndReason, Fault, LoginPrompt, Provider, SecondFactorView, SessionView, TotpSetup,
+    Caller, ConsentView, EndReason, Fault, LoginPrompt, Provider, SecondFactorView, SessionView,
+    TotpSetup,
     claims::ASSURANCE_TWO_FACTORS,
     flow::{Sealed, Visit},
     limits::{FLOW_LIFETIME, FRESH_LOGIN},
@@ -50,6 +51,8 @@ pub struct AccountView {
     pub current: SessionId,
     /// The second factor.
     pub second_factor: Option<SecondFactorView>,
+    /// What they allowed to applications.
+    pub consents: Vec<ConsentView>,
 }
 
 /// What a user wants to change.
@@ -59,6 +62,8 @@ pub enum AccountAction<'a> {
     EndSession(SessionId),
     /// End all sessions.
     EndAllSessions,
+    /// Take back what an application was allowed.
+    RevokeConsent(ClientName),
     /// Begin to add an authenticator, in place of the one there may be.
     BeginTotp,
     /// Add it.
@@ -140,6 +145,10 @@ impl Provider {
                 self.log_out_everywhere(&session, caller)?;
                 Ok(AccountPage::LoggedOut)
             }
+            AccountAction::RevokeConsent(client) => {
+                self.revoke_consent(&session.user, &client, caller)?;
+                Ok(self.account_overview(&session)?)
+            }
             _ if !self.is_fresh(&session)? => Ok(AccountPage::Login(
                 self.prompt_visit(Visit::Account, browser)?,
             )),
@@ -175,6 +184,7 @@ impl Provider {
             sessions: self.sessions_of(&session.user)?,
             current: session.id.clone(),
             second_factor: self.second_factor(&session.user)?,
+            consents: self.consents_of(&session.user)?,
         })))
     }
 

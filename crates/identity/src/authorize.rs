@@ -36,6 +36,11 @@ pub enum Authorization {
         /// Where to redirect.
         location: Redacted<String>,
     },
+    /// The user is logged in, and must be asked: go there.
+    Consent {
+        /// Where to redirect.
+        location: Redacted<String>,
+    },
     /// The user must log in first.
     Login(LoginPrompt),
 }
@@ -158,6 +163,12 @@ pub enum Refusal {
     /// `prompt=none`, but nobody is logged in (recently enough), or the client is any program of the machine.
     #[error("the user must log in")]
     LoginRequired,
+    /// `prompt=none`, but the user must be asked.
+    #[error("the user must be asked")]
+    ConsentRequired,
+    /// The user was asked.
+    #[error("the user said no")]
+    AccessDenied,
 }
 
 impl Refusal {
@@ -179,6 +190,8 @@ impl Refusal {
             Self::Resource => ErrorCode::InvalidTarget,
             Self::UnmetAuthentication => ErrorCode::UnmetAuthenticationRequirements,
             Self::LoginRequired => ErrorCode::LoginRequired,
+            Self::ConsentRequired => ErrorCode::ConsentRequired,
+            Self::AccessDenied => ErrorCode::AccessDenied,
         }
     }
 }
@@ -205,8 +218,7 @@ enum Prompt {
     Default,
     /// Never show a page.
     None,
-    /// Show the page in any case. `consent` and `select_account` mean the same here: the page names the client,
-    /// and typing the password is consent and choice of account.
+    /// Show the page in any case. `select_account` means the same here: typing the name is the choice of account.
     Login,
 }
 
@@ -280,13 +292,21 @@ impl Provider {
                 && freshness.is_satisfied_by(session, self.clock.now())
         });
         match session {
+            Some(session) if self.must_consent(&request, client, &session.user)? => {
+                if freshness.prompt == Prompt::None {
+                    return Err(refused(Refusal::ConsentRequired));
+                }
+                let location = self.consent_location(&request, &session.id)?;
+                Ok(Authorization::Consent { location })
+            }
             Some(session) => self.authorize_session(&request, &session, caller),
             None if freshness.prompt == Prompt::None => Err(refused(Refusal::LoginRequired)),
             None => {
                 let hint = parameters
                     .get("login_hint")
                     .filter(|hint| hint.len() <= 128);
-                let (purpose, name) = (Purpose::Authorize(request), client.display_name.clone());
+                let name = client.name_at(Some(redirect_uri));
+                let purpose = Purpose::Authorize(request);
                 let prompt = self.prompt_login(purpose, name, browser, hint)?;
                 Ok(Authorization::Login(prompt))
             }
@@ -358,6 +378,7 @@ impl Provider {
             pushed: pushed.cloned(),
             is_signed,
             two_factors: two_factors(parameters.get("acr_values")),
+            asks_consent: prompts(parameters).any(|word| word == "consent"),
         };
         Ok((request, Freshness::of(parameters)?))
     }
@@ -460,7 +481,12 @@ impl Provider {
         Redacted::new(self.error_location(&request.redirect_uri, state, &why))
     }
 
-    fn error_location(&self, redirect_uri: &str, state: Option<&str>, why: &Refusal) -> String {
+    pub(crate) fn error_location(
+        &self,
+        redirect_uri: &str,
+        state: Option<&str>,
+        why: &Refusal,
+    ) -> String {
         let description = why.to_string();
         let mut answer = vec![
             ("error", why.code().as_str()),
@@ -561,6 +587,12 @@ fn two_factors(acr_values: Option<&str>) -> bool {
     values.find(|value| known.contains(value)) == Some(ASSURANCE_TWO_FACTORS)
 }
 
+/// The words of `prompt`.
+fn prompts(parameters: &Parameters) -> impl Iterator<Item = &str> {
+    let words = parameters.get("prompt").unwrap_or("").split(' ');
+    words.filter(|word| !word.is_empty())
+}
+
 impl Freshness {
     fn of(parameters: &Parameters) -> Result<Self, Refusal> {
         let max_age = match parameters.get("max_age").map(str::parse::<u32>) {
@@ -569,7 +601,7 @@ impl Freshness {
             None => None,
         };
         Ok(Self {
-            prompt: Prompt::parse(parameters.get("prompt").unwrap_or(""))?,
+            prompt: Prompt::of(parameters)?,
             max_age,
         })
     }
@@ -583,17 +615,18 @@ impl Freshness {
 }
 
 impl Prompt {
-    fn parse(text: &str) -> Result<Self, Refusal> {
-        let words: BTreeSet<&str> = text.split(' ').filter(|word| !word.is_empty()).collect();
+    fn of(parameters: &Parameters) -> Result<Self, Refusal> {
+        let words: BTreeSet<&str> = prompts(parameters).collect();
         let known = ["none", "login", "consent", "select_account"];
         let none = words.contains("none");
         if words.iter().any(|word| !known.contains(word)) || (none && words.len() > 1) {
             return Err(Refusal::Malformed("prompt"));
         }
-        Ok(match (none, words.is_empty()) {
-            (true, _) => Self::None,
-            (false, true) => Self::Default,
-            (false, false) => Self::Login,
+        // To be asked for consent is no login.
+        Ok(match words.iter().any(|word| *word != "consent") {
+            _ if none => Self::None,
+            false => Self::Default,
+            true => Self::Login,
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::{Provider, records::GrantType, scopes::OPENID_SCOPES};
+use crate::{Fault, Provider, records::GrantType, scopes::OPENID_SCOPES};
 
 /// Paths of the endpoints below the issuer.
 pub mod paths {
@@ -14,6 +14,8 @@ pub mod paths {
     pub const DEVICE_AUTHORIZATION: &str = "/oauth2/device_authorization";
     /// Where users connect devices: short enough to be typed.
     pub const DEVICE: &str = "/device";
+    /// Where users are asked what an application may have.
+    pub const CONSENT: &str = "/consent";
     /// The account page.
     pub const ACCOUNT: &str = "/account";
     /// Token endpoint.
@@ -24,6 +26,8 @@ pub mod paths {
     pub const INTROSPECT: &str = "/oauth2/introspect";
     /// Userinfo endpoint.
     pub const USERINFO: &str = "/oauth2/userinfo";
+    /// Client registration endpoint (RFC 7591); what one client registered is below it (RFC 7592).
+    pub const REGISTER: &str = "/oauth2/register";
     /// End session endpoint (OpenID Connect RP-Initiated Logout 1.0).
     pub const END_SESSION: &str = "/oauth2/logout";
     /// Key set.
@@ -36,8 +40,18 @@ pub mod paths {
 
 impl Provider {
     /// The discovery document. It promises what the code does and nothing else.
-    pub fn discovery(&self) -> Value {
-        document(&self.settings.issuer)
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn discovery(&self) -> Result<Value, Fault> {
+        let mut document = document(&self.settings.issuer);
+        if self.registration_policy()?.is_some()
+            && let Some(members) = document.as_object_mut()
+        {
+            let endpoint = format!("{}{}", self.settings.issuer, paths::REGISTER);
+            members.insert("registration_endpoint".to_owned(), endpoint.into());
+        }
+        Ok(document)
     }
 }
 

@@ -105,6 +105,8 @@ pub(crate) struct GrantRequest {
     pub(crate) is_signed: bool,
     /// Two factors are needed (`acr_values`).
     pub(crate) two_factors: bool,
+    /// The user is asked, whatever they said before (`prompt=consent`).
+    pub(crate) asks_consent: bool,
 }
 
 impl GrantRequest {

@@ -21,6 +21,7 @@ mod authorize;
 mod caller;
 mod change;
 mod claims;
+mod consent;
 mod device;
 mod directory;
 mod discovery;
@@ -41,6 +42,7 @@ mod provider;
 mod pushed;
 mod records;
 mod redirect_uri;
+mod registration;
 mod request_object;
 mod revocation;
 mod scopes;
@@ -64,6 +66,7 @@ pub use admin::{
 pub use authorize::{Authorization, AuthorizeError, LoginPrompt, Refusal};
 pub use caller::{Caller, Peer};
 pub use claims::{ASSURANCE_ONE_FACTOR, ASSURANCE_TWO_FACTORS, IdTokenClaims, UserInfo};
+pub use consent::{ConsentDecision, ConsentError, ConsentQuestion, ConsentView};
 pub use device::{
     DeviceAuthorization, DeviceAuthorizationError, DeviceDecision, DevicePage, DevicePageError,
     DeviceQuestion,
@@ -84,10 +87,14 @@ pub use protocol::{ErrorCode, OauthError};
 pub use provider::{Provider, Settings};
 pub use pushed::{PushError, PushedRequest};
 pub use records::{
-    Authentication, Client, ClientKind, ClientLogout, ClientPolicy, Grant, GrantType, Group, Role,
-    ServiceAccount, Session, User,
+    About, ApplicationType, Authentication, Client, ClientKind, ClientLogout, ClientPolicy,
+    ConsentRule, Grant, GrantType, Group, Registered, Role, ServiceAccount, Session, User,
 };
 pub use redirect_uri::{InvalidRedirectUri, RedirectUri};
+pub use registration::{
+    AuthMethod, NewRegistrationToken, RedirectKind, RegistrationError, RegistrationPolicy,
+    RegistrationToken,
+};
 pub use request_object::RequestObjectError;
 pub use revocation::{RevocationEntry, RevokeError};
 pub use second_factor::{SecondFactorRequest, SecondFactorView, TotpSetup};

@@ -52,7 +52,7 @@ pub const PROOF_CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
 /// Used DPoP proofs remembered in each of two generations, about 20 bytes each: a thousand a second for as long as a
 /// nonce lives.
 pub const MAX_USED_PROOFS: usize = 131_072;
-/// Longest life of a client assertion, from when it is used.
+/// Longest life of a client assertion, from when it was made; from when it is used, if it does not say.
 pub const MAX_ASSERTION_LIFETIME: Duration = Duration::from_secs(5 * 60);
 /// How far a client's clock may be off in an assertion: what the FAPI 2.0 Security Profile asks for (section 5.3.2.1).
 pub const ASSERTION_CLOCK_SKEW: Duration = Duration::from_secs(10);
@@ -102,6 +102,15 @@ pub const DEVICE_REQUEST_REFILL: Duration = Duration::from_millis(50);
 pub const FREE_WRONG_USER_CODES: u32 = 5;
 /// Longest key set of a client.
 pub const MAX_CLIENT_KEY_SET_BYTES: usize = 8 * 1024;
+/// Longest description of a client that registers itself: its keys and 32 addresses have less than 80 KiB, and nobody has
+/// that many.
+pub const MAX_REGISTRATION_BYTES: usize = 32 * 1024;
+/// People who answer for a client that registers itself.
+pub const MAX_CONTACTS: usize = 8;
+/// Clients that may be registered with one token.
+pub const MAX_REGISTRATION_TOKEN_USES: u32 = 1_000;
+/// Longest time for which clients may be registered with a token.
+pub const MAX_REGISTRATION_TOKEN_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Time between pushing an authorization request and opening the login page with it.
 pub const PUSHED_REQUEST_LIFETIME: Duration = Duration::from_secs(90);
 /// Time during which the same refresh token gets the same successor: two tabs, or an answer lost on the way.

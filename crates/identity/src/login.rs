@@ -298,7 +298,9 @@ impl Provider {
                 Purpose::Authorize(request) if !request.accepts(&session.authentication) => {
                     (change, self.unmet_location(request))
                 }
-                Purpose::Authorize(request) => self.stage_code(change, request, &session, caller),
+                Purpose::Authorize(request) => {
+                    self.stage_answer(change, request, &session, caller)?
+                }
                 Purpose::Visit(visit) => (change, Redacted::new(visit.location())),
             };
             let logged_in = LoggedIn {

@@ -254,7 +254,7 @@ impl Provider {
             (Some(_), _) => return Err(LogoutError::UnknownRedirect),
         };
         let (client_id, client_name) = client
-            .map(|client| (client.client_id, client.display_name))
+            .map(|client| (client.client_id.clone(), client.name_at(None)))
             .unzip();
         Ok(LogoutRequest {
             client_id,

@@ -11,16 +11,22 @@ pub enum ErrorCode {
     AccessDenied,
     /// RFC 8628 section 3.5.
     AuthorizationPending,
+    /// OpenID Connect Core 1.0 section 3.1.2.6.
+    ConsentRequired,
     /// RFC 8628 section 3.5.
     ExpiredToken,
     /// RFC 6750 section 3.1.
     InsufficientScope,
     /// RFC 6749 section 5.2.
     InvalidClient,
+    /// RFC 7591 section 3.2.2.
+    InvalidClientMetadata,
     /// RFC 9449 section 5.
     InvalidDpopProof,
     /// RFC 6749 section 5.2.
     InvalidGrant,
+    /// RFC 7591 section 3.2.2.
+    InvalidRedirectUri,
     /// RFC 6749 section 5.2.
     InvalidRequest,
     /// RFC 9101 section 7.
@@ -61,11 +67,14 @@ impl ErrorCode {
         match self {
             Self::AccessDenied => "access_denied",
             Self::AuthorizationPending => "authorization_pending",
+            Self::ConsentRequired => "consent_required",
             Self::ExpiredToken => "expired_token",
             Self::InsufficientScope => "insufficient_scope",
             Self::InvalidClient => "invalid_client",
+            Self::InvalidClientMetadata => "invalid_client_metadata",
             Self::InvalidDpopProof => "invalid_dpop_proof",
             Self::InvalidGrant => "invalid_grant",
+            Self::InvalidRedirectUri => "invalid_redirect_uri",
             Self::InvalidRequest => "invalid_request",
             Self::InvalidRequestObject => "invalid_request_object",
             Self::InvalidScope => "invalid_scope",

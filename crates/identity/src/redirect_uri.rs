@@ -60,6 +60,17 @@ pub(crate) fn is_anybodys(uri: &str) -> bool {
     !uri.starts_with("https://")
 }
 
+/// What tells people where they are sent: the host, or the scheme of an application on their device.
+pub(crate) fn place_of(uri: &str) -> &str {
+    let (scheme, rest) = uri.split_once(':').unwrap_or((uri, ""));
+    match rest.strip_prefix("//") {
+        Some(rest) if matches!(scheme, "https" | "http") => {
+            rest.split(['/', '?']).next().unwrap_or(rest)
+        }
+        _ => scheme,
+    }
+}
+
 /// `uri` with further query parameters. `uri` was matched with a registered one, so it has no fragment.
 pub(crate) fn with_parameters(uri: &str, parameters: &[(&str, &str)]) -> String {
     let encoded = form_urlencoded::Serializer::new(String::new())
@@ -108,7 +119,7 @@ impl FromStr for RedirectUri {
         }
         let plain = text
             .bytes()
-            .all(|byte| byte.is_ascii_graphic() && !b"\\\"<>^`{|}".contains(&byte));
+            .all(|byte| byte.is_ascii_graphic() && !b"\\\"<>^`{|}*".contains(&byte));
         let url = plain.then(|| Url::parse(text).ok()).flatten();
         let Some(url) = url else {
             return Err(InvalidRedirectUri::NotAbsolute(text.to_owned()));
@@ -116,8 +127,10 @@ impl FromStr for RedirectUri {
         if text.contains('#') || !url.username().is_empty() || url.password().is_some() {
             return Err(InvalidRedirectUri::FragmentOrUser(text.to_owned()));
         }
-        // `https:evil` and `https:/evil` parse as `https://evil`: what browsers repair is not what is written.
-        let written_out = !matches!(url.scheme(), "http" | "https") || text.contains("://");
+        // `https:evil`, `https:/evil` and `https:///evil` parse as `https://evil`: what browsers repair is not what is
+        // written.
+        let written_out = !matches!(url.scheme(), "http" | "https")
+            || (text.contains("://") && !text.contains(":///"));
         if !written_out {
             return Err(InvalidRedirectUri::NotAbsolute(text.to_owned()));
         }
@@ -166,6 +179,8 @@ mod tests {
             "//evil.example/cb",
             "https:evil.example",
             "https:/evil.example",
+            "https:///evil.example",
+            "https:////evil.example",
             "\\evil",
             "http://shop.example/cb",
             "http://127.0.0.1.evil.example/cb",
@@ -226,6 +241,23 @@ mod tests {
             "http://localhost:51234/cb",
         ] {
             assert!(!registered.accepts(other, true), "{other}");
+        }
+    }
+
+    #[test]
+    fn people_are_told_the_host_or_the_scheme() {
+        for (uri, place) in [
+            (
+                "https://shop.example/cb?x=https://bank.example",
+                "shop.example",
+            ),
+            ("https://shop.example:8443", "shop.example:8443"),
+            ("https://shop.example?bank.example", "shop.example"),
+            ("http://[::1]:7/cb", "[::1]:7"),
+            ("com.example.app:/cb", "com.example.app"),
+            ("com.example.app://bank.example/cb", "com.example.app"),
+        ] {
+            assert_eq!(place_of(uri), place);
         }
     }
 

@@ -6,16 +6,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use testudo_model::{ClientName, GroupName, Redacted, RoleName, Username, snapshot::Revoked};
+use testudo_model::{
+    ClientName, GroupName, Redacted, RoleName, Username, event::EventClass, snapshot::Revoked,
+};
 use testudo_store::{Expected, Versioned};
 
 use crate::{
-    Caller, Fault, Provider,
+    Caller, Fault, Provider, RegistrationPolicy,
     admin::{
         AdminError, ClientProfile, NewPassword, NewSecret, Secrets, ServiceAccountProfile,
         UserProfile, check_count, stage_new_client, stage_new_service_account, stage_new_user,
     },
-    change::{Change, until_settled},
+    change::{Change, Report, until_settled},
     limits::{MAX_MEMBERSHIPS, MAX_SEED_RECORDS},
     records::{Client, Group, Holder, NameClaim, PasswordCredential, Role, ServiceAccount, User},
 };
@@ -33,6 +35,8 @@ pub struct Seed {
     pub service_accounts: Vec<SeedServiceAccount>,
     /// OAuth clients.
     pub clients: Vec<SeedClient>,
+    /// What clients that register themselves may ask for; if nothing is said, none can.
+    pub registration: Option<RegistrationPolicy>,
 }
 
 /// A user to seed.
@@ -278,7 +282,7 @@ impl<'a> Sowing<'a> {
                 .client(change, client)
                 .map_err(refused("client", &client.client_id))?;
         }
-        Ok(change)
+        Ok(self.registration(change, seed.registration.as_ref())?)
     }
 
     fn role(&mut self, change: Change<'a>, name: &RoleName) -> Result<Change<'a>, Fault> {
@@ -456,6 +460,13 @@ impl<'a> Sowing<'a> {
             record: before,
             version,
         } = stored;
+        // What the file says, the client itself could change.
+        if before.registered.is_some() {
+            return Err(AdminError::Taken {
+                kind: "client",
+                name: name.to_owned(),
+            });
+        }
         let after = seed.profile.clone().apply(before.clone());
         if after == before {
             return Ok(change);
@@ -466,6 +477,29 @@ impl<'a> Sowing<'a> {
         };
         let change = change.put(Expected::Version(version), &after);
         Ok(self.updated(change, "client", "client.update", name))
+    }
+
+    fn registration(
+        &mut self,
+        change: Change<'a>,
+        wanted: Option<&RegistrationPolicy>,
+    ) -> Result<Change<'a>, Fault> {
+        let key = RegistrationPolicy::KEY;
+        let stored = self.provider.tenant.get::<RegistrationPolicy>(key)?;
+        let expected = stored
+            .as_ref()
+            .map_or(Expected::Absent, |stored| Expected::Version(stored.version));
+        let change = match (stored.as_ref().map(|stored| &stored.record), wanted) {
+            (before, after) if before == after => return Ok(change),
+            (_, Some(after)) => change.put(expected, after),
+            (_, None) => change.delete::<RegistrationPolicy>(expected, key),
+        };
+        let state = if wanted.is_some() { "on" } else { "off" };
+        self.report.updated.push(format!("registration {state}"));
+        let report = Report::new(EventClass::EntityManagement, "registration.policy")
+            .target(state)
+            .detail("source", "fleet file");
+        Ok(change.report(report, self.caller))
     }
 
     fn claim(&self, name: &ClientName) -> Result<Option<Holder>, Fault> {

@@ -292,7 +292,7 @@ impl Provider {
     }
 
     /// Adds the end of `grants` to `change`: their tokens are taken back, and their clients told.
-    fn end_grants<'p, 'g>(
+    pub(crate) fn end_grants<'p, 'g>(
         &self,
         change: Change<'p>,
         grants: impl IntoIterator<Item = &'g Versioned<Grant>>,

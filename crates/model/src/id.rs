@@ -215,6 +215,8 @@ id! {
     TransactionId = "txn";
     /// A one-use token with which a proxy joins the fleet (its public half).
     JoinTokenId = "join";
+    /// A token with which OAuth clients are registered (its public half).
+    RegistrationTokenId = "rgt";
     /// One proxy instance; its spool's node name.
     InstanceId = "ins";
     /// Something that somebody outside is told.

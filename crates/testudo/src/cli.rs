@@ -160,6 +160,9 @@ pub enum Command {
     /// One-use tokens with which proxies join
     #[command(subcommand)]
     JoinToken(JoinTokenCommand),
+    /// Tokens with which applications register themselves
+    #[command(subcommand)]
+    RegistrationToken(RegistrationTokenCommand),
     /// Keys of the sealed store and the certificate authority
     #[command(subcommand)]
     Key(KeyCommand),
@@ -513,6 +516,14 @@ pub enum UserCommand {
 /// `testudo client`.
 #[derive(Debug, Subcommand)]
 pub enum ClientCommand {
+    /// List applications: those of the fleet file, and those that registered themselves
+    List(PageArguments),
+    /// Delete an application: it gets no tokens any more
+    Delete {
+        /// Its id, as `list` shows it
+        #[arg(value_name = "ID")]
+        client: String,
+    },
     /// Make a new secret and print it, this once
     RotateSecret {
         /// Its id: the name in `[clients]` or `[service_accounts]` of the fleet file
@@ -576,6 +587,31 @@ pub enum JoinTokenCommand {
     /// Take a token back
     Delete {
         /// Its id, as `list` shows it: `join_…`
+        #[arg(value_name = "ID")]
+        token: String,
+    },
+}
+
+/// `testudo registration-token`.
+#[derive(Debug, Subcommand)]
+pub enum RegistrationTokenCommand {
+    /// Make a token with which applications can be registered; `[registration]` of the fleet file says what they may ask for
+    Create {
+        /// How many applications
+        #[arg(long, default_value_t = 1, value_name = "NUMBER")]
+        uses: u32,
+        /// How long it may be used, e.g. `24h`; 30 days at most
+        #[arg(long, default_value = "1h", value_parser = parse_duration)]
+        ttl: Duration,
+        /// What it is for, to find it again
+        #[arg(long, value_name = "TEXT")]
+        label: Option<String>,
+    },
+    /// Tokens that may still be used; never their secrets
+    List(PageArguments),
+    /// Take a token back; what was registered with it stays
+    Delete {
+        /// Its id, as `list` shows it: `rgt_…`
         #[arg(value_name = "ID")]
         token: String,
     },

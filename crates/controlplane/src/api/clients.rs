@@ -1,16 +1,20 @@
-//! Secrets of clients and service accounts.
+//! OAuth clients, and the secrets of clients and service accounts.
 
 use std::{sync::Arc, time::Duration};
 
 use axum::{
     Extension, Json,
-    extract::{Path, State},
+    extract::{Path, Query, State},
 };
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
+use testudo_identity::Client;
 use testudo_model::ClientName;
 
-use super::{Administrator, Answer, users::refusal};
+use super::{
+    Administrator, Answer,
+    users::{Paging, refusal},
+};
 use crate::{http::Refusal, plane::Plane};
 
 /// Longest time for which two secrets are good.
@@ -22,6 +26,65 @@ const MAX_OVERLAP: Duration = Duration::from_secs(7 * 24 * 3600);
 pub struct Rotation {
     /// How long the secret before stays good.
     overlap_seconds: u64,
+}
+
+/// `GET /api/v1/clients`: those of the fleet file, and those that registered themselves.
+pub async fn list(State(plane): State<Arc<Plane>>, Query(paging): Query<Paging>) -> Answer {
+    plane
+        .blocking(move |plane| {
+            let (after, limit) = paging.read()?;
+            let page = plane
+                .provider
+                .clients(after, limit)
+                .map_err(|error| refusal(&error))?;
+            let items: Vec<Value> = page
+                .items
+                .iter()
+                .map(|stored| view(&stored.record))
+                .collect();
+            let next = page.next.map(|cursor| cursor.to_string());
+            Ok(Json(json!({ "items": items, "next": next })))
+        })
+        .await?
+}
+
+/// `DELETE /api/v1/clients/{client}`. A client of the fleet file comes back with the next `testudo apply`.
+pub async fn delete(
+    State(plane): State<Arc<Plane>>,
+    Path(client): Path<ClientName>,
+    Extension(administrator): Extension<Administrator>,
+) -> Answer {
+    plane
+        .blocking(move |plane| {
+            let caller = administrator.identity_caller();
+            let stored = plane
+                .provider
+                .client(&client)
+                .map_err(|error| refusal(&error))?;
+            plane
+                .provider
+                .delete_client(&client, stored.version, &caller)
+                .map_err(|error| refusal(&error))?;
+            Ok(Json(view(&stored.record)))
+        })
+        .await?
+}
+
+fn view(client: &Client) -> Value {
+    let registered = client.registered.as_ref();
+    json!({
+        "client_id": client.client_id,
+        "name": client.display_name,
+        "kind": client.kind,
+        "grants": client.grants.iter().map(|grant| grant.as_str()).collect::<Vec<_>>(),
+        "scopes": client.scopes,
+        "redirect_uris": client.redirect_uris,
+        "disabled": client.disabled,
+        "created": client.created_at.to_string(),
+        "registered_with": registered.map(|registered| &registered.token),
+        "about": registered.map(|registered| &registered.about),
+        "expires": registered.and_then(|registered| registered.expires_at).map(|at| at.to_string()),
+    })
 }
 
 /// `POST /api/v1/clients/{client}/rotate-secret`. The answer has the new secret; it cannot be asked for again.

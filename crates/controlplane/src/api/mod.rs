@@ -10,6 +10,7 @@ mod fleet;
 mod join_tokens;
 mod keys;
 mod proxies;
+mod registration_tokens;
 mod sessions;
 mod status;
 mod users;
@@ -142,16 +143,41 @@ pub fn operations() -> Vec<Operation> {
             sessions::list,
         ),
         operation(
-            delete,
+            delete.clone(),
             "/api/v1/sessions/{session}",
             Change,
             sessions::revoke,
+        ),
+        operation(get.clone(), "/api/v1/clients", Read, clients::list),
+        operation(
+            delete.clone(),
+            "/api/v1/clients/{client}",
+            Change,
+            clients::delete,
         ),
         operation(
             post.clone(),
             "/api/v1/clients/{client}/rotate-secret",
             Change,
             clients::rotate_secret,
+        ),
+        operation(
+            post.clone(),
+            "/api/v1/registration-tokens",
+            Change,
+            registration_tokens::create,
+        ),
+        operation(
+            get.clone(),
+            "/api/v1/registration-tokens",
+            Read,
+            registration_tokens::list,
+        ),
+        operation(
+            delete,
+            "/api/v1/registration-tokens/{registration_token}",
+            Change,
+            registration_tokens::delete,
         ),
         operation(
             get.clone(),

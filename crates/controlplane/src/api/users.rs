@@ -30,18 +30,20 @@ const fn default_limit() -> usize {
     100
 }
 
+impl Paging {
+    /// Where to begin, and how many rows at most.
+    pub(super) fn read(&self) -> Result<(Option<Cursor>, usize), Refusal> {
+        let after = self.after.as_deref().map(str::parse::<Cursor>).transpose();
+        let wrong = |_| Refusal::bad_request("`after` is the `next` of the page before");
+        Ok((after.map_err(wrong)?, self.limit.clamp(1, MAX_PAGE)))
+    }
+}
+
 /// `GET /api/v1/users`.
 pub async fn list(State(plane): State<Arc<Plane>>, Query(paging): Query<Paging>) -> Answer {
     plane
         .blocking(move |plane| {
-            let limit = paging.limit.clamp(1, MAX_PAGE);
-            let after = paging
-                .after
-                .as_deref()
-                .map(str::parse::<Cursor>)
-                .transpose();
-            let after = after
-                .map_err(|_| Refusal::bad_request("`after` is the `next` of the page before"))?;
+            let (after, limit) = paging.read()?;
             let page = plane
                 .provider
                 .users(after, limit)

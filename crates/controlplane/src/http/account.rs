@@ -10,7 +10,8 @@ use axum::{
 };
 use http::StatusCode;
 use testudo_identity::{
-    AccountAction, AccountError, AccountPage, AccountView, Parameters, SessionView, paths,
+    AccountAction, AccountError, AccountPage, AccountView, ConsentView, Parameters, SessionView,
+    paths,
 };
 
 use super::{
@@ -20,7 +21,7 @@ use super::{
     cookies,
 };
 use crate::{
-    pages::{self, AccountOverviewPage, RecoveryCodesPage, SessionLine, TotpPage},
+    pages::{self, AccountOverviewPage, ConsentLine, RecoveryCodesPage, SessionLine, TotpPage},
     plane::Plane,
 };
 
@@ -72,6 +73,7 @@ fn action_of(parameters: &Parameters) -> Option<AccountAction<'_>> {
     Some(match parameters.get("action")? {
         "end-session" => AccountAction::EndSession(parameters.get("session")?.parse().ok()?),
         "end-all-sessions" => AccountAction::EndAllSessions,
+        "revoke-consent" => AccountAction::RevokeConsent(parameters.get("client")?.parse().ok()?),
         "begin-totp" => AccountAction::BeginTotp,
         "confirm-totp" => AccountAction::ConfirmTotp {
             code: parameters.get("code").unwrap_or(""),
@@ -124,6 +126,12 @@ fn overview(plane: &Plane, view: &AccountView) -> Response {
         source: session.source_ip.map(|address| address.to_string()),
         clients: clients_of(session),
     };
+    let consent = |consent: &ConsentView| ConsentLine {
+        client_id: consent.client_id.to_string(),
+        client: consent.client_name.clone(),
+        scopes: consent.scopes.join(", "),
+        since: consent.given_at.to_string(),
+    };
     let second_factor = view.second_factor;
     let page = AccountOverviewPage {
         fleet: plane.fleet_name(),
@@ -132,6 +140,7 @@ fn overview(plane: &Plane, view: &AccountView) -> Response {
         sessions: view.sessions.iter().map(line).collect(),
         second_factor: second_factor
             .map(|factor| (factor.added_at.to_string(), factor.recovery_codes_left)),
+        consents: view.consents.iter().map(consent).collect(),
     };
     pages::render(StatusCode::OK, &page)
 }

@@ -49,7 +49,9 @@ async fn authorize(State(plane): State<Arc<Plane>>, request: Request) -> Result<
         })
         .await?;
     Ok(match answered {
-        Ok(Authorization::Code { location }) => redirect(location.expose()),
+        Ok(Authorization::Code { location } | Authorization::Consent { location }) => {
+            redirect(location.expose())
+        }
         Ok(Authorization::Login(prompt)) => login_page(&plane, &prompt),
         Err(AuthorizeError::Refused { location, .. }) => redirect(&location),
         Err(AuthorizeError::Unavailable(fault)) => return Err(Refusal::internal(&fault)),

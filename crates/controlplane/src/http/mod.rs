@@ -3,10 +3,12 @@
 mod account;
 mod authorize;
 mod body;
+mod consent;
 mod cookies;
 mod device;
 mod oauth;
 mod problem;
+mod registration;
 mod serve;
 mod timely;
 
@@ -38,7 +40,9 @@ pub fn public_router(plane: &Arc<Plane>, metrics: &ControlMetrics) -> Router {
         .merge(authorize::routes())
         .merge(oauth::routes())
         .merge(device::routes())
+        .merge(registration::routes())
         .merge(account::routes())
+        .merge(consent::routes())
         .route(pages::STYLESHEET, get(pages::stylesheet))
         .route(pages::SHIELD, get(pages::shield))
         .layer(DefaultBodyLimit::max(MAX_FORM_BYTES))

@@ -181,11 +181,7 @@ async fn jwks(State(plane): State<Arc<Plane>>) -> Result<Response, Refusal> {
 
 /// `GET /.well-known/…` (OpenID Connect Discovery, RFC 8414).
 async fn discovery(State(plane): State<Arc<Plane>>) -> Result<Response, Refusal> {
-    cacheable(
-        plane
-            .blocking(|plane| Ok(plane.provider.discovery()))
-            .await?,
-    )
+    cacheable(plane.blocking(|plane| plane.provider.discovery()).await?)
 }
 
 fn cacheable(document: Result<Value, Fault>) -> Result<Response, Refusal> {
@@ -210,7 +206,7 @@ fn accepts(headers: &HeaderMap, media_type: &str) -> bool {
 }
 
 /// The one field of a name; two are as good as a wrong one.
-fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
+pub(super) fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
     let mut fields = headers.get_all(name).iter();
     match (fields.next(), fields.next()) {
         (None, _) => None,
@@ -219,7 +215,7 @@ fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
     }
 }
 
-fn oauth_error(error: &OauthError) -> Response {
+pub(super) fn oauth_error(error: &OauthError) -> Response {
     let status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::BAD_REQUEST);
     let mut response = no_store((status, Json(error)).into_response());
     if let Some(challenge) = error
@@ -243,7 +239,7 @@ fn with_nonce(mut response: Response, nonce: Option<&str>) -> Response {
 }
 
 /// RFC 6749 section 5.1.
-fn no_store(mut response: Response) -> Response {
+pub(super) fn no_store(mut response: Response) -> Response {
     response
         .headers_mut()
         .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

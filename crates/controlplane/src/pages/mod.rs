@@ -81,6 +81,34 @@ pub struct AccountOverviewPage<'a> {
     pub sessions: Vec<SessionLine>,
     /// Since when there is an authenticator, and how many recovery codes are left.
     pub second_factor: Option<(String, usize)>,
+    /// What they allowed to applications.
+    pub consents: Vec<ConsentLine>,
+}
+
+/// An application in a list.
+pub struct ConsentLine {
+    /// Its id.
+    pub client_id: String,
+    /// Its name.
+    pub client: String,
+    /// What it may have.
+    pub scopes: String,
+    /// Since when.
+    pub since: String,
+}
+
+/// The question whether an application may have what it asks for.
+#[derive(Template)]
+#[template(path = "consent.html")]
+pub struct ConsentPage<'a> {
+    /// The fleet's name.
+    pub fleet: &'a str,
+    /// Client that asks.
+    pub client: &'a str,
+    /// What for.
+    pub scopes: &'a [String],
+    /// The sealed request.
+    pub flow: &'a str,
 }
 
 /// A login in a list.

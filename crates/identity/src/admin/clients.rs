@@ -12,6 +12,7 @@ use crate::{
     records::{
         Client, ClientKind, ClientLogout, ClientPolicy, GrantType, NameClaim, SecretCredential,
     },
+    registration::RegistrationCredential,
 };
 
 /// What an administrator says about a client.
@@ -181,6 +182,7 @@ impl Provider {
             jwks: None,
             policy: ClientPolicy::default(),
             logout: ClientLogout::default(),
+            registered: None,
             disabled: false,
             created_at: now,
             updated_at: now,
@@ -276,11 +278,7 @@ impl Provider {
         caller: &Caller,
     ) -> Result<(), AdminError> {
         self.load_at::<Client>(named(client_id.as_str()), client_id.as_str(), version)?;
-        let change = self
-            .change()
-            .delete::<Client>(Expected::Version(version), client_id.as_str())
-            .delete::<NameClaim>(Expected::Any, &NameClaim::client_key(client_id))
-            .delete::<SecretCredential>(Expected::Any, client_id.as_str())
+        let change = stage_client_deletion(self.change(), client_id, version, Expected::Any)
             .report(client_report("client.delete", client_id), caller);
         self.commit_change(change, named(client_id.as_str()))
     }
@@ -297,10 +295,25 @@ pub(crate) fn stage_new_client<'p>(
     secrets: &Secrets,
 ) -> Change<'p> {
     let change = change
-        .put(Expected::Absent, &NameClaim::of_client(&client.client_id))
+        .put(Expected::Absent, &NameClaim::of_client(client))
         .put(Expected::Absent, client);
     match &secrets.credential {
         Some(credential) => change.put(Expected::Absent, credential),
         None => change,
     }
+}
+
+/// Takes away the records of a client, if it has this version and its registration access token is in the state `right`.
+pub(crate) fn stage_client_deletion<'p>(
+    change: Change<'p>,
+    client_id: &ClientName,
+    version: u64,
+    right: Expected,
+) -> Change<'p> {
+    let key = client_id.as_str();
+    change
+        .delete::<Client>(Expected::Version(version), key)
+        .delete::<NameClaim>(Expected::Any, &NameClaim::client_key(client_id))
+        .delete::<SecretCredential>(Expected::Any, key)
+        .delete::<RegistrationCredential>(right, key)
 }

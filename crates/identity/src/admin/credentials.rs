@@ -149,6 +149,7 @@ impl Secrets {
         let credential = SecretCredential {
             holder: holder.clone(),
             secrets: vec![made.stored],
+            expires_at: None,
         };
         Ok(Self {
             credential: Some(credential),

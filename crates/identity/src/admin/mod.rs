@@ -12,7 +12,7 @@ mod users;
 mod validation;
 
 pub use clients::ClientProfile;
-pub(crate) use clients::stage_new_client;
+pub(crate) use clients::{stage_client_deletion, stage_new_client};
 pub(crate) use credentials::Secrets;
 pub use credentials::{NewPassword, NewSecret};
 pub use groups::GroupProfile;
@@ -160,7 +160,11 @@ impl Named<'_> {
 
 impl Provider {
     /// A page of a collection, in order of creation.
-    fn page<R: Record>(&self, after: Option<Cursor>, limit: usize) -> Result<Page<R>, AdminError> {
+    pub(crate) fn page<R: Record>(
+        &self,
+        after: Option<Cursor>,
+        limit: usize,
+    ) -> Result<Page<R>, AdminError> {
         Ok(self.tenant.list(after, limit.clamp(1, MAX_PAGE))?)
     }
 

@@ -191,6 +191,7 @@ impl Provider {
                 .put(Expected::Version(stored.version), &user)
                 .report(report, caller);
             let change = self.exclude_logins(change, id)?;
+            let change = self.stage_end_of_consents(change, id)?;
             Ok(self.stage_end_of_all(change, id)?.commit()?.then_some(()))
         })
     }

@@ -159,7 +159,7 @@ impl Provider {
         Ok(DevicePage::Decide(DeviceQuestion {
             flow: self.device_form(&session, Some(asked))?,
             user_code: request.record.user_code.to_string(),
-            client_name: client.display_name,
+            client_name: client.name_at(None),
             scopes: request
                 .record
                 .scopes

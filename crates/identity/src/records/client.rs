@@ -6,7 +6,8 @@ use testudo_store::Record;
 
 use crate::{
     notification_uri::NotificationUri,
-    redirect_uri::{RedirectUri, is_anybodys},
+    records::Registered,
+    redirect_uri::{RedirectUri, is_anybodys, place_of},
     scopes::{OFFLINE_ACCESS, OPENID_SCOPES, ScopeSet},
 };
 
@@ -33,6 +34,8 @@ pub struct Client {
     pub policy: ClientPolicy,
     /// How it takes part in logouts.
     pub logout: ClientLogout,
+    /// If it registered itself, what is known of it because of that.
+    pub registered: Option<Box<Registered>>,
     /// Can do nothing.
     pub disabled: bool,
     /// When the record was made. Codes and grants remember it, so that they are worthless at a later client
@@ -64,6 +67,26 @@ impl Client {
         self.kind == ClientKind::Confidential || !is_anybodys(uri)
     }
 
+    /// Whether its users are asked before it gets what it asks for. What registered itself is known to nobody else.
+    pub(crate) fn must_ask(&self) -> bool {
+        self.registered.is_some() || self.policy.consent == ConsentRule::Required
+    }
+
+    /// Its name for the people who are sent to `uri`. What registered itself may call itself whatever it likes: they see
+    /// first where they go, or under which id it is known.
+    pub(crate) fn name_at(&self, uri: Option<&str>) -> String {
+        if self.registered.is_none() {
+            return self.display_name.clone();
+        }
+        let place = uri.map_or(self.client_id.as_str(), place_of);
+        format!("{place} ({})", self.display_name)
+    }
+
+    /// When it ends by itself.
+    pub(crate) fn expires_at(&self) -> Option<Timestamp> {
+        self.registered.as_ref()?.expires_at
+    }
+
     /// Whether the browser may go to `uri` after a logout: the same bytes (RP-Initiated Logout 1.0 section 3.1).
     pub(crate) fn may_return_to(&self, uri: &str) -> bool {
         let registered = &self.logout.post_logout_redirect_uris;
@@ -85,6 +108,10 @@ impl Record for Client {
     fn key(&self) -> String {
         self.client_id.to_string()
     }
+
+    fn expires(&self) -> Option<Timestamp> {
+        self.expires_at()
+    }
 }
 
 /// What a client must do beyond what everybody must. Single demands have the names of the metadata registered with IANA.
@@ -102,6 +129,19 @@ pub struct ClientPolicy {
     /// its key or certificate. Its refresh tokens are not rotated (section 5.3.2.1, item 9): they are worth nothing
     /// without that.
     pub fapi2_security_profile: bool,
+    /// Whether its users are asked.
+    pub consent: ConsentRule,
+}
+
+/// Whether users are asked before a client gets what it asks for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConsentRule {
+    /// They are not: the client is the organisation's own.
+    #[default]
+    Implied,
+    /// They are, once for what it asks for.
+    Required,
 }
 
 impl ClientPolicy {

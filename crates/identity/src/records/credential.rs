@@ -32,6 +32,8 @@ pub(crate) struct SecretCredential {
     pub(crate) holder: ClientName,
     /// Newest last.
     pub(crate) secrets: Vec<ClientSecret>,
+    /// When the client ends, if it does by itself.
+    pub(crate) expires_at: Option<Timestamp>,
 }
 
 impl Record for SecretCredential {
@@ -39,6 +41,10 @@ impl Record for SecretCredential {
 
     fn key(&self) -> String {
         self.holder.to_string()
+    }
+
+    fn expires(&self) -> Option<Timestamp> {
+        self.expires_at
     }
 }
 

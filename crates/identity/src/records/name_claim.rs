@@ -1,14 +1,17 @@
 //! Who holds a name. Inserting one where there is one fails, which is what makes names unique.
 
 use serde::{Deserialize, Serialize};
-use testudo_model::{ClientName, ServiceAccountId, UserId, Username};
+use testudo_model::{ClientName, ServiceAccountId, Timestamp, UserId, Username};
 use testudo_store::Record;
+
+use super::Client;
 
 /// A taken name. Clients and service accounts share their names: both are OAuth client ids.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct NameClaim {
     key: String,
     pub(crate) holder: Holder,
+    expires_at: Option<Timestamp>,
 }
 
 /// Who holds a name.
@@ -25,6 +28,7 @@ impl NameClaim {
         Self {
             key: Self::user_key(username),
             holder: Holder::User(id.clone()),
+            expires_at: None,
         }
     }
 
@@ -32,13 +36,16 @@ impl NameClaim {
         Self {
             key: Self::client_key(name),
             holder: Holder::ServiceAccount(id.clone()),
+            expires_at: None,
         }
     }
 
-    pub(crate) fn of_client(name: &ClientName) -> Self {
+    /// It goes when its client does.
+    pub(crate) fn of_client(client: &Client) -> Self {
         Self {
-            key: Self::client_key(name),
+            key: Self::client_key(&client.client_id),
             holder: Holder::Client,
+            expires_at: client.expires_at(),
         }
     }
 
@@ -56,5 +63,9 @@ impl Record for NameClaim {
 
     fn key(&self) -> String {
         self.key.clone()
+    }
+
+    fn expires(&self) -> Option<Timestamp> {
+        self.expires_at
     }
 }

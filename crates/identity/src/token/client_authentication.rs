@@ -468,7 +468,11 @@ impl Provider {
         }
     }
 
-    fn has_secret(&self, holder: &ClientName, given: &Redacted<String>) -> Result<bool, Fault> {
+    pub(crate) fn has_secret(
+        &self,
+        holder: &ClientName,
+        given: &Redacted<String>,
+    ) -> Result<bool, Fault> {
         if given.expose().len() > MAX_CLIENT_SECRET_BYTES {
             return Ok(false);
         }

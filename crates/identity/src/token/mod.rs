@@ -255,7 +255,7 @@ impl Provider {
     }
 
     /// Records a refusal, if there are not too many.
-    fn report_refusal(&self, report: Report, caller: &Caller) -> Result<(), Fault> {
+    pub(crate) fn report_refusal(&self, report: Report, caller: &Caller) -> Result<(), Fault> {
         if self
             .refusals
             .admits(caller.source_ip, self.clock.monotonic_nanos())

@@ -217,7 +217,7 @@ fn the_client_can_demand_a_fresh_login() {
     house.clock.advance(Duration::from_secs(120));
     for changes in [
         ("prompt", "login"),
-        ("prompt", "consent"),
+        ("prompt", "login consent"),
         ("max_age", "60"),
         ("max_age", "0"),
     ] {

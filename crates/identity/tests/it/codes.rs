@@ -278,7 +278,7 @@ fn an_answer_of_another_issuer_can_be_told_apart() {
     let house = House::new();
     let logged_in = house.login_through(&native_request(&[]));
     let answer = query(logged_in.location.expose());
-    let published = house.provider.discovery();
+    let published = house.provider.discovery().unwrap();
     assert_eq!(answer["iss"], published["issuer"].as_str().unwrap());
     assert_eq!(
         published["authorization_response_iss_parameter_supported"],

@@ -4,10 +4,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::de::DeserializeOwned;
 use testudo_identity::{
-    Authorization, Caller, ClientKind, ClientLogout, ClientPolicy, ClientProfile, GrantType,
-    LoggedIn, LoginError, LoginPrompt, LoginRequest, Logout, NewPassword, NewSecret, Outbox,
-    OutboxEntry, Parameters, Peer, Provider, ServiceAccountProfile, Settings, TokenError,
-    TokenRequest, TokenResponse, UserProfile,
+    Authorization, Caller, ClientKind, ClientLogout, ClientPolicy, ClientProfile, ConsentDecision,
+    ConsentError, GrantType, LoggedIn, LoginError, LoginPrompt, LoginRequest, Logout, NewPassword,
+    NewSecret, Outbox, OutboxEntry, Parameters, Peer, Provider, ServiceAccountProfile, Settings,
+    TokenError, TokenRequest, TokenResponse, UserProfile,
 };
 use testudo_model::{
     AccessTokenClaims, Redacted, TenantName, UserId,
@@ -140,6 +140,20 @@ impl House {
             password: &password,
         };
         self.provider.login(&request, &self.caller).unwrap()
+    }
+
+    /// Takes a user's word at the page that `location` leads to; where the browser goes next.
+    pub fn consent(
+        &self,
+        location: &str,
+        cookie: &str,
+        decision: ConsentDecision,
+    ) -> Result<String, ConsentError> {
+        let flow = location.strip_prefix("/consent?flow=").expect(location);
+        let decided = self
+            .provider
+            .decide_consent(flow, decision, Some(cookie), &self.caller);
+        decided.map(|location| location.expose().clone())
     }
 
     /// Logs out the user of a session cookie, by their own wish.

@@ -53,6 +53,7 @@ fn seed() -> Seed {
                 secret: NewSecret::Generate,
             },
         ],
+        registration: None,
     }
 }
 

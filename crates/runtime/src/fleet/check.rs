@@ -18,6 +18,7 @@ use super::{
     network::Network,
     people, ports,
     problem::{Problems, nearest},
+    registration,
     secret::SecretReference,
     services,
 };
@@ -95,6 +96,7 @@ pub(super) fn check(file: &FleetFile, tree: Cursor<'_>, context: &mut Context<'_
             context.problems,
         ),
         outbound: outbound(&file.outbound, tree.key("outbound"), context),
+        registration: registration::check(file, tree.key("registration"), context.problems),
     }
 }
 

@@ -10,7 +10,7 @@ use testudo_model::{
     snapshot::{GatewayRules, PolicyFile, TransferRules},
 };
 
-use super::Network;
+use super::{ConsentRule, Network, RegistrationSection};
 use crate::LogFormat;
 
 /// A validated fleet file with the files it names.
@@ -56,6 +56,8 @@ pub struct Fleet {
     pub observability: Observability,
     /// Where the control plane itself may send requests.
     pub outbound: OutboundRules,
+    /// What OAuth clients may ask for that register themselves; if nothing, none can.
+    pub registration: Option<RegistrationSection>,
 }
 
 /// Where the control plane may send requests to addresses that clients have registered.
@@ -203,6 +205,8 @@ pub struct SeedClient {
     pub dpop_bound_access_tokens: bool,
     /// It does what the FAPI 2.0 Security Profile asks for.
     pub fapi2_security_profile: bool,
+    /// Whether its users are asked.
+    pub consent: ConsentRule,
     /// Where the browser may return to after a logout, compared byte by byte.
     pub post_logout_redirect_uris: Vec<String>,
     /// Where it is told that a session has ended.

@@ -55,6 +55,9 @@ pub struct FleetFile {
     /// OAuth clients, by client id. `testudo login` has a built-in one.
     #[serde(default)]
     pub clients: BTreeMap<ClientName, ClientSection>,
+    /// What OAuth clients may ask for that register themselves (RFC 7591). Without this section none can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registration: Option<RegistrationSection>,
     /// Where the policies are.
     #[serde(default)]
     pub policy: PolicySection,
@@ -400,6 +403,9 @@ pub struct ClientSection {
     /// certificate (`spiffe`) instead of a secret, have tokens that are bound to its key or certificate, and return to
     /// `https` only; confidential clients only. Its refresh tokens are not rotated.
     pub fapi2_security_profile: bool,
+    /// Whether users are asked before the client gets what it asks for: `implied` or `required`. They are asked once, and
+    /// can take it back at `/account`.
+    pub consent: ConsentRule,
     /// Where the browser may return to after a logout that the client asked for. Compared byte by byte.
     pub post_logout_redirect_uris: Vec<String>,
     /// Where the client is told that a session has ended (OpenID Connect Back-Channel Logout). See `outbound` for which
@@ -408,6 +414,17 @@ pub struct ClientSection {
     pub backchannel_logout_uri: Option<String>,
     /// The client must be told which session has ended. Every client is told.
     pub backchannel_logout_session_required: bool,
+}
+
+/// Whether users are asked before an OAuth client gets what it asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ConsentRule {
+    /// They are not: it is the organisation's own.
+    #[default]
+    Implied,
+    /// They are.
+    Required,
 }
 
 /// Whether an OAuth client can keep a secret (RFC 6749 section 2.1).
@@ -419,6 +436,69 @@ pub enum ClientKind {
     Public,
     /// It can: a program on a server.
     Confidential,
+}
+
+/// What OAuth clients may ask for that register themselves, each with a token that `testudo registration-token create` makes.
+/// What is registered already stays when this changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RegistrationSection {
+    /// Grant types they may use; not `client_credentials`, which is for service accounts.
+    pub grant_types: Vec<GrantType>,
+    /// Scopes they may ask for beside those of OpenID Connect.
+    pub scopes: Vec<Scope>,
+    /// How they may prove who they are.
+    pub auth_methods: Vec<RegistrationAuthMethod>,
+    /// Where the browser may return to.
+    pub redirects: Vec<RedirectKind>,
+    /// Hosts of such addresses with `https`, and of `backchannel_logout_uri`: a name, or `*.apps.example` for all below
+    /// `apps.example`. If empty, any.
+    pub redirect_hosts: Vec<String>,
+    /// Time after which such a client ends and must register again, e.g. `90d`. If absent, it does not end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_lifetime: Option<Period>,
+}
+
+impl Default for RegistrationSection {
+    fn default() -> Self {
+        Self {
+            grant_types: browser_grants(),
+            scopes: Vec::new(),
+            auth_methods: vec![
+                RegistrationAuthMethod::None,
+                RegistrationAuthMethod::PrivateKeyJwt,
+            ],
+            redirects: vec![RedirectKind::Https],
+            redirect_hosts: Vec::new(),
+            client_lifetime: None,
+        }
+    }
+}
+
+/// How an OAuth client that registers itself proves who it is (RFC 7591 section 2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RegistrationAuthMethod {
+    /// Not at all: an application in a browser or on a device.
+    None,
+    /// With a secret that it is given, in the header.
+    ClientSecretBasic,
+    /// With a secret that it is given, in the body.
+    ClientSecretPost,
+    /// With an assertion that it signs (RFC 7523).
+    PrivateKeyJwt,
+}
+
+/// Where the browser may return to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RedirectKind {
+    /// An address with `https`.
+    Https,
+    /// `http` on the loopback interface: a program on the user's device.
+    Loopback,
+    /// A scheme of an application's own, such as `com.example.app` (RFC 8252).
+    PrivateUse,
 }
 
 /// Where the policies are.

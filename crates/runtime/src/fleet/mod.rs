@@ -18,6 +18,7 @@ mod people;
 mod ports;
 mod problem;
 mod reader;
+mod registration;
 mod route_match;
 mod schema;
 mod secret;
@@ -40,9 +41,10 @@ pub use declared::{
     SeedClient, SeedCredential, SeedServiceAccount, SeedUser, SidecarListen, TlsMinimum,
 };
 pub use file::{
-    ClientKind, ClientSection, ConnectionsSection, DataSection, FleetFile, GatewaySection,
-    IpSection, LimitSection, ListenSection, ObservabilitySection, OutboundSection, PolicySection,
-    RouteSection, RunSection, ServiceAccountSection, ServiceSection, SidecarSection, UserSection,
+    ClientKind, ClientSection, ConnectionsSection, ConsentRule, DataSection, FleetFile,
+    GatewaySection, IpSection, LimitSection, ListenSection, ObservabilitySection, OutboundSection,
+    PolicySection, RedirectKind, RegistrationAuthMethod, RegistrationSection, RouteSection,
+    RunSection, ServiceAccountSection, ServiceSection, SidecarSection, UserSection,
 };
 pub use host::HostName;
 pub use layers::{Override, VARIABLE_PREFIX};

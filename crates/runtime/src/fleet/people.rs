@@ -152,6 +152,7 @@ fn clients(file: &FleetFile, tree: Cursor<'_>, context: &mut Context<'_, '_>) ->
             require_signed_request_object: section.require_signed_request_object,
             dpop_bound_access_tokens: section.dpop_bound_access_tokens,
             fapi2_security_profile: section.fapi2_security_profile,
+            consent: section.consent,
             post_logout_redirect_uris: section.post_logout_redirect_uris.clone(),
             backchannel_logout_uri: section.backchannel_logout_uri.clone(),
             backchannel_logout_session_required: section.backchannel_logout_session_required,

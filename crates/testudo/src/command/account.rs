@@ -41,13 +41,7 @@ pub async fn user(invocation: &Invocation, command: UserCommand) -> Outcome {
 
 async fn list(invocation: &Invocation, page: PageArguments) -> Outcome {
     let connection = invocation.context.admin().await?;
-    let after = page
-        .after
-        .map(|cursor| format!("&after={}", segment(&cursor)))
-        .unwrap_or_default();
-    let users: Value = connection
-        .get(&format!("/api/v1/users?limit={}{after}", page.limit))
-        .await?;
+    let users: Value = connection.get(&paged("/api/v1/users", page)).await?;
     invocation.output.list(&users, |users| {
         let fields = ["/username", "/groups", "/roles", "/disabled", "/id"];
         table(
@@ -67,21 +61,56 @@ async fn set(invocation: &Invocation, username: &str, verb: &str) -> Outcome {
         .done(&user, format!("{username} is {verb}d"))?)
 }
 
+/// The address of a page of a list.
+pub(super) fn paged(path: &str, page: PageArguments) -> String {
+    let after = page
+        .after
+        .map(|cursor| format!("&after={}", segment(&cursor)))
+        .unwrap_or_default();
+    format!("{path}?limit={}{after}", page.limit)
+}
+
 /// `testudo client …`.
 pub async fn client(invocation: &Invocation, command: ClientCommand) -> Outcome {
     let connection = invocation.context.admin().await?;
-    let ClientCommand::RotateSecret { client, overlap } = command;
-    let path = format!("/api/v1/clients/{}/rotate-secret", segment(&client));
-    let body = json!({ "overlap_seconds": overlap.as_secs() });
-    let made: Value = connection.call("POST", &path, &body).await?;
-    invocation
-        .output
-        .value(&made, |made| field(made, "/secret"))?;
-    let ends = field(&made, "/previous_secret_ends");
-    say(format!(
-        "this is the new secret of {client}, shown once; the one before is good until {ends}"
-    ));
-    Ok(())
+    match command {
+        ClientCommand::List(page) => {
+            let clients: Value = connection.get(&paged("/api/v1/clients", page)).await?;
+            invocation.output.list(&clients, |clients| {
+                let fields = [
+                    "/client_id",
+                    "/name",
+                    "/kind",
+                    "/registered_with",
+                    "/expires",
+                ];
+                table(
+                    &["ID", "NAME", "KIND", "REGISTERED WITH", "EXPIRES"],
+                    &rows(clients, &fields),
+                )
+            })?;
+            Ok(())
+        }
+        ClientCommand::Delete { client } => {
+            let path = format!("/api/v1/clients/{}", segment(&client));
+            let deleted: Value = connection.call("DELETE", &path, &json!({})).await?;
+            let done = format!("{client} is deleted, and what it was granted is worthless");
+            Ok(invocation.output.done(&deleted, done)?)
+        }
+        ClientCommand::RotateSecret { client, overlap } => {
+            let path = format!("/api/v1/clients/{}/rotate-secret", segment(&client));
+            let body = json!({ "overlap_seconds": overlap.as_secs() });
+            let made: Value = connection.call("POST", &path, &body).await?;
+            invocation
+                .output
+                .value(&made, |made| field(made, "/secret"))?;
+            let ends = field(&made, "/previous_secret_ends");
+            say(format!(
+                "this is the new secret of {client}, shown once; the one before is good until {ends}"
+            ));
+            Ok(())
+        }
+    }
 }
 
 /// `testudo session …`.

@@ -13,6 +13,7 @@ mod operate;
 mod policy;
 mod process;
 mod proxy;
+mod registration_token;
 mod supervisor;
 mod up;
 mod upgrade;
@@ -71,6 +72,7 @@ pub async fn run(cli: Cli) -> Outcome {
         Command::Session(command) => account::session(&invocation, command).await,
         Command::Proxy(command) => operate::proxy(&invocation, command).await,
         Command::JoinToken(command) => operate::join_token(&invocation, command).await,
+        Command::RegistrationToken(command) => registration_token::run(&invocation, command).await,
         Command::Key(command) => operate::key(&invocation, command).await,
         Command::Completions { shell } => generate::completions(shell),
         Command::Man { directory } => generate::man(&directory),

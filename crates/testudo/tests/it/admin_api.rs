@@ -21,6 +21,7 @@ fn request(method: &str, path: &str, fields: &str) -> String {
         .replace("{client}", "robot")
         .replace("{session}", "ses_00000000000000000000000000")
         .replace("{token}", "join_00000000000000000000000000")
+        .replace("{registration_token}", "rgt_00000000000000000000000000")
         .replace("{decision}", "dec_00000000000000000000000000")
         .replace("{event}", "0");
     assert!(

@@ -44,6 +44,7 @@ mod paths;
 mod possession;
 mod protocols;
 mod recorder;
+mod registration;
 mod roles;
 mod second_factor;
 mod shop;
