@@ -5,14 +5,17 @@
 #   ./test.sh fast   without installing anything, and without the tests that need what would be installed
 #
 # Needs Rust (rustup). On a Debian-like system it installs nginx, Redis, Python, Node.js, Go, Chromium, NSS' certutil, oathtool
-# and slowhttptest with apt, through sudo if it is not run by root; what is written in Python, JavaScript and Go goes to
-# .tools, in fixed versions. Elsewhere install those nine yourself.
+# and slowhttptest with apt, through sudo if it is not run by root; what is written in Python, JavaScript, Go and Rust goes to
+# .tools, in fixed versions. Elsewhere install those nine yourself. Node.js 20 and Go 1.25 are the oldest that will do.
 set -euo pipefail
 cd "$(dirname "$0")"
 
 readonly TOOLS="$PWD/.tools"
-readonly PYTHON_PACKAGES=(httpbin==0.10.4 waitress==3.0.2 websockets==17.4 grpcio==1.85.1 h11==0.16.0 aioquic==1.7.2)
-readonly NODE_PACKAGES=(json-server@0.17.4 playwright-core@1.65.1 openid-client@6.8.9)
+readonly IT="$PWD/crates/testudo/tests/it"
+readonly PYTHON_PACKAGES=(
+    httpbin==0.10.4 waitress==3.0.2 websockets==17.4 grpcio==1.85.1 h11==0.16.0 aioquic==1.7.2
+    authlib==1.9.9 requests==2.34.2
+)
 readonly STARTED=$SECONDS
 
 main() {
@@ -57,16 +60,44 @@ install_tools() {
         python3 -m venv "$TOOLS/venv" || return 1
     fi
     "$TOOLS/venv/bin/pip" install --quiet --disable-pip-version-check "${PYTHON_PACKAGES[@]}" || return 1
-    npm install --prefix "$TOOLS" --silent --no-audit --no-fund --save-exact "${NODE_PACKAGES[@]}" || return 1
-    [[ -x $TOOLS/h2spec ]] || build_h2spec
+    install_node_packages || return 1
+    build_go h2spec h2spec github.com/summerwind/h2spec/cmd/h2spec || return 1
+    build_go strict_clients/go go-oidc-client . || return 1
+    build_go strict_clients/oauth2-proxy oauth2-proxy github.com/oauth2-proxy/oauth2-proxy/v7 || return 1
+    fetch_wycheproof || return 1
+    # A workspace of its own, which nothing of ours is built with.
+    cargo build --quiet --locked --manifest-path "$IT/strict_clients/rust/Cargo.toml" --target-dir "$TOOLS/openidconnect"
 }
 
-# The module file beside the test fixes it and what it is built from.
-build_h2spec() {
+# The lock file fixes all of them; nothing is done while it is the one of last time.
+install_node_packages() {
+    cmp --silent "$IT/node/package-lock.json" "$TOOLS/package-lock.json" && [[ -d $TOOLS/node_modules ]] && return
+    cp "$IT/node/package.json" "$IT/node/package-lock.json" "$TOOLS/" &&
+        npm ci --prefix "$TOOLS" --silent --no-audit --no-fund
+}
+
+# Builds a program once; the module file in a folder of the tests fixes it and what it is built from.
+build_go() {
+    local folder=$1 name=$2 package=$3
+    [[ -x $TOOLS/$name && $TOOLS/$name -nt $IT/$folder/go.sum ]] && return
+    (cd "$IT/$folder" && GOFLAGS=-mod=readonly go_command build -o "$TOOLS/$name" "$package")
+}
+
+# Vectors for the tests of cryptography.
+fetch_wycheproof() {
+    local folder="$TOOLS/wycheproof" source
+    [[ -d $folder ]] && return
+    source=$(cd "$IT/strict_clients/go" && go_command mod download github.com/c2sp/wycheproof &&
+        go_command list -mod=readonly -m -f '{{.Dir}}' github.com/c2sp/wycheproof) || return 1
+    mkdir -p "$folder.new" &&
+        cp "$source"/testvectors_v1/{json_web_signature,ecdsa_secp256r1_sha256_p1363}_test.json "$folder.new" &&
+        mv "$folder.new" "$folder"
+}
+
+go_command() {
     local go=go
     command -v go >/dev/null || go=/usr/local/go/bin/go
-    (cd crates/testudo/tests/it/h2spec &&
-        GOTOOLCHAIN=local GOFLAGS=-mod=readonly "$go" build -o "$TOOLS/h2spec" github.com/summerwind/h2spec/cmd/h2spec)
+    GOTOOLCHAIN=local "$go" "$@"
 }
 
 # What is there already is left alone.

@@ -21,15 +21,25 @@ use crate::{
 const GET: &[u8] = b"GET /books/1 HTTP/1.1\r\nHost: localhost\r\n\r\n";
 const LIFETIME: Duration = Duration::from_secs(3_600);
 
-/// The files that a gateway is told about.
-struct Files {
-    chain: PathBuf,
-    key: PathBuf,
+/// The files that a server is told about.
+pub struct Files {
+    pub chain: PathBuf,
+    pub key: PathBuf,
+    /// The certificate of the authority, for who shall trust it.
+    pub root: PathBuf,
 }
 
 impl Files {
+    pub fn new(folder: &Path) -> Self {
+        Self {
+            chain: folder.join("web.pem"),
+            key: folder.join("web.key"),
+            root: folder.join("web-root.pem"),
+        }
+    }
+
     /// Writes a new key with a certificate for `localhost` by a new authority; what trusts that one.
-    fn renew(&self) -> Arc<ClientConfig> {
+    pub fn renew(&self) -> Arc<ClientConfig> {
         let now = SystemClock::new().now();
         let domain = "others.example".parse().unwrap();
         let authority = CertificateAuthority::generate(&domain, now, LIFETIME).unwrap();
@@ -43,6 +53,7 @@ impl Files {
         fs::write(&self.chain, pem("CERTIFICATE", &certificate)).unwrap();
         fs::write(&self.key, pem("PRIVATE KEY", key.to_pkcs8().expose())).unwrap();
         let root = pem("CERTIFICATE", authority.cert_der());
+        fs::write(&self.root, &root).unwrap();
         web_client_config(root.as_bytes(), &["http/1.1"]).unwrap()
     }
 }
@@ -64,10 +75,7 @@ fn is_served(apart: &Apart, trusted: &Arc<ClientConfig>) -> bool {
 fn new_files_count_from_sighup_on_and_broken_ones_change_nothing() {
     let mut apart = Apart::bookshop();
     let folder = Path::new(apart.fleet.folder.path()).to_owned();
-    let files = Files {
-        chain: folder.join("web.pem"),
-        key: folder.join("web.key"),
-    };
+    let files = Files::new(&folder);
     let first = files.renew();
     let [chain, key] = [&files.chain, &files.key].map(|file| file.display().to_string());
     let further = ["--tls-certificate", &chain, "--tls-key", &key];

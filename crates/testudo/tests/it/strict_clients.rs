@@ -1,7 +1,16 @@
-//! Client libraries that nobody adapted, at the identity provider: openid-client (Node.js) with everything at once.
-//! `./test.sh` installs it; `TESTUDO_TEST_FAST=1` leaves this test out.
+//! Client libraries that nobody adapted, at the identity provider: openid-client (Node.js) with everything at once, here;
+//! those of other languages in [`languages`], and an application that is nothing but one in [`proxy`].
+//! `./test.sh` installs them; `TESTUDO_TEST_FAST=1` leaves these tests out.
 
-use std::{fs, process::Command};
+mod languages;
+mod proxy;
+mod reference;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use serde_json::{Value, json};
 use testudo_trust::{SigningKey, base64url};
@@ -65,17 +74,17 @@ when { principal.account.username == "reports" && context.subject in Fleet::Grou
     fs::write(folder.path().join("policies/exchange.cedar"), rule).unwrap();
     folder.run(&["apply", "fleet.toml"]);
 
-    let exchange = |user: &str| {
-        let told = json!({
+    let told = |user: &str| {
+        json!({
             "issuer": shop.fleet.ready["server"],
             "client_id": "reports",
             "key": base64url::encode(key.to_pkcs8().expose()),
             "kid": key.key_id(),
             "subject_token": shop.token(user),
             "resource": format!("https://localhost:{}/api/orders/1", shop.gateway().port()),
-        });
-        run(&shop, "exchange.mjs", &[library()], &told)
+        })
     };
+    let exchange = |user: &str| run(&shop, "exchange.mjs", &[library()], &told(user));
     let found = exchange("alice").unwrap();
     assert_eq!(
         found["issued_token_type"],
@@ -101,6 +110,23 @@ when { principal.account.username == "reports" && context.subject in Fleet::Grou
     }
     let arrived = shop.upstream.take();
     assert_eq!(arrived.len(), 1, "{arrived:?}");
+    // The same by hand, and verified by somebody else.
+    let libraries = [oauth4webapi(), jose()];
+    let by_hand = run(
+        &shop,
+        "oauth4webapi_exchange.mjs",
+        &libraries,
+        &told("alice"),
+    );
+    assert_eq!(
+        by_hand.unwrap(),
+        json!({
+            "issued_token_type": "urn:ietf:params:oauth:token-type:access_token",
+            "token_type": "bearer",
+            "same": true,
+            "actor": actor,
+        })
+    );
     // She is no customer.
     let refused = exchange("audrey").unwrap_err();
     assert!(refused.contains("invalid_target"), "{refused}");
@@ -179,10 +205,7 @@ fn openid_client_logs_out_and_is_told_until_it_takes_it() {
     if left_out() {
         return;
     }
-    let libraries = [
-        library(),
-        tool(&[".tools/node_modules/jose/dist/webapi/index.js"]),
-    ];
+    let libraries = [library(), jose()];
     let shop = Shop::open("");
     let folder = &shop.fleet.folder;
     let [port] = free_ports();
@@ -254,15 +277,40 @@ fn library() -> String {
     tool(&[".tools/node_modules/openid-client/build/index.js"])
 }
 
-/// What a script prints, or what it failed with.
+fn oauth4webapi() -> String {
+    tool(&[".tools/node_modules/oauth4webapi/build/index.js"])
+}
+
+fn jose() -> String {
+    tool(&[".tools/node_modules/jose/dist/webapi/index.js"])
+}
+
+/// What a script prints at our fleet, or what it failed with.
 fn run(shop: &Shop, script: &str, libraries: &[String], told: &Value) -> Result<Value, String> {
-    let scripts = repository().join("crates/testudo/tests/it/strict_clients");
+    run_trusting(&authority(shop), script, libraries, told)
+}
+
+/// The certificate of the fleet's CA.
+fn authority(shop: &Shop) -> PathBuf {
     let ca = shop.fleet.ready["ca"].as_str().unwrap();
+    shop.fleet.folder.path().join(ca)
+}
+
+/// What a script prints that trusts the servers of `authority`, or what it failed with.
+fn run_trusting(
+    authority: &Path,
+    script: &str,
+    arguments: &[String],
+    told: &Value,
+) -> Result<Value, String> {
     let output = Command::new("node")
-        .arg(scripts.join(script))
-        .args(libraries)
+        .arg(script_path(script))
+        .args(arguments)
         .arg(told.to_string())
-        .env("NODE_EXTRA_CA_CERTS", shop.fleet.folder.path().join(ca))
+        // Node.js; Go and Rust; Python.
+        .env("NODE_EXTRA_CA_CERTS", authority)
+        .env("SSL_CERT_FILE", authority)
+        .env("REQUESTS_CA_BUNDLE", authority)
         .output()
         .unwrap();
     if output.status.success() {
@@ -270,4 +318,10 @@ fn run(shop: &Shop, script: &str, libraries: &[String], told: &Value) -> Result<
     } else {
         Err(String::from_utf8_lossy(&output.stderr).into_owned())
     }
+}
+
+fn script_path(script: &str) -> PathBuf {
+    repository()
+        .join("crates/testudo/tests/it/strict_clients")
+        .join(script)
 }

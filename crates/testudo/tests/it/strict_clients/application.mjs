@@ -43,7 +43,7 @@ const parameters = signs
 const authorization = await client.buildAuthorizationUrlWithPAR(config, parameters, { DPoP });
 assert.deepEqual([...authorization.searchParams.keys()].sort(), ['client_id', 'request_uri']);
 
-const { callback } = await logIn(authorization, { issuer, user, password });
+const { callback } = await logIn(authorization, { until: redirect_uri, user, password });
 const tokens = await client.authorizationCodeGrant(
   config,
   callback,

@@ -33,7 +33,7 @@ const authorization = client.buildAuthorizationUrl(config, {
   code_challenge: await client.calculatePKCECodeChallenge(pkceCodeVerifier),
   code_challenge_method: 'S256',
 });
-const { callback, cookies } = await logIn(authorization, { issuer, user, password });
+const { callback, cookies } = await logIn(authorization, { until: redirect_uri, user, password });
 const tokens = await client.authorizationCodeGrant(config, callback, { pkceCodeVerifier });
 
 const end = client.buildEndSessionUrl(config, {
