@@ -13,11 +13,11 @@ use testudo_model::{
     DecisionId, Route, Service, ServiceName, SpiffeId, Timestamp, TransactionId,
     snapshot::TransferRules,
 };
-use testudo_policy::{Call, Decision, Peer};
+use testudo_policy::{Call, Decision, Peer, ReasonCode};
 
 use crate::{
     metrics::Role, principal::Principal, proxy::Worker, record, rejection::Rejection,
-    routes::RouteRef, state::Enforced,
+    routes::RouteRef, state::Enforced, step_up::StepUpChallenge,
 };
 
 /// The calling workload, verified by its connection.
@@ -111,7 +111,12 @@ pub(crate) fn authorize(worker: &Worker, question: &Question<'_>) -> Result<Perm
         trace: Some(question.trace),
     };
     if !decision.allowed {
-        return Err(denied(worker, &about, &decision));
+        return Err(denied(
+            worker,
+            &about,
+            &decision,
+            step_up(question, &call, &decision),
+        ));
     }
     Ok(Permit {
         decision: record::decision(worker, &about, &decision).map_err(Rejection::NotReady)?,
@@ -151,18 +156,41 @@ pub(crate) fn authorize_connection(
         trace: None,
     };
     if !decision.allowed {
-        return Err(denied(worker, &about, &decision));
+        return Err(denied(worker, &about, &decision, None));
     }
     record::decision(worker, &about, &decision)
         .map(|_| ())
         .map_err(Rejection::NotReady)
 }
 
-fn denied(worker: &Worker, about: &record::Subject<'_>, decision: &Decision) -> Rejection {
+/// What login would help somebody who is denied. Only the gateway's clients can have their users log in.
+fn step_up(
+    question: &Question<'_>,
+    call: &Call<'_>,
+    decision: &Decision,
+) -> Option<StepUpChallenge> {
+    let principal = question.principal?;
+    let is_login = principal.context.session.is_some();
+    if question.role != Role::Gateway || !is_login || decision.reason != ReasonCode::UserLegDenied {
+        return None;
+    }
+    Some(StepUpChallenge {
+        login: question.enforced.policy().step_up(call)?,
+        is_bound: principal.context.bound,
+    })
+}
+
+fn denied(
+    worker: &Worker,
+    about: &record::Subject<'_>,
+    decision: &Decision,
+    step_up: Option<StepUpChallenge>,
+) -> Rejection {
     match record::denial(worker, about, decision) {
         Ok(id) => Rejection::Denied {
             reason: decision.reason,
             decision: id,
+            step_up,
         },
         Err(not_ready) => Rejection::NotReady(not_ready),
     }

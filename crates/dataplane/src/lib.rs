@@ -63,6 +63,7 @@ mod source;
 mod span;
 mod spread;
 mod stall;
+mod step_up;
 mod stream;
 mod tcp;
 mod tls;

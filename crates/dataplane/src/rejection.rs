@@ -6,7 +6,7 @@ use testudo_policy::ReasonCode;
 
 use crate::{
     framing::FramingError, limit::Limited, overload::RETRY_AFTER_SECONDS, possession::ProofError,
-    proxy_protocol::HeaderError, sidecar::TunnelError, token::TokenError,
+    proxy_protocol::HeaderError, sidecar::TunnelError, step_up::StepUpChallenge, token::TokenError,
     transaction::TransactionError, websocket::WebsocketError,
 };
 
@@ -59,6 +59,8 @@ pub(crate) enum Rejection {
         reason: ReasonCode,
         /// The recorded decision; `None` for one of a flood by nobody known, of which a sample is recorded.
         decision: Option<DecisionId>,
+        /// The login with which the same user would not be denied, if there is one.
+        step_up: Option<StepUpChallenge>,
     },
     /// The proxy cannot decide or prove: it fails closed.
     #[error("not ready: {0}")]
@@ -144,6 +146,9 @@ impl Rejection {
             | Self::Denied {
                 reason: ReasonCode::UserRequired,
                 ..
+            }
+            | Self::Denied {
+                step_up: Some(_), ..
             } => StatusCode::UNAUTHORIZED,
             Self::Source | Self::Peer(_) | Self::Denied { .. } => StatusCode::FORBIDDEN,
             Self::NotReady(_) | Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
@@ -167,6 +172,9 @@ impl Rejection {
             Self::Proof(error) => error.code(),
             Self::Transaction(_) => "token.transaction",
             Self::Peer(_) => "peer.refused",
+            Self::Denied {
+                step_up: Some(_), ..
+            } => "policy.step_up",
             Self::Denied { reason, .. } => reason.as_str(),
             Self::NotReady(NotReady::NoSnapshot) => "proxy.no_snapshot",
             Self::NotReady(NotReady::IdentityExpired) => "proxy.identity_expired",
@@ -240,6 +248,9 @@ impl Rejection {
                 reason: ReasonCode::UserRequired,
                 ..
             } => "A login is required",
+            Self::Denied {
+                step_up: Some(_), ..
+            } => "Another login is required",
             Self::Denied { .. } => "Not allowed",
             Self::NotReady(_) => "Not ready",
             Self::Overloaded | Self::Upstream(UpstreamError::Overloaded) => "Too much to do",
@@ -263,6 +274,10 @@ impl Rejection {
                 limited.key(),
                 limited.retry_after_seconds()
             )),
+            Self::Denied {
+                step_up: Some(challenge),
+                ..
+            } => Some(challenge.detail().to_owned()),
             Self::Denied {
                 decision: Some(decision),
                 ..

@@ -82,6 +82,13 @@ pub(crate) fn add_challenges(fields: &mut HeaderMap, rejection: &Rejection) {
             r#"DPoP error="invalid_token", algs="ES256""#,
         ],
         Rejection::Proof(error) => &[error.challenge()],
+        Rejection::Denied {
+            step_up: Some(challenge),
+            ..
+        } => {
+            headers::set(fields, header::WWW_AUTHENTICATE, &challenge.to_string());
+            &[]
+        }
         _ if rejection.status() == StatusCode::UNAUTHORIZED => &["Bearer"],
         _ => &[],
     };

@@ -9,7 +9,7 @@ use testudo_model::{
     snapshot::SnapshotVersion,
 };
 
-pub use self::{compile::check, exchange::Exchange};
+pub use self::{compile::check, exchange::Exchange, step_up::StepUp};
 use crate::{
     decision::{Call, Decision, DecisionKey, Peer, ReasonCode},
     facts::Facts,
@@ -21,6 +21,7 @@ use crate::{
 
 mod compile;
 mod exchange;
+mod step_up;
 
 /// The policies of one snapshot, validated and indexed. Immutable; share it behind an `Arc`.
 #[derive(Debug)]

@@ -66,6 +66,10 @@ impl Facts {
         self.0 & fact.0 != 0
     }
 
+    pub(crate) const fn intersects(self, others: Self) -> bool {
+        self.0 & others.0 != 0
+    }
+
     pub(crate) const fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }

@@ -111,6 +111,6 @@ mod vocabulary;
 pub use bundle::{GUARDRAILS, GUARDRAILS_FILE};
 pub use cases::{CaseReport, TestReport, run_tests};
 pub use decision::{Call, Decision, DecisionKey, GATEWAY, Peer, ReasonCode, TokenFacts};
-pub use engine::{Exchange, PolicyEngine, check};
+pub use engine::{Exchange, PolicyEngine, StepUp, check};
 pub use problem::{Excerpt, Place, PolicyErrors, PolicyProblem, Severity};
 pub use vocabulary::SCHEMA;

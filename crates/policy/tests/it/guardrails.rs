@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use testudo_model::Exposure;
-use testudo_policy::{Call, Decision, Peer, PolicyEngine, ReasonCode, TokenFacts};
+use testudo_policy::{Call, Decision, Peer, PolicyEngine, ReasonCode, StepUp, TokenFacts};
 
 use crate::bookshop::{CARLA, CLIENT, DORA, NOW, OPEN, OTTO, call, engine, peer, snapshot, token};
 
@@ -177,6 +177,59 @@ fn a_step_up_route_needs_a_fresh_login_with_two_factors() {
     denied_by(&decide(Some(stale)), "guardrail.step_up");
     denied_by(&decide(Some(token(&[]))), "guardrail.step_up");
     denied_by(&decide(None), "guardrail.step_up");
+}
+
+#[test]
+fn the_weakest_login_that_would_do_is_found_and_none_where_no_login_would() {
+    let snapshot = snapshot(&[OPEN]);
+    let open = engine(&[OPEN]);
+    let step_up = |engine: &PolicyEngine, operation: &str, token| {
+        engine.step_up(&Call {
+            token,
+            ..call(&snapshot, "gateway", Some(CARLA), operation)
+        })
+    };
+    let old = |seconds| TokenFacts {
+        authenticated_at: NOW - Duration::from_secs(seconds),
+        ..token(&[])
+    };
+    let found = |assurance, max_age| Some(StepUp { assurance, max_age });
+    let refund = "orders:refund";
+    assert_eq!(step_up(&open, refund, Some(old(60))), found(Some(2), None));
+    assert_eq!(
+        step_up(&open, refund, Some(old(901))),
+        found(Some(2), Some(900))
+    );
+    let strong = TokenFacts {
+        assurance: 2,
+        ..old(901)
+    };
+    assert_eq!(step_up(&open, refund, Some(strong)), found(None, Some(900)));
+    assert_eq!(
+        step_up(&open, refund, None),
+        None,
+        "there is no login at all"
+    );
+    assert_eq!(
+        step_up(&open, "orders:create", Some(old(901))),
+        None,
+        "it is a scope that is missing"
+    );
+
+    let forbidden = format!(
+        "{} forbid (principal, action, resource);",
+        "@id(\"closed\") @reason(\"x\")"
+    );
+    let closed = engine(&[OPEN, ("closed.cedar", &forbidden)]);
+    assert_eq!(step_up(&closed, refund, Some(old(60))), None);
+
+    let passkeys = r#"@id("passkeys") @reason("x") forbid (principal is Fleet::User, action, resource)
+        unless { context has token && context.token.assurance >= 3 };"#;
+    let passkeys = engine(&[OPEN, ("passkeys.cedar", passkeys)]);
+    assert_eq!(
+        step_up(&passkeys, "orders:list", Some(old(901))),
+        found(Some(3), None)
+    );
 }
 
 #[test]

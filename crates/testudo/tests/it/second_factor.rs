@@ -9,6 +9,7 @@ use std::{
 use crate::{
     browser::{Browser, CLIENT, authorize_path, code_form, flow_of, query_of, token},
     installed::left_out,
+    roles::eventually,
     shop::{Shop, claims_of, password},
     wire::Answer,
 };
@@ -70,34 +71,7 @@ fn a_user_adds_an_authenticator_and_needs_it_from_then_on() {
         return;
     }
     let shop = Shop::open("");
-    let mut browser = Browser::new(&shop);
-    // The account asks for a login, which leads back to it.
-    let page = browser.get("/account");
-    let form = [
-        ("flow", &*flow_of(&page)),
-        ("username", "alice"),
-        ("password", &*password("alice")),
-    ];
-    let answer = browser.post("/login", &form);
-    assert_eq!(
-        (answer.status, answer.header("location")),
-        (303, Some("/account"))
-    );
-    let page = account(&mut browser, &[("action", "begin-totp")]);
-    let (_, rest) = page.body.split_once("id=\"secret\">").unwrap();
-    let key = rest.split('<').next().unwrap().to_owned();
-    let add = [
-        ("flow", &*flow_of(&page)),
-        ("action", "confirm-totp"),
-        ("code", &*oathtool(&key, 0)),
-    ];
-    let codes = browser.post("/account", &add);
-    assert_eq!(codes.status, 200, "{codes:?}");
-    assert_eq!(codes.body.matches("<li><code>").count(), 10, "{codes:?}");
-    assert!(
-        !browser.get("/account").body.contains(&key),
-        "it is not shown again"
-    );
+    let key = add_authenticator(&mut Browser::new(&shop));
 
     // From now on the password is half of it. The code that added the authenticator is used up, the next one is good.
     let mut browser = Browser::new(&shop);
@@ -140,6 +114,78 @@ fn a_user_adds_an_authenticator_and_needs_it_from_then_on() {
     let unmet = log_in(&mut Browser::new(&shop), &[("acr_values", "2")]);
     let answer = query_of(unmet.header("location").unwrap());
     assert_eq!(answer["error"], "unmet_authentication_requirements");
+}
+
+/// Alice adds an authenticator on her account page; its key. A code of now is used up.
+fn add_authenticator(browser: &mut Browser<'_>) -> String {
+    // The account asks for a login, which leads back to it.
+    let page = browser.get("/account");
+    let form = [
+        ("flow", &*flow_of(&page)),
+        ("username", "alice"),
+        ("password", &*password("alice")),
+    ];
+    let answer = browser.post("/login", &form);
+    assert_eq!(
+        (answer.status, answer.header("location")),
+        (303, Some("/account"))
+    );
+    let page = account(browser, &[("action", "begin-totp")]);
+    let (_, rest) = page.body.split_once("id=\"secret\">").unwrap();
+    let key = rest.split('<').next().unwrap().to_owned();
+    let add = [
+        ("flow", &*flow_of(&page)),
+        ("action", "confirm-totp"),
+        ("code", &*oathtool(&key, 0)),
+    ];
+    let codes = browser.post("/account", &add);
+    assert_eq!(codes.status, 200, "{codes:?}");
+    assert_eq!(codes.body.matches("<li><code>").count(), 10, "{codes:?}");
+    assert!(
+        !browser.get("/account").body.contains(&key),
+        "it is not shown again"
+    );
+    key
+}
+
+#[test]
+fn where_a_login_is_too_weak_the_gateway_says_which_would_do_and_takes_it() {
+    if left_out() {
+        return;
+    }
+    let shop = Shop::open("");
+    let route = "match = \"GET /api/orders/{id}\"";
+    let folder = &shop.fleet.folder;
+    folder.edit(route, &format!("{route}\nstep_up = true"));
+    folder.run(&["apply", "fleet.toml"]);
+    let weak = shop.token("alice");
+    let order = |token: &str| shop.fleet.call("GET", "/api/orders/1", Some(token), "");
+    eventually("the gateway enforces it", || order(&weak).status == 401);
+    let refused = order(&weak);
+    assert_eq!(
+        refused.header("www-authenticate"),
+        Some(
+            "Bearer error=\"insufficient_user_authentication\", \
+             error_description=\"log in with a second factor\", acr_values=\"2\""
+        )
+    );
+    assert_eq!(refused.json()["code"], "policy.step_up");
+    assert!(refused.header("testudo-decision").is_some(), "{refused:?}");
+    let nobodys = order(&shop.token("audrey"));
+    assert_eq!(
+        nobodys.status, 403,
+        "no login of hers would do: {nobodys:?}"
+    );
+    assert_eq!(nobodys.header("www-authenticate"), None);
+
+    let key = add_authenticator(&mut Browser::new(&shop));
+    let mut browser = Browser::new(&shop);
+    let page = log_in(&mut browser, &[("acr_values", "2")]);
+    let form = [("flow", &*flow_of(&page)), ("code", &*oathtool(&key, 1))];
+    let answer = browser.post("/login/code", &form);
+    let code = query_of(answer.header("location").unwrap())["code"].clone();
+    let tokens = token(&shop, &code_form(&code)).json();
+    assert_eq!(order(tokens["access_token"].as_str().unwrap()).status, 200);
 }
 
 #[test]
