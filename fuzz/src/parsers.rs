@@ -25,8 +25,9 @@ use testudo_runtime::fleet::Bundle;
 use testudo_store::{Store, StoreOptions};
 use testudo_testkit::{FakeClock, SeededEntropy};
 use testudo_trust::{
-    CertificateAuthority, Checkpoint, JwkSet, NoteVerifier, RootKey, Svid, SvidKey, TrustBundle,
-    base64url, peer_identity, verify_client_assertion, verify_jwt, verify_jwt_of_own_key,
+    CertificateAuthority, Checkpoint, ForeignKeySet, JwkSet, NoteVerifier, RootKey, Svid, SvidKey,
+    TrustBundle, base64url, peer_identity, verify_client_assertion, verify_foreign_jwt, verify_jwt,
+    verify_jwt_of_own_key,
 };
 
 /// Name of a target, and its function.
@@ -363,6 +364,11 @@ pub fn jwt_verification(data: &[u8]) {
     let token = token.trim_end();
     if verify_jwt_of_own_key::<Value>(token, "dpop+jwt").is_ok() {
         assert!(verify_jwt_of_own_key::<Value>(token, "at+jwt").is_err());
+    }
+    if let Ok(foreign) = ForeignKeySet::parse(keys)
+        && verify_foreign_jwt::<Value>(token, &foreign).is_ok()
+    {
+        assert!(verify_foreign_jwt::<Value>(&format!("{token}="), &foreign).is_err());
     }
     let Ok(keys) = JwkSet::parse(keys) else {
         return;

@@ -4,14 +4,18 @@
 //! dearest part of an append, but one for each run of leaves and *moment* (the leading digits of the ULID,
 //! about a second). Who looks for an id reads the runs that hold ids of its moment.
 
+use std::{collections::BTreeMap, time::Duration};
+
 use serde::{Deserialize, Serialize};
-use testudo_model::{Ulid, event::Event};
+use testudo_model::{Timestamp, Ulid, event::Event};
 use testudo_store::{Expected, Record, Transaction};
 
 use crate::{Entry, Ledger, LedgerError, filter::ById};
 
 /// Leading digits of a ULID that make a moment: 40 of the 48 bits of its milliseconds.
 const MOMENT_DIGITS: usize = 8;
+/// The same as a time: two digits less of milliseconds.
+const MOMENT: Duration = Duration::from_millis(1 << 10);
 /// Leaves in one run: what a search reads at once.
 const MAX_RUN: u64 = 1_024;
 /// Moments of one run. Blocks hold half a second of events; more moments come from a reporter that made its
@@ -119,6 +123,30 @@ impl Ledger {
             .find::<LeafRun>(LeafRun::MOMENT, moment.as_str())?
         {
             found.extend(self.entries_naming(id, run.record.first, run.record.count)?);
+        }
+        Ok(found)
+    }
+
+    /// The events of about `at` (that second or the next) that have `name` somewhere, in the order of the ledger.
+    ///
+    /// An id says when what it stands for was made: that is how the event of the making is found, without an index of
+    /// all that events name.
+    ///
+    /// # Errors
+    /// The store fails, or a leaf is damaged.
+    pub fn about(&self, at: Timestamp, name: &str) -> Result<Vec<Entry>, LedgerError> {
+        let mut runs = BTreeMap::new();
+        for moment in [at, at + MOMENT].map(|at| Moment(Ulid::least_of(at))) {
+            for run in self
+                .tenant
+                .find::<LeafRun>(LeafRun::MOMENT, moment.as_str())?
+            {
+                runs.insert(run.record.first, run.record.count);
+            }
+        }
+        let mut found = Vec::new();
+        for (first, count) in runs {
+            found.extend(self.entries_with(name, first, count)?);
         }
         Ok(found)
     }

@@ -171,14 +171,25 @@ impl Ledger {
         first: u64,
         count: u64,
     ) -> Result<Vec<Entry>, LedgerError> {
+        let mut entries = self.entries_with(id.ulid().as_str(), first, count)?;
+        entries.retain(|entry| entry.is(id));
+        Ok(entries)
+    }
+
+    /// Of `count` leaves from `first` on, those that have `text` in them.
+    pub(crate) fn entries_with(
+        &self,
+        text: &str,
+        first: u64,
+        count: u64,
+    ) -> Result<Vec<Entry>, LedgerError> {
         let count = usize::try_from(count).unwrap_or(usize::MAX);
         let mut reader = self.reader();
         self.tenant
             .read_log::<StoredLeaf>(first, count)?
             .into_iter()
-            .filter(|(_, stored)| stored.leaf.contains(id.ulid().as_str()))
+            .filter(|(_, stored)| stored.leaf.contains(text))
             .map(|(index, stored)| reader.entry(index, stored))
-            .filter(|read| read.as_ref().map_or(true, |entry| entry.is(id)))
             .collect()
     }
 }

@@ -1,19 +1,20 @@
 //! Applying a fleet: everything is checked before anything changes.
 
 use serde_json::{Value, json};
-use testudo_identity::{GeneratedCredential, OutboxEntry, SeedError};
+use testudo_identity::{GeneratedCredential, KnownIssuer, OutboxEntry, SeedError};
 use testudo_model::{
     event::{Actor, Detail, EventClass, Outcome},
     snapshot::{Directory, Snapshot},
 };
 use testudo_runtime::fleet::Fleet;
+use testudo_trust::JoseError;
 use testudo_workload::{Caller, FleetIdentities, WorkloadError};
 
 use crate::{
     activation::{Activated, ActivationError, Declaration},
     plane::{Note, Plane},
     proxies::PublishError,
-    seed::{roles_of, seed_of},
+    seed::{roles_of, seed_of, trusted_issuers},
     start_settings::StartSettings,
 };
 
@@ -36,6 +37,15 @@ pub enum ApplyError {
     /// Its people and clients cannot be stored.
     #[error("users, groups or clients cannot be stored")]
     Seed(#[from] SeedError),
+    /// The keys it gives of an issuer outside cannot be used.
+    #[error("the keys of the trusted issuer `{name}` cannot be used")]
+    TrustedIssuer {
+        /// The issuer.
+        name: String,
+        /// Why.
+        #[source]
+        source: JoseError,
+    },
     /// Its services cannot be registered.
     #[error("the services cannot be registered")]
     Workloads(#[from] WorkloadError),
@@ -111,6 +121,7 @@ pub fn apply(plane: &Plane, fleet: &Fleet, actor: &Actor) -> Result<Applied, App
     plane.ledger.take::<OutboxEntry>()?;
     plane.distribution.publish(&activated.snapshot)?;
     plane.outbound_rules.send_replace(fleet.outbound.clone());
+    plane.provider.trust_issuers(known_issuers(fleet)?);
     Ok(Applied {
         activated,
         generated: seeded.generated,
@@ -136,6 +147,14 @@ fn at_next_start(plane: &Plane, fleet: &Fleet) -> Vec<&'static str> {
     started.waiting(&now)
 }
 
+fn known_issuers(fleet: &Fleet) -> Result<Vec<KnownIssuer>, ApplyError> {
+    let issuers = trusted_issuers(fleet).into_iter().map(|issuer| {
+        let name = issuer.name.clone();
+        KnownIssuer::new(issuer).map_err(|source| ApplyError::TrustedIssuer { name, source })
+    });
+    issuers.collect()
+}
+
 fn rehearsal(plane: &Plane, fleet: &Fleet) -> Result<Activated, ApplyError> {
     let known = plane.workloads.trust_domain();
     if *known != fleet.trust_domain {
@@ -143,6 +162,7 @@ fn rehearsal(plane: &Plane, fleet: &Fleet) -> Result<Activated, ApplyError> {
         return Err(ApplyError::OtherDomain { given, known });
     }
     plane.provider.check_seed(&seed_of(fleet))?;
+    known_issuers(fleet)?;
     let newcomers = Directory {
         subjects: Vec::new(),
         groups: fleet.groups.clone(),

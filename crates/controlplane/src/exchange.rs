@@ -45,7 +45,7 @@ impl ExchangeRules {
 }
 
 impl ExchangePolicy for ExchangeRules {
-    fn permit(&self, question: &ExchangeQuestion<'_>) -> Result<(), String> {
+    fn permit(&self, question: &ExchangeQuestion<'_>) -> Result<Vec<String>, String> {
         let engine = self
             .engine()
             .ok_or_else(|| "no snapshot is in force".to_owned())?;
@@ -62,11 +62,11 @@ impl ExchangePolicy for ExchangeRules {
             source_ip,
             now: self.clock.now(),
         });
+        let determining = decision.legs.iter().flat_map(|leg| &leg.policies);
+        let names: Vec<_> = determining.map(|policy| policy.id.to_string()).collect();
         if decision.allowed {
-            return Ok(());
+            return Ok(names);
         }
-        let forbidding = decision.legs.iter().flat_map(|leg| &leg.policies);
-        let names: Vec<_> = forbidding.map(|policy| policy.id.as_str()).collect();
         Err(if names.is_empty() {
             decision.reason.to_string()
         } else {

@@ -11,6 +11,7 @@ mod exchange;
 mod fixtures;
 mod gatekeeper;
 mod http;
+mod issuer_keys;
 mod metrics;
 mod notices;
 mod outbound;

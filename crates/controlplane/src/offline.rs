@@ -1,15 +1,20 @@
-//! What needs no running control plane: checking a fleet and its policies, verifying an exported ledger.
+//! What needs no running control plane: checking a fleet and its policies, verifying an exported ledger, reading what is to be
+//! imported.
 
 use std::path::Path;
 
 use serde_json::{Value, json};
+pub use testudo_identity::import::{
+    ImportedRealm,
+    keycloak::{NotARealm, read as read_keycloak_realm},
+};
 use testudo_model::{
     ServiceAccountId, TenantName, UserId,
     snapshot::{Directory, Snapshot, SnapshotVersion, Subject},
 };
 use testudo_policy::{PolicyEngine, PolicyErrors, PolicyProblem, TestReport};
 use testudo_runtime::{SystemClock, fleet::Fleet, with_causes};
-use testudo_trust::{SystemEntropy, TrustBundle};
+use testudo_trust::{SystemEntropy, TrustBundle, base64url};
 
 use crate::{activation::Declaration, seed::roles_of};
 
@@ -111,4 +116,32 @@ pub fn verify_proof(proof: &str, verifier_key: &str) -> Result<Value, String> {
         None => String::from_utf8_lossy(&proven.leaf).into_owned(),
     };
     Ok(json!({ "index": proven.index, "size": proven.checkpoint.size, "entry": entry }))
+}
+
+/// The `jti` of an access token; what is no JWT is taken for the id itself. Whether the token is genuine does not matter here:
+/// the control plane tells of what it issued. `None`: a JWT without one.
+pub fn token_id(token: &str) -> Option<String> {
+    let Some(payload) = token.split('.').nth(1) else {
+        return Some(token.to_owned());
+    };
+    let claims: Value = serde_json::from_slice(&base64url::decode(payload)?).ok()?;
+    Some(claims.get("jti")?.as_str()?.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_named_by_itself_or_by_its_id() {
+        let claims = base64url::encode(br#"{"jti":"tok_1"}"#);
+        assert_eq!(
+            token_id(&format!("e30.{claims}.c2ln")).as_deref(),
+            Some("tok_1")
+        );
+        assert_eq!(token_id("tok_2").as_deref(), Some("tok_2"));
+        for bad in ["a.b.c", "e30.e30.c2ln", ".."] {
+            assert!(token_id(bad).is_none(), "{bad}");
+        }
+    }
 }

@@ -82,8 +82,9 @@ pub struct Plane {
     pub started_with: OnceLock<StartSettings>,
     /// Where requests outside may go, as applied last.
     pub outbound_rules: watch::Sender<OutboundRules>,
+    /// Who this control plane is in its events.
+    pub reporter: SpiffeId,
     tenant: TenantName,
-    reporter: SpiffeId,
     blocking: Gatekeeper,
     hashing: Gatekeeper,
 }

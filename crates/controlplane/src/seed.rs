@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use testudo_identity::{
-    AuthMethod, ClientKind, ClientLogout, ClientPolicy, ClientProfile, ConsentRule, GrantType,
-    NewPassword, NewSecret, RedirectKind, RedirectUri, RegistrationPolicy, Seed, SeedClient,
-    SeedServiceAccount, SeedUser, ServiceAccountProfile, UserProfile,
+    AuthMethod, ClientKind, ClientLogout, ClientPolicy, ClientProfile, ConsentRule,
+    ExternalWorkload, GrantType, IssuerIdentity, KeySource, NewPassword, NewSecret, RedirectKind,
+    RedirectUri, RegistrationPolicy, Seed, SeedClient, SeedServiceAccount, SeedUser,
+    ServiceAccountProfile, TrustedIssuer, UserProfile,
 };
 use testudo_model::{ClientName, RoleName, Scope};
 use testudo_runtime::fleet::{
@@ -82,29 +83,67 @@ fn user(user: &fleet::SeedUser) -> SeedUser {
             SeedCredential::Secret(secret) => NewPassword::Given(secret.clone()),
             SeedCredential::Hash(hash) => NewPassword::Hash(hash.clone()),
         },
+        totp: None,
     }
 }
 
 fn service_account(account: &fleet::SeedServiceAccount) -> SeedServiceAccount {
-    let (secret, workloads, jwks) = match &account.authentication {
-        SeedAuthentication::Secret(credential) => (secret(credential), Vec::new(), None),
-        SeedAuthentication::Workload(id) => (NewSecret::None, vec![id.clone()], None),
-        SeedAuthentication::Keys(jwks) => (NewSecret::None, Vec::new(), Some(jwks.clone())),
+    let mut profile = ServiceAccountProfile {
+        description: None,
+        clearance: account.clearance,
+        groups: account.groups.clone(),
+        roles: account.roles.clone(),
+        scopes: account.scopes.clone(),
+        workloads: Vec::new(),
+        jwks: None,
+        external: account.external.iter().map(external_workload).collect(),
+    };
+    let secret = match &account.authentication {
+        None => NewSecret::None,
+        Some(SeedAuthentication::Secret(credential)) => secret(credential),
+        Some(SeedAuthentication::Workload(id)) => {
+            profile.workloads.push(id.clone());
+            NewSecret::None
+        }
+        Some(SeedAuthentication::Keys(jwks)) => {
+            profile.jwks = Some(jwks.clone());
+            NewSecret::None
+        }
     };
     SeedServiceAccount {
         name: account.name.clone(),
-        profile: ServiceAccountProfile {
-            description: None,
-            clearance: account.clearance,
-            groups: account.groups.clone(),
-            roles: account.roles.clone(),
-            scopes: account.scopes.clone(),
-            workloads,
-            jwks,
-        },
+        profile,
         disabled: account.disabled,
         secret,
     }
+}
+
+fn external_workload(workload: &fleet::ExternalWorkload) -> ExternalWorkload {
+    ExternalWorkload {
+        issuer: workload.issuer.clone(),
+        subject: workload.subject.clone(),
+        claims: workload.claims.clone(),
+    }
+}
+
+/// The issuers outside the fleet that `fleet` trusts.
+pub fn trusted_issuers(fleet: &Fleet) -> Vec<TrustedIssuer> {
+    let issuer = |declared: &fleet::TrustedIssuer| TrustedIssuer {
+        name: declared.name.clone(),
+        identity: match &declared.identity {
+            fleet::TrustedIdentity::Issuer(issuer) => IssuerIdentity::Issuer(issuer.clone()),
+            fleet::TrustedIdentity::TrustDomain(domain) => {
+                IssuerIdentity::TrustDomain(domain.clone())
+            }
+        },
+        audience: declared.audience.clone(),
+        keys: match &declared.keys {
+            fleet::TrustedKeys::Given(jwks) => KeySource::Given(jwks.clone()),
+            fleet::TrustedKeys::JwksUri(uri) => KeySource::JwksUri(uri.clone()),
+            fleet::TrustedKeys::Discovery(uri) => KeySource::Discovery(uri.clone()),
+        },
+    };
+    fleet.trusted_issuers.iter().map(issuer).collect()
 }
 
 fn client(client: &fleet::SeedClient) -> SeedClient {

@@ -24,6 +24,7 @@ use tracing::{error, info};
 use crate::{
     apply::{ApplyError, apply},
     http::{bind_socket, public_router, serve_https, serve_socket, socket_router},
+    issuer_keys,
     metrics::ControlMetrics,
     notices,
     outbound::Outbound,
@@ -197,9 +198,14 @@ pub async fn start(options: ServerOptions, tasks: &Tasks) -> Result<Server, Star
         keep_ca_file(own.identity.clone(), ca_file.clone(), drain.clone()),
     );
     let outbound = Outbound::new(plane.outbound_rules.subscribe(), own.identity.clone());
+    let outbound = Arc::new(outbound);
     tasks.spawn(
         "notices",
-        notices::deliver(Arc::clone(&plane), Arc::new(outbound), drain.clone()),
+        notices::deliver(Arc::clone(&plane), Arc::clone(&outbound), drain.clone()),
+    );
+    tasks.spawn(
+        "issuer keys",
+        issuer_keys::fetch(Arc::clone(&plane), outbound, drain.clone()),
     );
     tasks.spawn("upkeep", keep_up(Arc::clone(&plane), own, drain.clone()));
     follow_store(&plane, drain, gate)?;

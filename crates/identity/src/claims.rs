@@ -36,6 +36,13 @@ pub(crate) struct AccessTokenFacts<'a> {
     pub(crate) binding: Option<Confirmation>,
 }
 
+impl AccessTokenFacts<'_> {
+    /// When it ends.
+    pub(crate) fn expires_at(&self) -> Timestamp {
+        self.now + ACCESS_TOKEN_LIFETIME
+    }
+}
+
 /// Claims of an access token (RFC 9068 section 2.2).
 pub(crate) fn access_token(facts: &AccessTokenFacts<'_>) -> AccessTokenClaims {
     let (session, authentication) = facts.login.unzip();
@@ -43,7 +50,7 @@ pub(crate) fn access_token(facts: &AccessTokenFacts<'_>) -> AccessTokenClaims {
         iss: facts.issuer.to_owned(),
         sub: facts.subject.to_owned(),
         aud: facts.audience.to_owned(),
-        exp: (facts.now + ACCESS_TOKEN_LIFETIME).unix_seconds(),
+        exp: facts.expires_at().unix_seconds(),
         iat: facts.now.unix_seconds(),
         jti: facts.id.clone(),
         client_id: facts.client_id.to_string(),

@@ -28,6 +28,7 @@ mod discovery;
 mod dpop;
 mod fault;
 mod flow;
+pub mod import;
 mod introspection;
 mod journal;
 mod keys;
@@ -52,6 +53,7 @@ mod seed;
 mod session;
 mod throttle;
 mod token;
+mod trusted_issuer;
 mod userinfo;
 mod verified;
 
@@ -88,7 +90,8 @@ pub use provider::{Provider, Settings};
 pub use pushed::{PushError, PushedRequest};
 pub use records::{
     About, ApplicationType, Authentication, Client, ClientKind, ClientLogout, ClientPolicy,
-    ConsentRule, Grant, GrantType, Group, Registered, Role, ServiceAccount, Session, User,
+    ConsentRule, ExternalWorkload, Grant, GrantType, Group, Registered, Role, ServiceAccount,
+    Session, User,
 };
 pub use redirect_uri::{InvalidRedirectUri, RedirectUri};
 pub use registration::{
@@ -96,7 +99,7 @@ pub use registration::{
     RegistrationToken,
 };
 pub use request_object::RequestObjectError;
-pub use revocation::{RevocationEntry, RevokeError};
+pub use revocation::{RevocationEntry, RevokeError, TokenNames};
 pub use second_factor::{SecondFactorRequest, SecondFactorView, TotpSetup};
 pub use seed::{
     GeneratedCredential, Seed, SeedClient, SeedError, SeedReport, SeedServiceAccount, SeedUser,
@@ -106,4 +109,5 @@ pub use token::{
     ClientAuthenticationError, ExchangeError, ExchangePolicy, ExchangeQuestion, TokenError,
     TokenRequest, TokenResponse, TokenType,
 };
+pub use trusted_issuer::{IssuerIdentity, KeySource, KnownIssuer, TrustedIssuer, WantedKeys};
 pub use userinfo::UserInfoError;

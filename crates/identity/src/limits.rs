@@ -111,6 +111,22 @@ pub const MAX_CONTACTS: usize = 8;
 pub const MAX_REGISTRATION_TOKEN_USES: u32 = 1_000;
 /// Longest time for which clients may be registered with a token.
 pub const MAX_REGISTRATION_TOKEN_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Longest time that a token of a trusted issuer may still live. Those of clusters and build systems live for an hour at most.
+pub const MAX_EXTERNAL_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+/// Longest `sub` of such a token, and longest claim in a rule.
+pub const MAX_EXTERNAL_SUBJECT_BYTES: usize = 512;
+/// Rules of one account.
+pub const MAX_EXTERNAL_WORKLOADS: usize = 32;
+/// Claims of one rule.
+pub const MAX_EXTERNAL_CLAIMS: usize = 16;
+/// Age at which the keys of a trusted issuer are fetched again.
+pub const ISSUER_KEYS_FRESH: Duration = Duration::from_secs(5 * 60);
+/// Shortest time between two attempts to fetch them.
+pub const ISSUER_KEYS_PAUSE: Duration = Duration::from_secs(20);
+/// The same while there are none that count.
+pub const ISSUER_KEYS_RETRY: Duration = Duration::from_secs(2);
+/// Age at which they count no longer.
+pub const ISSUER_KEYS_GOOD: Duration = Duration::from_secs(24 * 3600);
 /// Time between pushing an authorization request and opening the login page with it.
 pub const PUSHED_REQUEST_LIFETIME: Duration = Duration::from_secs(90);
 /// Time during which the same refresh token gets the same successor: two tabs, or an answer lost on the way.
@@ -133,6 +149,8 @@ pub const SIGNING_KEY_CACHE: Duration = Duration::from_secs(5);
 pub const SECOND_FACTOR_LIFETIME: Duration = Duration::from_secs(5 * 60);
 /// Age of a login that may change what its user proves themselves with.
 pub const FRESH_LOGIN: Duration = Duration::from_secs(10 * 60);
+/// Longest secret of an authenticator that is imported.
+pub const MAX_TOTP_SECRET_BYTES: usize = 64;
 /// Recovery codes of a user.
 pub const RECOVERY_CODES: usize = 10;
 /// Wrong codes of one user from one network before answers are delayed: three codes of a million are right at a time.

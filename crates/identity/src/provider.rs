@@ -17,6 +17,7 @@ use crate::{
     notice::Queues,
     revocation::RevocationView,
     token::{ExchangePolicy, FailedProofs, UsedAssertions},
+    trusted_issuer::TrustedIssuers,
 };
 
 /// What a provider is told.
@@ -47,6 +48,7 @@ pub struct Provider {
     pub(crate) failed_proofs: FailedProofs,
     pub(crate) used_proofs: ProofMemory,
     pub(crate) used_assertions: UsedAssertions,
+    pub(crate) issuers: TrustedIssuers,
     pub(crate) notices: Queues,
     pub(crate) exchange_policy: Option<Arc<dyn ExchangePolicy>>,
     pub(crate) polls: Polls,
@@ -82,6 +84,7 @@ impl Provider {
             refusals: RefusalBudget::default(),
             failed_proofs: FailedProofs::default(),
             used_assertions: UsedAssertions::default(),
+            issuers: TrustedIssuers::default(),
             notices: Queues::default(),
             exchange_policy: None,
             polls: Polls::default(),

@@ -39,6 +39,19 @@ impl LogEntry for RevocationEntry {
     const LOG: &'static str = "revocations";
 }
 
+/// What a token can be taken back by.
+#[derive(Debug, Clone, Copy)]
+pub struct TokenNames<'a> {
+    /// `jti`.
+    pub id: &'a TokenId,
+    /// `sid`.
+    pub session: Option<&'a SessionId>,
+    /// `sub`.
+    pub subject: &'a str,
+    /// `iat`.
+    pub issued_at: Timestamp,
+}
+
 /// Why a revocation request is refused. An unknown token is no reason (RFC 7009 section 2.2).
 #[derive(Debug, thiserror::Error)]
 pub enum RevokeError {
@@ -176,12 +189,26 @@ impl Provider {
 
     /// Whether a verified token was taken back.
     pub(crate) fn is_revoked(&self, claims: &AccessTokenClaims) -> Result<bool, Fault> {
+        let token = TokenNames {
+            id: &claims.jti,
+            session: claims.sid.as_ref(),
+            subject: &claims.sub,
+            issued_at: Timestamp::from_unix_seconds(claims.iat),
+        };
+        Ok(self.taken_back(&token)?.is_some())
+    }
+
+    /// What takes a token back, while that still concerns anything.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn taken_back(&self, token: &TokenNames<'_>) -> Result<Option<RevocationEntry>, Fault> {
         let mut view = self
             .revocations
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         view.catch_up(&self.tenant, self.clock.now())?;
-        Ok(view.covers(claims))
+        Ok(view.covering(token).cloned())
     }
 }
 
@@ -237,29 +264,33 @@ impl RevocationView {
         }
     }
 
-    fn covers(&self, claims: &AccessTokenClaims) -> bool {
-        let issued_at = Timestamp::from_unix_seconds(claims.iat);
-        // Issue times are whole seconds: a token of the very second of the revocation counts as before it.
-        let subject_revoked = |what: &Revoked| {
-            self.entries
-                .get(what)
-                .is_some_and(|entry| issued_at <= entry.at)
+    fn covering(&self, token: &TokenNames<'_>) -> Option<&RevocationEntry> {
+        let of_token = self.entries.get(&Revoked::Token(token.id.clone()));
+        let of_session = || {
+            let session = token.session?;
+            self.entries.get(&Revoked::Session(session.clone()))
         };
-        let user = claims.sub.parse::<UserId>().ok();
-        self.covers_token(&claims.jti)
-            || claims
-                .sid
-                .as_ref()
-                .is_some_and(|sid| self.covers_session(sid))
-            || subject_revoked(&Revoked::Subject(claims.sub.clone()))
-            || user.is_some_and(|user| subject_revoked(&Revoked::User(user)))
+        let of_subject = || {
+            let entry = self
+                .entries
+                .get(&Revoked::Subject(token.subject.to_owned()));
+            entry.filter(|entry| token.is_before(entry))
+        };
+        let of_user = || {
+            let user = token.subject.parse::<UserId>().ok()?;
+            let entry = self.entries.get(&Revoked::User(user));
+            entry.filter(|entry| token.is_before(entry))
+        };
+        of_token
+            .or_else(of_session)
+            .or_else(of_subject)
+            .or_else(of_user)
     }
+}
 
-    fn covers_token(&self, id: &TokenId) -> bool {
-        self.entries.contains_key(&Revoked::Token(id.clone()))
-    }
-
-    fn covers_session(&self, id: &SessionId) -> bool {
-        self.entries.contains_key(&Revoked::Session(id.clone()))
+impl TokenNames<'_> {
+    /// Issue times are whole seconds: a token of the very second of the revocation counts as before it.
+    fn is_before(&self, entry: &RevocationEntry) -> bool {
+        self.issued_at <= entry.at
     }
 }

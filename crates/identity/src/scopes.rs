@@ -33,6 +33,15 @@ pub(crate) fn parse(text: &str) -> Option<ScopeSet> {
     Some(scopes)
 }
 
+/// What of `granted` a `scope` parameter asks for; all of it without one. `None`: it asks for more, for nothing, or is
+/// malformed.
+pub(crate) fn narrowed(granted: ScopeSet, asked: Option<&str>) -> Option<ScopeSet> {
+    let Some(asked) = asked else {
+        return Some(granted);
+    };
+    parse(asked).filter(|asked| !asked.is_empty() && asked.is_subset(&granted))
+}
+
 /// The wire form.
 pub(crate) fn join<'a>(scopes: impl IntoIterator<Item = &'a Scope>) -> String {
     scopes
@@ -67,6 +76,17 @@ mod tests {
             )
             .is_none()
         );
+    }
+
+    #[test]
+    fn nobody_gets_more_than_was_granted_and_nobody_nothing() {
+        let granted = parse("orders:read orders:write").unwrap();
+        let some = |text: &str| narrowed(granted.clone(), Some(text));
+        assert_eq!(narrowed(granted.clone(), None), Some(granted.clone()));
+        assert_eq!(some("orders:read"), parse("orders:read"));
+        for refused in ["orders:read admin", "admin", " ", "b\"ad"] {
+            assert_eq!(some(refused), None, "{refused:?}");
+        }
     }
 
     proptest! {

@@ -20,6 +20,7 @@ use crate::{
     change::{Change, Report, until_settled},
     limits::{MAX_MEMBERSHIPS, MAX_SEED_RECORDS},
     records::{Client, Group, Holder, NameClaim, PasswordCredential, Role, ServiceAccount, User},
+    second_factor::SecondFactors,
 };
 
 /// What to seed.
@@ -50,6 +51,8 @@ pub struct SeedUser {
     pub disabled: bool,
     /// The password, if the user is new.
     pub password: NewPassword,
+    /// The secret of their authenticator, if the user is new.
+    pub totp: Option<Redacted<Vec<u8>>>,
 }
 
 /// A service account to seed.
@@ -129,6 +132,8 @@ pub enum SeedError {
 struct Sowing<'a> {
     provider: &'a Provider,
     caller: &'a Caller,
+    /// For the events.
+    source: &'static str,
     report: SeedReport,
 }
 
@@ -138,11 +143,22 @@ impl Provider {
     /// # Errors
     /// See [`SeedError`]; then nothing was changed.
     pub fn seed(&self, seed: &Seed, caller: &Caller) -> Result<SeedReport, SeedError> {
+        self.seed_from(seed, "fleet file", caller)
+    }
+
+    /// The same, of what `source` says.
+    pub(crate) fn seed_from(
+        &self,
+        seed: &Seed,
+        source: &'static str,
+        caller: &Caller,
+    ) -> Result<SeedReport, SeedError> {
         self.check_seed(seed)?;
         until_settled(|| {
             let mut sowing = Sowing {
                 provider: self,
                 caller,
+                source,
                 report: SeedReport::default(),
             };
             let change = sowing.sow(seed)?;
@@ -374,12 +390,19 @@ impl<'a> Sowing<'a> {
         };
         let credential = PasswordCredential {
             user: user.id.clone(),
-            hash: Some(hash),
+            hash,
             changed_at: user.created_at,
             last_login_at: None,
         };
         self.tell("user", seed.username.as_str(), generated);
-        Ok(stage_new_user(change, &user, &credential))
+        let change = stage_new_user(change, &user, &credential);
+        Ok(match &seed.totp {
+            Some(secret) => {
+                let factors = SecondFactors::imported(&user.id, secret, user.created_at);
+                change.put(Expected::Absent, &factors)
+            }
+            None => change,
+        })
     }
 
     fn account(
@@ -536,7 +559,7 @@ impl<'a> Sowing<'a> {
         let report = self
             .provider
             .account_report(activity, name)
-            .detail("source", "fleet file");
+            .detail("source", self.source);
         change.report(report, self.caller)
     }
 

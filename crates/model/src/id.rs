@@ -34,16 +34,23 @@ pub struct Ulid([u8; ULID_CHARS]);
 impl Ulid {
     /// A new one.
     pub fn generate(clock: &dyn Clock, entropy: &dyn Entropy) -> Self {
-        let millis = u64::try_from(clock.now().unix_millis()).unwrap_or(0);
         let random: [u8; RANDOM_BYTES] = random_bytes(entropy);
-        let mut ulid = Self::ZERO;
-        let (time, rest) = ulid.0.split_at_mut(TIME_CHARS);
-        write_digits(time, millis & ((1 << 48) - 1));
+        let mut ulid = Self::least_of(clock.now());
+        let (_, rest) = ulid.0.split_at_mut(TIME_CHARS);
         // Five bytes are eight digits.
         for (digits, bytes) in rest.chunks_mut(8).zip(random.chunks(5)) {
             let number = |number, byte: &u8| (number << 8) | u64::from(*byte);
             write_digits(digits, bytes.iter().fold(0, number));
         }
+        ulid
+    }
+
+    /// The least that can be made at `at`.
+    pub fn least_of(at: Timestamp) -> Self {
+        let millis = u64::try_from(at.unix_millis()).unwrap_or(0);
+        let mut ulid = Self::ZERO;
+        let (time, _) = ulid.0.split_at_mut(TIME_CHARS);
+        write_digits(time, millis & ((1 << 48) - 1));
         ulid
     }
 
@@ -256,6 +263,9 @@ mod tests {
         for millis in [0, 1, 31, 1_795_355_588_340, (1 << 48) - 1] {
             let decision = DecisionId::generate(&At(millis), &Fixed(0xa5));
             assert_eq!(decision.ulid().made_at(), At(millis).now());
+            let least = Ulid::least_of(At(millis).now());
+            assert_eq!(least.made_at(), At(millis).now());
+            assert!(least < decision.ulid());
             // Ten bytes of 0xa5.
             assert!(decision.as_str().ends_with("MPJTB9D5MPJTB9D5"));
             let event = EventId::from(decision.ulid());

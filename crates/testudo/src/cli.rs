@@ -134,8 +134,12 @@ pub enum Command {
     Login(LoginArguments),
     /// Forget the login and revoke its session
     Logout,
-    /// Print an access token of the login, renewed if needed
-    Token,
+    /// Print an access token of the login, renewed if needed; or explain one
+    Token {
+        /// What else to do
+        #[command(subcommand)]
+        command: Option<TokenCommand>,
+    },
     /// Look at configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -148,6 +152,9 @@ pub enum Command {
     /// Users
     #[command(subcommand)]
     User(UserCommand),
+    /// Move in from another identity provider
+    #[command(subcommand)]
+    Import(ImportCommand),
     /// Applications and service accounts
     #[command(subcommand)]
     Client(ClientCommand),
@@ -402,6 +409,19 @@ pub enum ConfigCommand {
     Schema,
 }
 
+/// `testudo token`.
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Say why an access token exists: login, consent, exchanges, and whether it is still good
+    Explain {
+        /// The token, or its id (`tok_…`); `-` reads it from standard input
+        token: String,
+        /// Write the proof of each step into this folder, for `testudo audit verify --proof`
+        #[arg(long, value_name = "DIRECTORY")]
+        proofs: Option<PathBuf>,
+    },
+}
+
 /// `testudo policy`.
 #[derive(Debug, Subcommand)]
 pub enum PolicyCommand {
@@ -510,6 +530,24 @@ pub enum UserCommand {
     Password {
         /// Login name
         username: String,
+    },
+}
+
+/// `testudo import`.
+#[derive(Debug, Subcommand)]
+pub enum ImportCommand {
+    /// Users with their passwords and authenticators, groups, roles and clients of a Keycloak realm
+    #[command(
+        after_help = "Export the realm with `kc.sh export --realm NAME --file realm.json`. Who is here already is not touched, \
+                      so the same import can be made again."
+    )]
+    Keycloak {
+        /// The export
+        #[arg(value_name = "REALM.json")]
+        file: PathBuf,
+        /// Say what would be done, and do nothing
+        #[arg(long)]
+        dry_run: bool,
     },
 }
 

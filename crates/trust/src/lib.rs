@@ -39,6 +39,7 @@ mod key_file;
 pub mod merkle;
 mod note;
 mod password;
+mod pbkdf2;
 mod tls;
 mod x509;
 
@@ -48,13 +49,13 @@ pub use encoding::{base64url, hex};
 pub use entropy::SystemEntropy;
 pub use hash::{constant_time_eq, hmac_sha1_otp, hmac_sha256, sha1_checksum, sha256};
 pub use jose::{
-    JoseError, JwkSet, check_times, verify_client_assertion, verify_jwt, verify_jwt_of_own_key,
-    verify_jwt_x5c,
+    ForeignKeySet, JoseError, JwkSet, check_times, verify_client_assertion, verify_foreign_jwt,
+    verify_jwt, verify_jwt_of_own_key, verify_jwt_x5c,
 };
 pub use key::{InvalidKey, SIGNATURE_BYTES, SigningKey};
 pub use key_file::{KeyFileError, load_or_create_root_key, load_root_key};
 pub use note::{Checkpoint, NoteError, NoteSigner, NoteVerifier};
-pub use password::{dummy_verify, hash_password, needs_rehash, verify_password};
+pub use password::{dummy_verify, hash_password, is_password_hash, needs_rehash, verify_password};
 pub use tls::{
     ExpectedPeer, IdentitySource, PeerAuth, TlsError, WebCertificate, install_crypto_provider,
     mesh_client_config, mesh_server_config, mesh_server_name, outbound_client_config,

@@ -12,6 +12,8 @@ use argon2::{
 };
 use testudo_model::{Entropy, Redacted, random_bytes};
 
+use crate::pbkdf2::Pbkdf2Hash;
+
 /// Computations at once: 4 × 19 MiB.
 pub const MAX_CONCURRENT: usize = 4;
 
@@ -29,10 +31,16 @@ pub fn hash_password(password: &Redacted<String>, entropy: &dyn Entropy) -> Stri
     hash_with_salt(password, &random_bytes::<16>(entropy))
 }
 
-/// Whether `password` is the one hashed in `phc`. `false` as well for text that is no argon2id hash.
+/// Whether `phc` is a hash that passwords can be verified against: argon2id, or PBKDF2 of elsewhere.
+pub fn is_password_hash(phc: &str) -> bool {
+    read(phc).is_some() || Pbkdf2Hash::read(phc).is_some()
+}
+
+/// Whether `password` is the one hashed in `phc`. `false` as well for text that is no such hash.
 pub fn verify_password(password: &Redacted<String>, phc: &str) -> bool {
     let Some(hash) = read(phc) else {
-        return false;
+        let _permit = Permit::wait();
+        return Pbkdf2Hash::read(phc).is_some_and(|hash| hash.verify(password));
     };
     let _permit = Permit::wait();
     our_argon2()

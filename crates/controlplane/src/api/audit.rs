@@ -314,7 +314,8 @@ fn parse(plane: &Plane, filter: &str) -> Result<Filter, Refusal> {
     })
 }
 
-fn entry(entry: &Entry) -> Value {
+/// A leaf as the API shows it.
+pub(super) fn entry(entry: &Entry) -> Value {
     let content = match &entry.leaf {
         Leaf::Event(event) => json!(event),
         Leaf::Alike(_) => json!(entry.text),
@@ -327,7 +328,8 @@ fn entry(entry: &Entry) -> Value {
     json!({ "index": entry.index, "time": time.to_string(), "event": content })
 }
 
-fn refusal(error: &LedgerError) -> Refusal {
+/// The answer to a failure of the ledger.
+pub(super) fn refusal(error: &LedgerError) -> Refusal {
     match error {
         LedgerError::NoSuchLeaf { .. } => Refusal::not_found("entry").detail(error.to_string()),
         error => Refusal::internal(error),

@@ -7,12 +7,14 @@ mod audit;
 mod authorize;
 mod clients;
 mod fleet;
+pub mod import;
 mod join_tokens;
 mod keys;
 mod proxies;
 mod registration_tokens;
 mod sessions;
 mod status;
+mod tokens;
 mod users;
 
 use std::sync::Arc;
@@ -110,6 +112,7 @@ pub fn operations() -> Vec<Operation> {
             Change,
             proxies::reinstate_identity,
         ),
+        operation(post.clone(), "/api/v1/import", Change, import::import),
         operation(get.clone(), "/api/v1/users", Read, users::list),
         operation(get.clone(), "/api/v1/users/{username}", Read, users::show),
         operation(
@@ -185,6 +188,7 @@ pub fn operations() -> Vec<Operation> {
             Read,
             audit::decision,
         ),
+        operation(get.clone(), "/api/v1/tokens/{token}", Read, tokens::explain),
         operation(get.clone(), "/api/v1/audit/events", Read, audit::search),
         operation(
             get.clone(),

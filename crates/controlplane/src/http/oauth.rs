@@ -1,6 +1,6 @@
 //! The endpoints a client's backend meets: pushed authorization requests, token, revocation, introspection, userinfo, discovery, keys.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -14,6 +14,7 @@ use testudo_identity::{
     Caller, Fault, OauthError, PresentedToken, ProofTarget, Provider, RequestProof, TokenRequest,
     paths,
 };
+use tokio::time::Instant;
 
 use super::{
     Refusal,
@@ -28,6 +29,10 @@ const DPOP_NONCE: HeaderName = HeaderName::from_static("dpop-nonce");
 const SIGNED_INTROSPECTION: &str = "application/token-introspection+jwt";
 /// Clients may keep keys and metadata for so long; keys rotate with a longer overlap.
 const PUBLIC_CACHE: &str = "public, max-age=300";
+
+/// Time for which a request waits for keys of a trusted issuer, and how often it looks.
+const KEYS_TIMEOUT: Duration = Duration::from_secs(5);
+const KEYS_LOOK: Duration = Duration::from_millis(100);
 
 /// Routes of this file.
 pub fn routes() -> Router<Arc<Plane>> {
@@ -115,6 +120,9 @@ async fn answer<T: Send + 'static>(
     handle: fn(&Provider, &TokenRequest<'_>, &Caller) -> T,
 ) -> Result<T, Refusal> {
     let form = Arc::new(Form::read(request, &*plane.entropy).await?);
+    if let Some(assertion) = form.parameters.get("client_assertion") {
+        wait_for_keys(&plane.provider, assertion).await;
+    }
     let asked = Arc::clone(&form);
     let quick = move |plane: &Plane| {
         with_request(plane, &asked, |request| {
@@ -132,6 +140,14 @@ async fn answer<T: Send + 'static>(
         })
     };
     plane.hashing(slow).await
+}
+
+/// Keys of a trusted issuer that are not here are fetched at once: builds and functions rarely try again.
+async fn wait_for_keys(provider: &Provider, assertion: &str) {
+    let until = Instant::now() + KEYS_TIMEOUT;
+    while provider.awaits_keys(assertion) && Instant::now() < until {
+        tokio::time::sleep(KEYS_LOOK).await;
+    }
 }
 
 fn with_request<T>(plane: &Plane, form: &Form, handle: impl FnOnce(&TokenRequest<'_>) -> T) -> T {

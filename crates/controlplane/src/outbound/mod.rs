@@ -41,8 +41,8 @@ const MAX_ADDRESSES: usize = 16;
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 /// Header fields of the answer.
 const MAX_FIELDS: usize = 64;
-/// Bytes of the answer's body that are read, so that its sender may end in order. What they say does not matter.
-const MAX_BODY_BYTES: usize = 16 * 1024;
+/// Bytes of the answer's body that are read.
+const MAX_BODY_BYTES: usize = 64 * 1024;
 
 /// Why a request was not answered. The text is for the ledger: it says nothing of what was in an answer.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +71,9 @@ pub enum OutboundError {
     /// What came back is no answer.
     #[error("no answer in HTTP: {0}")]
     Http(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Not what was asked for.
+    #[error("the answer has status {0}")]
+    Status(u16),
     /// It took too long.
     #[error("no answer within {} seconds", EXCHANGE_TIMEOUT.as_secs())]
     Timeout,
@@ -96,19 +99,42 @@ impl Outbound {
     /// # Errors
     /// See [`OutboundError`].
     pub async fn post(&self, message: &Message) -> Result<u16, OutboundError> {
+        let answer = self.send(&message.url, |target| target.post(message));
+        // The status is the answer; a body that is too long or breaks off changes nothing about it.
+        answer.await.map(|answer| answer.status)
+    }
+
+    /// What is at `url`, if the answer is 200 and all of it.
+    ///
+    /// # Errors
+    /// See [`OutboundError`].
+    pub async fn get(&self, url: &str) -> Result<Bytes, OutboundError> {
+        let answer = self.send(url, Target::get).await?;
+        match answer.status {
+            200 => answer.body,
+            status => Err(OutboundError::Status(status)),
+        }
+    }
+
+    async fn send(
+        &self,
+        url: &str,
+        request: impl FnOnce(&Target) -> Result<Request<Full<Bytes>>, OutboundError>,
+    ) -> Result<Answer, OutboundError> {
         let rules = self.rules.borrow().clone();
-        tokio::time::timeout(EXCHANGE_TIMEOUT, self.try_post(&rules, message))
+        let target = Target::parse(url, &rules)?;
+        let request = request(&target)?;
+        tokio::time::timeout(EXCHANGE_TIMEOUT, self.exchange(&rules, &target, request))
             .await
             .map_err(|_| OutboundError::Timeout)?
     }
 
-    async fn try_post(
+    async fn exchange(
         &self,
         rules: &OutboundRules,
-        message: &Message,
-    ) -> Result<u16, OutboundError> {
-        let target = Target::parse(&message.url, rules)?;
-        let request = target.post(message)?;
+        target: &Target,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Answer, OutboundError> {
         let tcp = connect(&target.addresses(rules).await?).await?;
         if !target.is_tls {
             return exchange(tcp, request).await;
@@ -125,6 +151,12 @@ impl Outbound {
         let tls = TlsConnector::from(config).connect(name, tcp).await;
         exchange(tls.map_err(OutboundError::Connect)?, request).await
     }
+}
+
+/// What came back.
+struct Answer {
+    status: u16,
+    body: Result<Bytes, OutboundError>,
 }
 
 /// Where a request goes.
@@ -168,6 +200,19 @@ impl Target {
     }
 
     fn post(&self, message: &Message) -> Result<Request<Full<Bytes>>, OutboundError> {
+        self.request("POST")?
+            .header(header::CONTENT_TYPE, message.media_type)
+            .body(Full::new(Bytes::from(message.body.expose().clone())))
+            .map_err(|_| OutboundError::Address)
+    }
+
+    fn get(&self) -> Result<Request<Full<Bytes>>, OutboundError> {
+        self.request("GET")?
+            .body(Full::default())
+            .map_err(|_| OutboundError::Address)
+    }
+
+    fn request(&self, method: &str) -> Result<http::request::Builder, OutboundError> {
         let host = self.url.host_str().ok_or(OutboundError::Address)?;
         let authority = match self.url.port() {
             Some(port) => format!("{host}:{port}"),
@@ -177,13 +222,12 @@ impl Target {
             Some(query) => format!("{}?{query}", self.url.path()),
             None => self.url.path().to_owned(),
         };
-        Request::post(path)
+        Ok(Request::builder()
+            .method(method)
+            .uri(path)
             .header(header::HOST, authority)
-            .header(header::CONTENT_TYPE, message.media_type)
             .header(header::ACCEPT, "application/json")
-            .header(header::CONNECTION, "close")
-            .body(Full::new(Bytes::from(message.body.expose().clone())))
-            .map_err(|_| OutboundError::Address)
+            .header(header::CONNECTION, "close"))
     }
 }
 
@@ -206,7 +250,7 @@ async fn connect(addresses: &[SocketAddr]) -> Result<TcpStream, OutboundError> {
     Err(OutboundError::Connect(last))
 }
 
-async fn exchange<S>(stream: S, request: Request<Full<Bytes>>) -> Result<u16, OutboundError>
+async fn exchange<S>(stream: S, request: Request<Full<Bytes>>) -> Result<Answer, OutboundError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -222,9 +266,12 @@ where
     driver.spawn(connection);
     let answer = sender.send_request(request).await.map_err(broken)?;
     let status = answer.status().as_u16();
-    // The status is the answer; a body that is too long or breaks off changes nothing about it.
-    let _ = Limited::new(answer.into_body(), MAX_BODY_BYTES)
-        .collect()
-        .await;
-    Ok(status)
+    let body = Limited::new(answer.into_body(), MAX_BODY_BYTES).collect();
+    Ok(Answer {
+        status,
+        body: body
+            .await
+            .map(http_body_util::Collected::to_bytes)
+            .map_err(OutboundError::Http),
+    })
 }

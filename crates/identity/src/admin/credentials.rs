@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use testudo_model::{ClientName, Entropy, Redacted, Timestamp};
-use testudo_trust::hash_password;
+use testudo_trust::{hash_password, is_password_hash};
 
 use super::AdminError;
 use crate::{
@@ -22,8 +22,10 @@ pub enum NewPassword {
     Generate,
     /// This one.
     Given(Redacted<String>),
-    /// One of which only the Argon2id hash in PHC form is known.
+    /// One of which only the hash in PHC form is known: Argon2id, or PBKDF2 until they log in.
     Hash(Redacted<String>),
+    /// None: they cannot log in with one.
+    None,
 }
 
 impl NewPassword {
@@ -34,10 +36,11 @@ impl NewPassword {
     pub(crate) fn realise(
         &self,
         entropy: &dyn Entropy,
-    ) -> Result<(StoredSecret, Option<Redacted<String>>), AdminError> {
+    ) -> Result<(Option<StoredSecret>, Option<Redacted<String>>), AdminError> {
         let hashed =
-            |password: &Redacted<String>| StoredSecret::new(hash_password(password, entropy));
+            |password: &Redacted<String>| Some(StoredSecret::new(hash_password(password, entropy)));
         match self {
+            Self::None => Ok((None, None)),
             Self::Generate => {
                 let password = secret::generate(entropy);
                 Ok((hashed(&password), Some(password)))
@@ -53,7 +56,13 @@ impl NewPassword {
                 }
                 Ok((hashed(password), None))
             }
-            Self::Hash(hash) => Ok((argon2id("password hash", hash)?, None)),
+            Self::Hash(hash) if is_password_hash(hash.expose()) => {
+                Ok((Some(StoredSecret::new(hash.expose().clone())), None))
+            }
+            Self::Hash(_) => Err(AdminError::invalid(
+                "password hash",
+                "is not an Argon2id or PBKDF2 hash in PHC form (`$argon2id$…`), or asks for too much",
+            )),
         }
     }
 }

@@ -15,8 +15,11 @@ use super::{
 use crate::{
     Caller, Provider,
     change::{Change, until_settled},
-    limits::{MAX_MEMBERSHIPS, MAX_SCOPES},
-    records::{Holder, NameClaim, SecretCredential, ServiceAccount},
+    limits::{
+        MAX_EXTERNAL_CLAIMS, MAX_EXTERNAL_SUBJECT_BYTES, MAX_EXTERNAL_WORKLOADS, MAX_MEMBERSHIPS,
+        MAX_SCOPES,
+    },
+    records::{ExternalWorkload, Holder, NameClaim, SecretCredential, ServiceAccount},
 };
 
 /// What an administrator says about a service account.
@@ -37,6 +40,8 @@ pub struct ServiceAccountProfile {
     pub workloads: Vec<SpiffeId>,
     /// The JWK Set (RFC 7517) with the keys it signs assertions with, instead of a secret.
     pub jwks: Option<String>,
+    /// Workloads outside the fleet that may act as it, by a token of an issuer that the fleet trusts.
+    pub external: Vec<ExternalWorkload>,
 }
 
 impl ServiceAccountProfile {
@@ -45,6 +50,14 @@ impl ServiceAccountProfile {
         check_count("list of scopes", self.scopes.len(), MAX_SCOPES)?;
         check_count("list of workloads", self.workloads.len(), MAX_MEMBERSHIPS)?;
         check_keys(self.jwks.as_deref())?;
+        check_count(
+            "list of external workloads",
+            self.external.len(),
+            MAX_EXTERNAL_WORKLOADS,
+        )?;
+        for workload in &self.external {
+            check_external(workload)?;
+        }
         check_clearance(self.clearance)
     }
 
@@ -58,6 +71,7 @@ impl ServiceAccountProfile {
             scopes,
             workloads,
             jwks,
+            external,
         } = self;
         ServiceAccount {
             description,
@@ -67,9 +81,31 @@ impl ServiceAccountProfile {
             scopes,
             workloads,
             jwks,
+            external,
             ..account
         }
     }
+}
+
+/// A rule that names nobody would be for everybody of that issuer.
+fn check_external(workload: &ExternalWorkload) -> Result<(), AdminError> {
+    let what = "list of external workloads";
+    if workload.subject.is_none() && workload.claims.is_empty() {
+        return Err(AdminError::invalid(
+            what,
+            "names neither a subject nor claims",
+        ));
+    }
+    check_count("list of claims", workload.claims.len(), MAX_EXTERNAL_CLAIMS)?;
+    let texts = workload
+        .claims
+        .iter()
+        .flat_map(|(name, value)| [name, value]);
+    let is_long = |text: &String| text.len() > MAX_EXTERNAL_SUBJECT_BYTES;
+    if texts.chain(&workload.subject).any(is_long) {
+        return Err(AdminError::invalid(what, "has a text that is too long"));
+    }
+    Ok(())
 }
 
 const fn named(name: &str) -> Named<'_> {
@@ -119,6 +155,7 @@ impl Provider {
             scopes: Vec::new(),
             workloads: Vec::new(),
             jwks: None,
+            external: Vec::new(),
             created_at: now,
             updated_at: now,
         }

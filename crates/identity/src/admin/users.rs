@@ -74,10 +74,7 @@ impl Provider {
         profile.check()?;
         self.check_memberships(&profile.groups, &profile.roles)?;
         let (hash, generated) = match password {
-            Some(password) => {
-                let (hash, generated) = password.realise(&*self.entropy)?;
-                (Some(hash), generated)
-            }
+            Some(password) => password.realise(&*self.entropy)?,
             None => (None, None),
         };
         let user = profile.apply(self.blank_user(username));
@@ -229,7 +226,7 @@ impl Provider {
             let user = self.user(id)?.record;
             let stored = self.load::<PasswordCredential>(named(id.as_str()), id.as_str())?;
             let credential = PasswordCredential {
-                hash: Some(hash.clone()),
+                hash: hash.clone(),
                 changed_at: self.clock.now(),
                 ..stored.record
             };

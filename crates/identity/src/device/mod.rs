@@ -66,6 +66,8 @@ pub(crate) enum DeviceState {
         user: UserId,
         /// How they had proved who they are.
         authentication: Authentication,
+        /// When.
+        at: Timestamp,
     },
     /// The device has its tokens.
     Redeemed,

@@ -192,6 +192,7 @@ impl Provider {
                         login: session.id.clone(),
                         user: session.user.clone(),
                         authentication: session.authentication.clone(),
+                        at: self.clock.now(),
                     },
                     DeviceDecision::Deny => DeviceState::Denied,
                 },

@@ -19,6 +19,6 @@ pub(crate) use grant::RefreshState;
 pub use group::{Group, Role};
 pub(crate) use name_claim::{Holder, NameClaim};
 pub use registered::{About, ApplicationType, Registered};
-pub use service_account::ServiceAccount;
+pub use service_account::{ExternalWorkload, ServiceAccount};
 pub use session::{Authentication, Session};
 pub use user::User;

@@ -1,10 +1,26 @@
 //! Machines that act for themselves.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use testudo_model::{
     ClientName, GroupName, RoleName, Scope, ServiceAccountId, SpiffeId, Timestamp,
 };
 use testudo_store::Record;
+
+/// A workload, or several, as a trusted issuer describes it. Everything named must fit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExternalWorkload {
+    /// Name of the issuer in the fleet.
+    pub issuer: String,
+    /// Its `sub`, exactly.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    /// Further claims of its tokens, exactly.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub claims: BTreeMap<String, String>,
+}
 
 /// A non-human subject. Its name is its OAuth client id, and client credentials are its only grant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +45,9 @@ pub struct ServiceAccount {
     pub workloads: Vec<SpiffeId>,
     /// The JWK Set with the keys it signs assertions with (`private_key_jwt`), instead of a secret.
     pub jwks: Option<String>,
+    /// Workloads outside the fleet that may act as it, by a token of an issuer that the fleet trusts.
+    #[serde(default)]
+    pub external: Vec<ExternalWorkload>,
     /// When the record was made.
     pub created_at: Timestamp,
     /// When it was changed last.

@@ -42,6 +42,19 @@ impl Record for SecondFactors {
     }
 }
 
+impl SecondFactors {
+    /// Those of a user who comes with an authenticator, and without recovery codes.
+    pub(crate) fn imported(user: &UserId, secret: &Redacted<Vec<u8>>, now: Timestamp) -> Self {
+        Self {
+            user: user.clone(),
+            totp: StoredSecret::from_bytes(secret.expose()),
+            added_at: now,
+            last_step: 0,
+            recovery_codes: Vec::new(),
+        }
+    }
+}
+
 /// An authenticator that is being added: it counts once a code of it was typed.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct NewTotp {

@@ -2,7 +2,7 @@
 
 use testudo_model::{
     SessionId, UserId,
-    limits::{ACCESS_TOKEN_LIFETIME, REFRESH_TOKEN_LIFETIME},
+    limits::{ACCESS_TOKEN_LIFETIME, AUTHORIZATION_CODE_LIFETIME, REFRESH_TOKEN_LIFETIME},
 };
 use testudo_store::{Expected, Versioned};
 
@@ -78,6 +78,7 @@ impl Provider {
         let grant = self.new_grant(&basis, client, registered, &session.record);
         let nonce = stored.record.nonce.as_deref();
         let (tokens, report) = self.user_tokens(&grant, &grant.scopes, nonce, client)?;
+        let authorized_at = stored.record.expires_at - AUTHORIZATION_CODE_LIFETIME;
         let redeemed = AuthorizationCode {
             state: CodeState::Redeemed {
                 grant: grant.id.clone(),
@@ -93,7 +94,9 @@ impl Provider {
             .put(Expected::Version(session.version), &session.record)
             .put(Expected::Absent, &grant)
             .report(
-                report.detail("grant_type", GrantType::AuthorizationCode.as_str()),
+                report
+                    .detail("grant_type", GrantType::AuthorizationCode.as_str())
+                    .detail("authorized_at", authorized_at.to_string()),
                 caller,
             );
         let change = self.make_room_for_grant(change, &grant.login, &grant.user)?;

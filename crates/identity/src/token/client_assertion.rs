@@ -11,11 +11,8 @@ use std::{
 
 use serde::Deserialize;
 use serde_json::Value;
-use testudo_model::{
-    ClientName, Timestamp,
-    limits::{MAX_PROOF_ID_BYTES, MAX_TOKEN_BYTES},
-};
-use testudo_trust::{JwkSet, base64url, check_times, sha256, verify_client_assertion};
+use testudo_model::{ClientName, Timestamp, limits::MAX_PROOF_ID_BYTES};
+use testudo_trust::{JwkSet, check_times, sha256, verify_client_assertion};
 
 use super::client_authentication::ClientAuthenticationError;
 use crate::{
@@ -37,21 +34,6 @@ struct AssertionClaims {
     iat: Option<i64>,
     nbf: Option<i64>,
     jti: String,
-}
-
-/// Who an assertion says it is of, unverified: to know whose keys to verify it with.
-pub(super) fn named_client(assertion: &str) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Named {
-        sub: String,
-    }
-    if assertion.len() > MAX_TOKEN_BYTES {
-        return None;
-    }
-    let payload = base64url::decode(assertion.split('.').nth(1)?)?;
-    serde_json::from_slice::<Named>(&payload)
-        .ok()
-        .map(|named| named.sub)
 }
 
 impl Provider {
@@ -181,25 +163,5 @@ mod tests {
             Novelty::New
         );
         assert_eq!(used.0.lock().unwrap()[&web].ends.len(), 1);
-    }
-
-    #[test]
-    fn the_client_is_named_by_the_subject() {
-        let assertion = |claims: &str| format!("x.{}.x", base64url::encode(claims.as_bytes()));
-        assert_eq!(
-            named_client(&assertion(r#"{"sub":"web"}"#)).as_deref(),
-            Some("web")
-        );
-        for bad in [
-            "",
-            ".",
-            "x.x",
-            "x.=.x",
-            &assertion("[]"),
-            &assertion(r#"{"sub":7}"#),
-        ] {
-            assert!(named_client(bad).is_none(), "{bad}");
-        }
-        assert!(named_client(&"x.".repeat(MAX_TOKEN_BYTES)).is_none());
     }
 }

@@ -8,7 +8,8 @@ use url::form_urlencoded;
 
 use super::{
     SenderKey, TokenRequest,
-    client_assertion::{self, ASSERTION_TYPE},
+    client_assertion::ASSERTION_TYPE,
+    external_assertion::{Named, SPIFFE_ASSERTION_TYPE, Vouched},
     failed_proofs::Suspect,
 };
 use crate::{
@@ -30,6 +31,8 @@ pub(crate) struct AuthenticatedClient {
     peer: Option<Peer>,
     /// The key it signed its assertion with.
     assertion_key: Option<KeyThumbprint>,
+    /// Who vouched for it, if an issuer did that the fleet trusts.
+    pub(super) vouched: Option<Vouched>,
     /// The key it proved to have: its tokens are bound to that too.
     pub(super) key: Option<KeyThumbprint>,
 }
@@ -68,6 +71,16 @@ impl AuthenticatedClient {
             (None, Some(peer), _) => SenderKey::Workload(peer.spiffe_id.clone()),
             (None, None, Some(key)) => SenderKey::Assertion(key.clone()),
             (None, None, None) => SenderKey::Unseen,
+        }
+    }
+
+    /// `report` with who vouched for it, if anybody did.
+    pub(super) fn told_by(&self, report: Report) -> Report {
+        match &self.vouched {
+            Some(Vouched { issuer, subject }) => report
+                .detail("vouched_by", issuer.as_str())
+                .detail("external_subject", subject.as_str()),
+            None => report,
         }
     }
 
@@ -178,11 +191,16 @@ pub enum ClientAuthenticationError {
         basic: bool,
     },
     /// `client_assertion_type` is missing or unknown.
-    #[error("client_assertion_type must be {ASSERTION_TYPE}")]
+    #[error("client_assertion_type must be {ASSERTION_TYPE} or {SPIFFE_ASSERTION_TYPE}")]
     AssertionType,
     /// An assertion that the client has signed, but that is not for this.
     #[error("the client assertion is refused: {0}")]
     Assertion(&'static str),
+    /// The keys of the trusted issuer are not here, or too old.
+    #[error(
+        "the keys of the issuer of this assertion are being fetched; try again in a few seconds"
+    )]
+    IssuerKeys,
     /// Too many failures for this client, or of all clients, from where the request came.
     #[error("too many failed attempts to prove who the client is; wait a little and try again")]
     Throttled,
@@ -206,6 +224,7 @@ impl ClientAuthenticationError {
             }
             Self::Failed { basic } => (ErrorCode::InvalidClient, 401, *basic),
             Self::Throttled => (ErrorCode::TemporarilyUnavailable, 429, false),
+            Self::IssuerKeys => (ErrorCode::TemporarilyUnavailable, 503, false),
             Self::Unavailable(fault) => return OauthError::of_fault(fault, self),
         };
         OauthError {
@@ -234,6 +253,15 @@ enum Proof {
     Assertion(Redacted<String>),
 }
 
+/// What an assertion proves.
+enum Asserted {
+    Nothing,
+    /// The client has the private half of this key.
+    Key(KeyThumbprint),
+    /// Somebody vouches for it.
+    Vouched(Vouched),
+}
+
 impl ClientCredentials {
     /// Reads `client_secret_basic`, `client_secret_post`, `private_key_jwt` or a bare client id.
     fn of(request: &TokenRequest<'_>) -> Result<Self, ClientAuthenticationError> {
@@ -242,7 +270,7 @@ impl ClientCredentials {
         let Some(header) = request.authorization else {
             let named = match &proof {
                 Proof::Assertion(assertion) if body_id.is_none() => {
-                    client_assertion::named_client(assertion.expose())
+                    Named::of(assertion.expose()).map(|named| named.subject)
                 }
                 _ => body_id.map(str::to_owned),
             };
@@ -282,7 +310,7 @@ impl Proof {
                 basic: false,
             }),
             (None, Some(assertion)) => match parameters.get("client_assertion_type") {
-                Some(ASSERTION_TYPE) => Ok(Self::Assertion(assertion)),
+                Some(ASSERTION_TYPE | SPIFFE_ASSERTION_TYPE) => Ok(Self::Assertion(assertion)),
                 _ => Err(ClientAuthenticationError::AssertionType),
             },
             (Some(_), Some(_)) => Err(ClientAuthenticationError::TwoMethods),
@@ -407,17 +435,22 @@ impl Provider {
             return Err(failed);
         };
         let peer = request.peer.filter(|peer| holder.runs_as(peer));
-        let mut assertion_key = None;
-        let proven = match (&credentials.proof, holder.jwks()) {
-            (Proof::Nothing, _) => holder.is_public() || peer.is_some(),
-            (Proof::Secret { .. }, _) if holder.refuses_secrets() => false,
-            (Proof::Secret { given, .. }, _) => self.has_secret(holder.name(), given)?,
-            (Proof::Assertion(_), None) => false,
-            (Proof::Assertion(assertion), Some(jwks)) => {
-                let key = self.use_assertion(assertion.expose(), holder.name(), jwks)?;
-                assertion_key = Some(key);
-                true
-            }
+        let (mut assertion_key, mut vouched) = (None, None);
+        let proven = match &credentials.proof {
+            Proof::Nothing => holder.is_public() || peer.is_some(),
+            Proof::Secret { .. } if holder.refuses_secrets() => false,
+            Proof::Secret { given, .. } => self.has_secret(holder.name(), given)?,
+            Proof::Assertion(assertion) => match self.asserted(assertion.expose(), &holder)? {
+                Asserted::Nothing => false,
+                Asserted::Key(key) => {
+                    assertion_key = Some(key);
+                    true
+                }
+                Asserted::Vouched(by) => {
+                    vouched = Some(by);
+                    true
+                }
+            },
         };
         if !proven {
             return Err(failed);
@@ -428,8 +461,34 @@ impl Provider {
             holder,
             peer,
             assertion_key,
+            vouched,
             key: None,
         })
+    }
+
+    /// What an assertion proves of `holder`: its own, or that of an issuer which the fleet trusts.
+    fn asserted(
+        &self,
+        assertion: &str,
+        holder: &ClientHolder,
+    ) -> Result<Asserted, ClientAuthenticationError> {
+        let Some(named) = Named::of(assertion) else {
+            return Ok(Asserted::Nothing);
+        };
+        if let ClientHolder::ServiceAccount(account) = holder
+            && named.issuer.as_deref() != Some(account.name.as_str())
+            && let Some(issuer) = self.issuers.of(named.issuer.as_deref(), &named.subject)
+        {
+            let vouched = self.check_external(assertion, &issuer, account)?;
+            return Ok(Asserted::Vouched(vouched));
+        }
+        match holder.jwks() {
+            Some(jwks) => {
+                let key = self.use_assertion(assertion, holder.name(), jwks)?;
+                Ok(Asserted::Key(key))
+            }
+            None => Ok(Asserted::Nothing),
+        }
     }
 
     fn client_holder(&self, client_id: &str) -> Result<Option<ClientHolder>, Fault> {

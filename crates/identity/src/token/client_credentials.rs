@@ -3,12 +3,7 @@
 use testudo_model::TokenId;
 
 use super::{AuthenticatedClient, ClientHolder, TokenError, TokenResponse, issued};
-use crate::{
-    Caller, Parameters, Provider,
-    claims::AccessTokenFacts,
-    records::{GrantType, ServiceAccount},
-    scopes::{self, ScopeSet},
-};
+use crate::{Caller, Parameters, Provider, claims::AccessTokenFacts, records::GrantType, scopes};
 
 impl Provider {
     /// Gives a service account an access token, bound to what it came with.
@@ -21,7 +16,9 @@ impl Provider {
         let ClientHolder::ServiceAccount(account) = &client.holder else {
             return Err(TokenError::UnauthorizedClient);
         };
-        let granted = granted(account, parameters.get("scope"))?;
+        let allowed = account.scopes.iter().cloned().collect();
+        let granted =
+            scopes::narrowed(allowed, parameters.get("scope")).ok_or(TokenError::InvalidScope)?;
         let token_id = TokenId::generate(&*self.clock, &*self.entropy);
         let facts = AccessTokenFacts {
             issuer: &self.settings.issuer,
@@ -36,21 +33,8 @@ impl Provider {
         };
         let access_token = self.sign_access_token(&facts)?;
         let report = issued(&facts).detail("grant_type", GrantType::ClientCredentials.as_str());
+        let report = client.told_by(report);
         self.report(report, caller)?;
         Ok(self.token_response(access_token, &facts))
-    }
-}
-
-/// The scopes asked for; all the account may have if it does not say.
-fn granted(account: &ServiceAccount, asked: Option<&str>) -> Result<ScopeSet, TokenError> {
-    let allowed: ScopeSet = account.scopes.iter().cloned().collect();
-    let Some(asked) = asked else {
-        return Ok(allowed);
-    };
-    let asked = scopes::parse(asked).ok_or(TokenError::InvalidScope)?;
-    if asked.is_subset(&allowed) {
-        Ok(asked)
-    } else {
-        Err(TokenError::InvalidScope)
     }
 }

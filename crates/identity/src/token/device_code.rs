@@ -44,7 +44,7 @@ impl Provider {
         if self.clock.now() >= record.expires_at && record.state != DeviceState::Redeemed {
             return Err(TokenError::DeviceCodeExpired);
         }
-        let (login, user, authentication) = match &record.state {
+        let (login, user, authentication, authorized_at) = match &record.state {
             DeviceState::Redeemed => return Err(TokenError::UnknownGrant),
             DeviceState::Denied => return Err(TokenError::AccessDenied),
             DeviceState::Waiting => {
@@ -59,7 +59,8 @@ impl Provider {
                 login,
                 user,
                 authentication,
-            } => (login, user, authentication),
+                at,
+            } => (login, user, authentication, *at),
         };
         let mut approving = self.session_behind(login, user)?;
         let now = self.clock.now();
@@ -86,7 +87,10 @@ impl Provider {
             .put(Expected::Absent, &session)
             .put(Expected::Absent, &grant)
             .report(
-                report.detail("grant_type", GrantType::DeviceCode.as_str()),
+                report
+                    .detail("grant_type", GrantType::DeviceCode.as_str())
+                    .detail("authorized_by", login.as_str())
+                    .detail("authorized_at", authorized_at.to_string()),
                 caller,
             );
         let change = self.make_room_for_grant(change, &grant.login, &grant.user)?;

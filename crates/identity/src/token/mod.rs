@@ -5,6 +5,7 @@ mod client_assertion;
 mod client_authentication;
 mod client_credentials;
 mod device_code;
+mod external_assertion;
 mod failed_proofs;
 mod refresh_token;
 mod sender;
@@ -411,6 +412,7 @@ fn issued(facts: &AccessTokenFacts<'_>) -> Report {
         .target(facts.id.as_str())
         .detail("scope", scopes::join(facts.scopes))
         .detail("bound", facts.binding.is_some())
+        .detail("expires_at", facts.expires_at().to_string())
 }
 
 /// The event of a refusal, if it is worth one: malformed requests prove nothing and cost their sender nothing,

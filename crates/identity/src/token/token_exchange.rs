@@ -7,7 +7,7 @@
 //! ([`ExchangePolicy`]); if none does, it may not.
 
 use testudo_model::{
-    AccessTokenClaims, Actor, ServiceName, TokenId, event::EventClass,
+    AccessTokenClaims, Actor, ServiceName, Timestamp, TokenId, event::EventClass,
     limits::ACCESS_TOKEN_LIFETIME,
 };
 
@@ -17,7 +17,7 @@ use crate::{
     change::Report,
     limits::MAX_ACTORS,
     records::{GrantType, ServiceAccount},
-    scopes::{self, ScopeSet},
+    scopes,
 };
 
 /// The one kind of token there is in an exchange (section 3).
@@ -25,11 +25,11 @@ const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
 
 /// Decides about exchanges. Where none is set, there are none.
 pub trait ExchangePolicy: Send + Sync {
-    /// Whether `question` is answered with a token.
+    /// The policies that permit `question`, for the record.
     ///
     /// # Errors
-    /// Why not, for the record: the code of a reason. Whoever asked is told less.
-    fn permit(&self, question: &ExchangeQuestion<'_>) -> Result<(), String>;
+    /// Why it is not permitted, for the record: the code of a reason. Whoever asked is told less.
+    fn permit(&self, question: &ExchangeQuestion<'_>) -> Result<Vec<String>, String>;
 }
 
 /// The token that an account wants.
@@ -130,6 +130,7 @@ impl Provider {
                 return Err(ExchangeError::ForeignActor.into());
             }
         }
+        let subject_token = subject.jti.clone();
         let claims = self.exchanged(&asked, subject, client, account)?;
         let scopes = claims.scope.split(' ').filter(|scope| !scope.is_empty());
         let scopes: Vec<String> = scopes.map(str::to_owned).collect();
@@ -142,13 +143,18 @@ impl Provider {
             actors: chain.len().saturating_sub(1),
             caller,
         });
-        let report = exchange_report(&claims, &asked.service, &chain);
-        if let Err(reason) = permitted {
-            self.report_refusal(report.denied(&reason), caller)?;
-            return Err(ExchangeError::Denied { reason }.into());
-        }
+        let report = exchange_report(&claims, &asked.service, &chain)
+            .detail("subject_token", subject_token.as_str());
+        let report = client.told_by(report);
+        let policies = match permitted {
+            Ok(policies) => policies,
+            Err(reason) => {
+                self.report_refusal(report.denied(&reason), caller)?;
+                return Err(ExchangeError::Denied { reason }.into());
+            }
+        };
         let access_token = self.sign_claims(&claims)?;
-        self.report(report, caller)?;
+        self.report(report.detail("policies", policies.join(" ")), caller)?;
         let token_type = TokenType::of(&claims);
         let lifetime = claims.exp.saturating_sub(claims.iat);
         Ok(TokenResponse {
@@ -242,6 +248,9 @@ impl Provider {
         if act.chain().len() > MAX_ACTORS {
             return Err(ExchangeError::TooManyActors.into());
         }
+        let scopes = scopes::parse(&subject.scope)
+            .and_then(|given| scopes::narrowed(given, asked.scope))
+            .ok_or(TokenError::InvalidScope)?;
         let now = self.clock.now();
         let end = (now + ACCESS_TOKEN_LIFETIME).unix_seconds();
         Ok(AccessTokenClaims {
@@ -250,14 +259,14 @@ impl Provider {
             iat: now.unix_seconds(),
             jti: TokenId::generate(&*self.clock, &*self.entropy),
             client_id: account.name.to_string(),
-            scope: scopes::join(&narrowed(&subject.scope, asked.scope)?),
+            scope: scopes::join(&scopes),
             cnf: client.binding(),
             act: Some(act),
             ..subject
         })
     }
 
-    fn permits(&self, question: &ExchangeQuestion<'_>) -> Result<(), String> {
+    fn permits(&self, question: &ExchangeQuestion<'_>) -> Result<Vec<String>, String> {
         match &self.exchange_policy {
             Some(policy) => policy.permit(question),
             None => Err("there is no policy".to_owned()),
@@ -272,20 +281,6 @@ fn is_own(actor: &AccessTokenClaims, account: &ServiceAccount) -> bool {
         && actor.act.is_none()
 }
 
-/// The scopes of the token, or those of them asked for.
-fn narrowed(given: &str, asked: Option<&str>) -> Result<ScopeSet, TokenError> {
-    let given = scopes::parse(given).ok_or(TokenError::InvalidScope)?;
-    let Some(asked) = asked else {
-        return Ok(given);
-    };
-    let asked = scopes::parse(asked).ok_or(TokenError::InvalidScope)?;
-    if asked.is_subset(&given) {
-        Ok(asked)
-    } else {
-        Err(TokenError::InvalidScope)
-    }
-}
-
 /// The event of an exchange, with all who act: the newest first.
 fn exchange_report(claims: &AccessTokenClaims, service: &ServiceName, chain: &[&str]) -> Report {
     let report = Report::new(EventClass::Authentication, "token.exchange")
@@ -296,7 +291,11 @@ fn exchange_report(claims: &AccessTokenClaims, service: &ServiceName, chain: &[&
         .detail("scope", claims.scope.as_str())
         .detail("actors", chain.join(" "))
         .detail("grant_type", GrantType::TokenExchange.as_str())
-        .detail("bound", claims.cnf.is_some());
+        .detail("bound", claims.cnf.is_some())
+        .detail(
+            "expires_at",
+            Timestamp::from_unix_seconds(claims.exp).to_string(),
+        );
     match &claims.sid {
         Some(session) => report.session(session),
         None => report,

@@ -34,7 +34,7 @@ struct Signers {
     network: AtomicU8,
 }
 
-fn jwks_of(keys: &[&SigningKey]) -> String {
+pub fn jwks_of(keys: &[&SigningKey]) -> String {
     let keys: Vec<Value> = keys.iter().map(|key| key.public_jwk()).collect();
     json!({ "keys": keys }).to_string()
 }
@@ -141,7 +141,7 @@ impl Signers {
     }
 }
 
-fn sign(key: &SigningKey, header: &Value, claims: &Value) -> String {
+pub fn sign(key: &SigningKey, header: &Value, claims: &Value) -> String {
     let mut full = json!({ "alg": "ES256" });
     for (name, value) in header.as_object().unwrap() {
         full[name] = value.clone();

@@ -26,10 +26,10 @@ const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
 struct Inventory;
 
 impl ExchangePolicy for Inventory {
-    fn permit(&self, question: &ExchangeQuestion<'_>) -> Result<(), String> {
+    fn permit(&self, question: &ExchangeQuestion<'_>) -> Result<Vec<String>, String> {
         assert!(question.actor.starts_with("sva_"));
         match question.service.as_str() {
-            "inventory" => Ok(()),
+            "inventory" => Ok(vec!["restock-acts".to_owned()]),
             _ => Err("policy.user_leg_denied".to_owned()),
         }
     }
@@ -158,6 +158,12 @@ fn the_token_is_about_the_same_subject_for_one_service_and_says_who_acts() {
     assert_eq!(events.len(), 1);
     assert_eq!(events[0].details["actors"], Detail::from(restock.as_str()));
     assert_eq!(events[0].details["audience"], Detail::from("inventory"));
+    assert_eq!(events[0].details["policies"], Detail::from("restock-acts"));
+    let alices = desk.claims(&desk.alices).jti;
+    assert_eq!(
+        events[0].details["subject_token"],
+        Detail::from(alices.as_str())
+    );
     assert_eq!(
         events[0].actor.subject.as_deref(),
         Some(claims.sub.as_str())
@@ -266,8 +272,8 @@ fn nothing_becomes_more_than_it_was() {
     // A token for one service is exchanged for that service or for none, whatever the policies say.
     struct Everything;
     impl ExchangePolicy for Everything {
-        fn permit(&self, _: &ExchangeQuestion<'_>) -> Result<(), String> {
-            Ok(())
+        fn permit(&self, _: &ExchangeQuestion<'_>) -> Result<Vec<String>, String> {
+            Ok(Vec::new())
         }
     }
     let provider = desk

@@ -16,6 +16,7 @@ mod consent;
 mod device;
 mod dpop;
 mod exchange;
+mod external;
 mod fapi;
 mod house;
 mod introspection;

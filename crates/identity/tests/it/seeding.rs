@@ -27,12 +27,14 @@ fn seed() -> Seed {
                 },
                 disabled: false,
                 password: NewPassword::Given(Redacted::new(PASSWORD.to_owned())),
+                totp: None,
             },
             SeedUser {
                 username: "carol".parse().unwrap(),
                 profile: UserProfile::default(),
                 disabled: false,
                 password: NewPassword::Generate,
+                totp: None,
             },
         ],
         service_accounts: vec![SeedServiceAccount {

@@ -20,7 +20,7 @@ use super::{
     problem::{Problems, nearest},
     registration,
     secret::SecretReference,
-    services,
+    services, trusted_issuers,
 };
 use crate::{Environment, telemetry};
 
@@ -69,6 +69,7 @@ pub(super) fn check(file: &FleetFile, tree: Cursor<'_>, context: &mut Context<'_
         roles: file.roles.clone(),
         users: directory.users,
         service_accounts: directory.service_accounts,
+        trusted_issuers: trusted_issuers::check(file, tree, context.problems),
         clients: directory.clients,
         policies,
         policy_tests,

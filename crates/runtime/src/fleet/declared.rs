@@ -34,6 +34,8 @@ pub struct Fleet {
     pub users: Vec<SeedUser>,
     /// Service accounts to create if they do not exist, by name.
     pub service_accounts: Vec<SeedServiceAccount>,
+    /// Issuers outside the fleet whose word about workloads counts.
+    pub trusted_issuers: Vec<TrustedIssuer>,
     /// OAuth clients, by name.
     pub clients: Vec<SeedClient>,
     /// `*.cedar` of the policy folder, in name order.
@@ -169,8 +171,54 @@ pub struct SeedServiceAccount {
     pub disabled: bool,
     /// Scopes it may ask for.
     pub scopes: Vec<Scope>,
-    /// How it proves itself.
-    pub authentication: SeedAuthentication,
+    /// How it proves itself; nothing if others vouch for it.
+    pub authentication: Option<SeedAuthentication>,
+    /// The workloads outside the fleet that may act as it.
+    pub external: Vec<ExternalWorkload>,
+}
+
+/// Workloads outside the fleet as an issuer describes them.
+#[derive(Debug, Clone)]
+pub struct ExternalWorkload {
+    /// Name of the issuer.
+    pub issuer: String,
+    /// Its `sub`.
+    pub subject: Option<String>,
+    /// Further claims.
+    pub claims: BTreeMap<String, String>,
+}
+
+/// An issuer outside the fleet.
+#[derive(Debug, Clone)]
+pub struct TrustedIssuer {
+    /// The fleet's name for it.
+    pub name: String,
+    /// How its tokens name it.
+    pub identity: TrustedIdentity,
+    /// `aud` of its tokens, if it is not the fleet's issuer.
+    pub audience: Option<String>,
+    /// Where its keys are.
+    pub keys: TrustedKeys,
+}
+
+/// How tokens name their issuer.
+#[derive(Debug, Clone)]
+pub enum TrustedIdentity {
+    /// By `iss`.
+    Issuer(String),
+    /// By the trust domain of the SPIFFE id in `sub`.
+    TrustDomain(TrustDomain),
+}
+
+/// Where an issuer's keys are.
+#[derive(Debug, Clone)]
+pub enum TrustedKeys {
+    /// A JWK Set.
+    Given(String),
+    /// Where there is one.
+    JwksUri(String),
+    /// Where the metadata is that names it.
+    Discovery(String),
 }
 
 /// How a confidential client or service account proves itself at the token endpoint.

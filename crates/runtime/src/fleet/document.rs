@@ -299,7 +299,7 @@ pub(super) struct DeclaredNames(BTreeMap<&'static str, Vec<String>>);
 impl DeclaredNames {
     pub(super) fn of(root: &Node) -> Self {
         let mut names = BTreeMap::new();
-        for section in ["services", "groups"] {
+        for section in ["services", "groups", "trusted_issuers"] {
             let keys = root
                 .get(section)
                 .map(|table| table.keys().map(str::to_owned).collect());
@@ -312,7 +312,7 @@ impl DeclaredNames {
         Self(names)
     }
 
-    /// The names of a section: `services`, `groups` or `roles`.
+    /// The names of a section: `services`, `groups`, `roles` or `trusted_issuers`.
     pub(super) fn of_section(&self, section: &str) -> &[String] {
         self.0.get(section).map_or(&[], Vec::as_slice)
     }

@@ -52,6 +52,9 @@ pub struct FleetFile {
     /// Service accounts to create if they do not exist, by name.
     #[serde(default)]
     pub service_accounts: BTreeMap<ClientName, ServiceAccountSection>,
+    /// Issuers outside the fleet whose word about workloads counts, by a name for them.
+    #[serde(default)]
+    pub trusted_issuers: BTreeMap<String, TrustedIssuerSection>,
     /// OAuth clients, by client id. `testudo login` has a built-in one.
     #[serde(default)]
     pub clients: BTreeMap<ClientName, ClientSection>,
@@ -366,6 +369,47 @@ pub struct ServiceAccountSection {
     /// (`private_key_jwt`), instead of a secret.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jwks: Option<String>,
+    /// Workloads outside the fleet that may act as the account, by a token of an issuer in `trusted_issuers`, instead of
+    /// a secret.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub external: Vec<ExternalWorkloadSection>,
+}
+
+/// Workloads as a trusted issuer describes them. Everything named must fit exactly.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ExternalWorkloadSection {
+    /// Name of the issuer.
+    pub issuer: String,
+    /// Its `sub`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    /// Further claims of its tokens; `kubernetes.io.namespace` is `namespace` in `kubernetes.io`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub claims: BTreeMap<String, String>,
+}
+
+/// An issuer outside the fleet whose word about workloads counts: a cluster, a cloud, a build system, another SPIFFE
+/// trust domain. What it vouches for is worth nothing until a service account names it in `external`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrustedIssuerSection {
+    /// The `iss` of its tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
+    /// Instead of `issuer`: its tokens are JWT-SVIDs of this trust domain.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trust_domain: Option<TrustDomain>,
+    /// The `aud` of its tokens; if absent, the issuer of this fleet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audience: Option<String>,
+    /// Its keys: a JWK Set (RFC 7517) as JSON text. RS256, PS256, ES256, ES384 and EdDSA are read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jwks: Option<String>,
+    /// Instead of `jwks`: where its keys are. Without both, `<issuer>/.well-known/openid-configuration` says so. See
+    /// `outbound` for which addresses are called.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jwks_uri: Option<String>,
 }
 
 /// An OAuth client.

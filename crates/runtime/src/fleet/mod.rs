@@ -24,6 +24,7 @@ mod schema;
 mod secret;
 mod services;
 mod text_value;
+mod trusted_issuers;
 mod units;
 
 use std::{
@@ -37,14 +38,16 @@ use serde::{Deserialize, Serialize};
 use testudo_model::limits;
 
 pub use declared::{
-    Fleet, GrantType, Listen, Observability, OutboundRules, RunCommand, SeedAuthentication,
-    SeedClient, SeedCredential, SeedServiceAccount, SeedUser, SidecarListen, TlsMinimum,
+    ExternalWorkload, Fleet, GrantType, Listen, Observability, OutboundRules, RunCommand,
+    SeedAuthentication, SeedClient, SeedCredential, SeedServiceAccount, SeedUser, SidecarListen,
+    TlsMinimum, TrustedIdentity, TrustedIssuer, TrustedKeys,
 };
 pub use file::{
-    ClientKind, ClientSection, ConnectionsSection, ConsentRule, DataSection, FleetFile,
-    GatewaySection, IpSection, LimitSection, ListenSection, ObservabilitySection, OutboundSection,
-    PolicySection, RedirectKind, RegistrationAuthMethod, RegistrationSection, RouteSection,
-    RunSection, ServiceAccountSection, ServiceSection, SidecarSection, UserSection,
+    ClientKind, ClientSection, ConnectionsSection, ConsentRule, DataSection,
+    ExternalWorkloadSection, FleetFile, GatewaySection, IpSection, LimitSection, ListenSection,
+    ObservabilitySection, OutboundSection, PolicySection, RedirectKind, RegistrationAuthMethod,
+    RegistrationSection, RouteSection, RunSection, ServiceAccountSection, ServiceSection,
+    SidecarSection, TrustedIssuerSection, UserSection,
 };
 pub use host::HostName;
 pub use layers::{Override, VARIABLE_PREFIX};

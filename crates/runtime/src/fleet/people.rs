@@ -12,6 +12,7 @@ use super::{
     problem::Problems,
     secret::SecretReference,
     services::MAX_PERCENT,
+    trusted_issuers,
 };
 
 /// Client id of `testudo login`; it is built in.
@@ -93,6 +94,7 @@ fn service_accounts(
             secret,
             spiffe,
             jwks,
+            external,
         } = section;
         check_membership(groups, roles, *clearance, at, context);
         if name.as_str() == BUILT_IN_CLIENT {
@@ -105,16 +107,15 @@ fn service_accounts(
             clearance: i64::from(*clearance),
             disabled: *disabled,
             scopes: scopes.clone(),
-            authentication: authentication(
-                file,
-                Credentials {
+            authentication: external.is_empty().then(|| {
+                let credentials = Credentials {
                     secret: secret.as_ref(),
                     spiffe: spiffe.as_ref(),
                     jwks: jwks.as_ref(),
-                },
-                at,
-                context,
-            ),
+                };
+                authentication(file, credentials, at, context)
+            }),
+            external: trusted_issuers::external(section, at, context),
         }
     });
     accounts.collect()

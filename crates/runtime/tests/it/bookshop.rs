@@ -61,7 +61,7 @@ fn the_bookshop_loads_without_a_problem() {
     let ci = &fleet.service_accounts[0].authentication;
     assert!(matches!(
         ci,
-        SeedAuthentication::Secret(SeedCredential::Generated)
+        Some(SeedAuthentication::Secret(SeedCredential::Generated))
     ));
 }
 

@@ -1,7 +1,7 @@
 //! What is wrong although every value can be read.
 
 use testudo_model::ActionClass;
-use testudo_runtime::fleet::{SeedAuthentication, SidecarListen};
+use testudo_runtime::fleet::{SeedAuthentication, SidecarListen, TrustedKeys};
 
 use crate::support::{accept, codes, load};
 
@@ -301,6 +301,66 @@ fn a_client_without_a_secret_proves_itself_with_its_certificate() {
         panic!("no workload")
     };
     assert_eq!(id.as_str(), "spiffe://b.example/svc/orders");
+}
+
+#[test]
+fn who_is_trusted_is_named_with_its_keys_and_vouches_for_somebody_in_particular() {
+    let issuer = |more: &str| format!("[services]\n[trusted_issuers.x]\n{more}\n");
+    let by_iss = "issuer = \"https://builds.example/\"";
+    let loaded = accept(&issuer(by_iss));
+    let [trusted] = &loaded.fleet.trusted_issuers[..] else {
+        panic!("{:?}", loaded.fleet.trusted_issuers);
+    };
+    assert!(matches!(
+        &trusted.keys,
+        TrustedKeys::Discovery(address)
+            if address == "https://builds.example/.well-known/openid-configuration"
+    ));
+    for wrong in [
+        "",
+        "issuer = \"https://a.example\"\ntrust_domain = \"a.example\"",
+        "trust_domain = \"a.example\"",
+        "trust_domain = \"b.example\"\njwks = \"{}\"",
+        "issuer = \"http://builds.example\"",
+        "issuer = \"builds\"",
+        "issuer = \"builds\"\njwks_uri = \"http://builds.example/keys\"",
+        "issuer = \"builds\"\njwks_uri = \"https://builds.example/keys\"\njwks = \"{}\"",
+    ] {
+        let found = codes(&issuer(wrong));
+        assert!(
+            found.contains(&"fleet.trusted_issuer"),
+            "{wrong}: {found:?}"
+        );
+    }
+    let twice = format!("{}[trusted_issuers.y]\n{by_iss}\n", issuer(by_iss));
+    assert!(codes(&twice).contains(&"fleet.trusted_issuer"));
+    let http = "[outbound]\nallow_http = true\n";
+    accept(&format!(
+        "{http}{}",
+        issuer("issuer = \"http://builds.example\"")
+    ));
+
+    let account = |rule: &str, more: &str| {
+        format!(
+            "{}[service_accounts.deployer]\n{more}\nexternal = [{{ issuer = \"x\"{rule} }}]\n",
+            issuer(by_iss)
+        )
+    };
+    let good = accept(&account(", subject = \"main\"", ""));
+    let deployer = &good.fleet.service_accounts[0];
+    assert!(deployer.authentication.is_none() && deployer.external.len() == 1);
+    for (rule, more, code) in [
+        ("", "", "fleet.external"),
+        (
+            ", subject = \"main\"",
+            "jwks = \"{}\"",
+            "fleet.two_credentials",
+        ),
+    ] {
+        assert!(codes(&account(rule, more)).contains(&code), "{code}");
+    }
+    let unknown = account(", subject = \"main\"", "").replace("issuer = \"x\"", "issuer = \"z\"");
+    assert!(codes(&unknown).contains(&"fleet.unknown_reference"));
 }
 
 #[test]

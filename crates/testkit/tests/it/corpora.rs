@@ -102,6 +102,12 @@ fn seeds_get_past_the_first_check() {
                 .is_ok()
         })
     });
+    accepted("jwt_verification", &|text| {
+        let (keys, token) = after_key(text).unwrap_or_default();
+        testudo_trust::ForeignKeySet::parse(&keys).is_ok_and(|keys| {
+            testudo_trust::verify_foreign_jwt::<serde_json::Value>(token.trim_end(), &keys).is_ok()
+        })
+    });
     accepted("signed_note", &|text| {
         let (key, note) = after_key(text).unwrap_or_default();
         testudo_trust::NoteVerifier::parse(&key).is_ok_and(|verifier| verifier.open(&note).is_ok())

@@ -30,7 +30,7 @@ const OTHERS: [&str; 17] = [
 ];
 
 /// Beginnings of other names: settings, tasks, and attributes of OpenTelemetry.
-const FOREIGN: [&str; 13] = [
+const FOREIGN: [&str; 18] = [
     "client.address",
     "error.type",
     "http.",
@@ -44,6 +44,12 @@ const FOREIGN: [&str; 13] = [
     "telemetry.",
     "testudo.",
     "url.",
+    // Attributes of Keycloak's clients.
+    "backchannel.logout.session.required",
+    "backchannel.logout.url",
+    "dpop.bound.access.tokens",
+    "post.logout.redirect.uris",
+    "require.pushed.authorization.requests",
 ];
 
 /// Activities that `docs/events.md` lists.

@@ -1,9 +1,13 @@
 //! `testudo audit`: read, prove and verify the ledger.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
 use serde_json::{Value, json};
-use testudo_controlplane::{client::Connection, offline};
+use testudo_controlplane::{
+    client::{Connection, ConnectionError},
+    offline,
+};
+use tokio::time::Instant;
 
 use super::{Invocation, account::segment};
 use crate::{
@@ -11,6 +15,25 @@ use crate::{
     failure::{Exit, Failure, Outcome},
     output::{field, say},
 };
+
+/// People ask about what they have just seen, and events are shipped every half second.
+const SHIPPING: Duration = Duration::from_secs(3);
+const LOOK: Duration = Duration::from_millis(200);
+
+/// The answer of `path`, once the events it is made of are in the ledger.
+pub(super) async fn shipped(connection: &Connection, path: &str) -> Result<Value, ConnectionError> {
+    let until = Instant::now() + SHIPPING;
+    loop {
+        match connection.get(path).await {
+            Err(ConnectionError::Problem(problem))
+                if problem.status == 404 && Instant::now() < until =>
+            {
+                tokio::time::sleep(LOOK).await;
+            }
+            answer => break answer,
+        }
+    }
+}
 
 /// `testudo audit …`.
 pub async fn run(invocation: &Invocation, command: AuditCommand) -> Outcome {

@@ -6,6 +6,7 @@ mod bound;
 mod children;
 mod fleet;
 mod generate;
+mod import;
 mod invitation;
 mod login;
 mod loopback;
@@ -15,6 +16,7 @@ mod process;
 mod proxy;
 mod registration_token;
 mod supervisor;
+mod token;
 mod up;
 mod upgrade;
 
@@ -63,11 +65,15 @@ pub async fn run(cli: Cli) -> Outcome {
         Command::Status => operate::status(&invocation).await,
         Command::Login(arguments) => login::login(&invocation, arguments).await,
         Command::Logout => login::logout(&invocation).await,
-        Command::Token => login::token(&invocation).await,
+        Command::Token { command: None } => login::token(&invocation).await,
+        Command::Token {
+            command: Some(command),
+        } => token::run(&invocation, command).await,
         Command::Config(command) => fleet::config(&invocation, command),
         Command::Policy(command) => policy::run(&invocation, command).await,
         Command::Audit(command) => audit::run(&invocation, command).await,
         Command::User(command) => account::user(&invocation, command).await,
+        Command::Import(command) => import::run(&invocation, command).await,
         Command::Client(command) => account::client(&invocation, command).await,
         Command::Session(command) => account::session(&invocation, command).await,
         Command::Proxy(command) => operate::proxy(&invocation, command).await,

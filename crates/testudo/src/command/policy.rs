@@ -1,21 +1,14 @@
 //! `testudo policy`: check, test, explain.
 
-use std::time::Duration;
+use serde_json::json;
+use testudo_controlplane::offline;
 
-use serde_json::{Value, json};
-use testudo_controlplane::{client::ConnectionError, offline};
-use tokio::time::Instant;
-
-use super::{Invocation, account::segment, fleet::look_at};
+use super::{Invocation, account::segment, audit::shipped, fleet::look_at};
 use crate::{
     cli::{FleetArgument, PolicyCommand},
     failure::{Exit, Failure, Outcome},
     output::{field, say},
 };
-
-/// People ask about a decision they have just seen, and proxies ship their events every half second.
-const SHIPPING: Duration = Duration::from_secs(3);
-const LOOK: Duration = Duration::from_millis(200);
 
 /// `testudo policy …`.
 pub async fn run(invocation: &Invocation, command: PolicyCommand) -> Outcome {
@@ -88,17 +81,7 @@ fn test(invocation: &Invocation, arguments: &FleetArgument) -> Outcome {
 async fn explain(invocation: &Invocation, decision: &str) -> Outcome {
     let path = format!("/api/v1/decisions/{}", segment(decision));
     let connection = invocation.context.admin().await?;
-    let until = Instant::now() + SHIPPING;
-    let explained: Value = loop {
-        match connection.get(&path).await {
-            Err(ConnectionError::Problem(problem))
-                if problem.status == 404 && Instant::now() < until =>
-            {
-                tokio::time::sleep(LOOK).await;
-            }
-            answer => break answer?,
-        }
-    };
+    let explained = shipped(&connection, &path).await?;
     Ok(invocation
         .output
         .value(&explained, |explained| field(explained, "/text"))?)

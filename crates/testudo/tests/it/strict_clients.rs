@@ -20,6 +20,7 @@ use crate::{
     installed::{left_out, tool},
     roles::eventually,
     shop::{Shop, password},
+    token_story::{activities, explained},
 };
 
 const REDIRECT: &str = "https://strict.example/callback";
@@ -100,6 +101,28 @@ when { principal.account.username == "reports" && context.subject in Fleet::Grou
     let (subject, actor) = (&active["sub"], &active["act"]["sub"]);
     assert!(subject.as_str().unwrap().starts_with("usr_"), "{active}");
     assert!(actor.as_str().unwrap().starts_with("sva_"), "{active}");
+    let story = explained(folder, active["jti"].as_str().unwrap());
+    assert_eq!(
+        activities(&story),
+        [
+            "login.password",
+            "authorization.grant",
+            "token.issue",
+            "token.exchange"
+        ]
+    );
+    assert_eq!(
+        (
+            &story["username"],
+            &story["audience"],
+            &story["steps"][3]["event"]["details"]["policies"]
+        ),
+        (
+            &json!("alice"),
+            &json!("shop"),
+            &json!("reports-for-customers")
+        )
+    );
     for (what, code) in [
         ("elsewhere", "invalid_target"),
         ("nowhere", "invalid_target"),
@@ -270,6 +293,48 @@ fn openid_client_connects_a_device() {
     assert_eq!(
         run(&shop, "device.mjs", &[library()], &told).unwrap(),
         json!({ "code": true, "name": "alice", "rotated": true, "refused": "access_denied" })
+    );
+}
+
+#[test]
+fn a_build_shows_the_token_of_its_build_system_whatever_that_signs_with() {
+    if left_out() {
+        return;
+    }
+    let shop = Shop::open("");
+    let folder = &shop.fleet.folder;
+    let [port] = free_ports();
+    let file = fs::read_to_string(folder.fleet_file()).unwrap();
+    let trust = format!(
+        r#"
+[outbound]
+allow_http = true
+allow_networks = ["127.0.0.1"]
+
+[trusted_issuers.builds]
+issuer = "http://127.0.0.1:{port}"
+
+[service_accounts.deployer]
+external = [{{ issuer = "builds", claims = {{ repository = "acme/shop" }} }}]
+"#
+    );
+    fs::write(folder.fleet_file(), format!("{file}{trust}")).unwrap();
+    folder.run(&["apply", "fleet.toml"]);
+    let told =
+        json!({ "issuer": shop.fleet.ready["server"], "client_id": "deployer", "port": port });
+    let libraries = [
+        library(),
+        tool(&[".tools/node_modules/jose/dist/webapi/index.js"]),
+    ];
+    let found = run(&shop, "build.mjs", &libraries, &told).unwrap();
+    assert_eq!(
+        (&found["first"], &found["stranger"]),
+        (&json!("deployer"), &json!("invalid_client"))
+    );
+    assert_eq!(found["asked"], 4, "metadata and keys, twice: {found}");
+    assert_eq!(
+        found["rotated"],
+        json!({ "RS256": "deployer", "PS256": "deployer", "ES384": "deployer", "EdDSA": "deployer" })
     );
 }
 

@@ -37,29 +37,9 @@ impl JwkSet {
     /// never verify anything. A P-256 key that is malformed or private, and a `kid` that two keys share,
     /// refuse the whole set: its publisher has lost control of it.
     pub fn parse(text: &str) -> Result<Self, JoseError> {
-        if text.len() > MAX_KEY_SET_BYTES {
-            return Err(JoseError::TooLarge {
-                what: "the key set",
-                limit: MAX_KEY_SET_BYTES,
-            });
-        }
-        let not_json = |source| JoseError::Json {
-            part: "key set",
-            source,
-        };
-        check_object(text.as_bytes(), MAX_TOKEN_DEPTH).map_err(not_json)?;
-        let set: Value = serde_json::from_str(text).map_err(not_json)?;
-        let listed = set.get("keys").and_then(Value::as_array);
-        let listed = listed.ok_or(JoseError::KeySet("it has no list `keys`"))?;
-        if listed.len() > MAX_KEYS {
-            return Err(JoseError::KeySet("it has more than 64 keys"));
-        }
         let mut keys: Vec<Jwk> = Vec::new();
-        for value in listed {
-            let members = value
-                .as_object()
-                .ok_or(JoseError::KeySet("a key is not an object"))?;
-            let Some(key) = Jwk::read(members)? else {
+        for members in listed_keys(text)? {
+            let Some(key) = Jwk::read(&members)? else {
                 continue;
             };
             if keys.iter().any(|other| other.id == key.id) {
@@ -96,6 +76,42 @@ impl JwkSet {
     }
 }
 
+/// The members of all keys of a set, whatever they are for.
+pub(super) fn listed_keys(text: &str) -> Result<Vec<Map<String, Value>>, JoseError> {
+    if text.len() > MAX_KEY_SET_BYTES {
+        return Err(JoseError::TooLarge {
+            what: "the key set",
+            limit: MAX_KEY_SET_BYTES,
+        });
+    }
+    let not_json = |source| JoseError::Json {
+        part: "key set",
+        source,
+    };
+    check_object(text.as_bytes(), MAX_TOKEN_DEPTH).map_err(not_json)?;
+    let mut set: Map<String, Value> = serde_json::from_str(text).map_err(not_json)?;
+    let Some(Value::Array(listed)) = set.remove("keys") else {
+        return Err(JoseError::KeySet("it has no list `keys`"));
+    };
+    if listed.len() > MAX_KEYS {
+        return Err(JoseError::KeySet("it has more than 64 keys"));
+    }
+    let members = listed.into_iter().map(|key| match key {
+        Value::Object(members) => Ok(members),
+        _ => Err(JoseError::KeySet("a key is not an object")),
+    });
+    members.collect()
+}
+
+/// `kid`, if there is one.
+pub(super) fn key_id(members: &Map<String, Value>) -> Result<Option<String>, JoseError> {
+    match members.get("kid") {
+        None => Ok(None),
+        Some(Value::String(id)) if id.len() <= MAX_KEY_ID_BYTES => Ok(Some(id.clone())),
+        Some(_) => Err(JoseError::KeySet("a `kid` is not a short text")),
+    }
+}
+
 impl Jwk {
     /// `None` for a key that is not for ES256 signatures.
     pub(super) fn read(members: &Map<String, Value>) -> Result<Option<Self>, JoseError> {
@@ -113,11 +129,7 @@ impl Jwk {
         if members.contains_key("d") {
             return Err(JoseError::KeySet("it publishes a private key"));
         }
-        let id = match members.get("kid") {
-            None => None,
-            Some(Value::String(id)) if id.len() <= MAX_KEY_ID_BYTES => Some(id.clone()),
-            Some(_) => return Err(JoseError::KeySet("a `kid` is not a short text")),
-        };
+        let id = key_id(members)?;
         // RFC 7518 section 6.2.1.2: coordinates have their full length.
         let coordinate = |name| {
             text(name)

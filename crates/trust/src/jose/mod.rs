@@ -1,9 +1,11 @@
-//! JSON Web Tokens, ES256 only, and as strict as the standards allow (RFC 7515, 7517, 7519, 8725).
+//! JSON Web Tokens, ES256 only, and as strict as the standards allow (RFC 7515, 7517, 7519, 8725). Those of issuers
+//! outside the fleet, which sign with what they have, are read in [`foreign`] alone.
 //!
 //! There is no algorithm to choose, so none can be confused; no key is ever fetched or taken from a token,
 //! unless it comes as a certificate chain that the trust bundle vouches for ([`verify_jwt_x5c`]), or the token proves
 //! nothing but that its writer has that key ([`verify_jwt_of_own_key`]).
 
+mod foreign;
 mod json;
 mod jwk;
 mod sign;
@@ -11,6 +13,7 @@ mod verify;
 
 use std::time::Duration;
 
+pub use foreign::{ForeignKeySet, verify_foreign_jwt};
 pub use jwk::JwkSet;
 pub(crate) use jwk::thumbprint;
 use testudo_model::Timestamp;

@@ -11,7 +11,7 @@ use testudo_model::{
 use super::{JoseError, JwkSet, json::check_object, jwk::Jwk, thumbprint};
 use crate::{
     encoding::{base64, base64url},
-    key::{PublicPoint, SIGNATURE_BYTES},
+    key::PublicPoint,
     x509::{MAX_CHAIN, TrustBundle},
 };
 
@@ -21,13 +21,15 @@ const REFUSED: [&str; 8] = ["crit", "b64", "zip", "enc", "jku", "jwk", "x5u", "c
 
 /// What a token must say it is for.
 #[derive(Clone, Copy)]
-enum Purpose<'t> {
+pub(super) enum Purpose<'t> {
     /// This `typ`, also as `application/…`, in any case (RFC 7515 section 4.1.9).
     Typed(&'t str),
     /// The same, with the key it is signed with in `jwk`.
     OwnKey(&'t str),
     /// What proves a client: RFC 7523 names no `typ`, its successor names one.
     ClientAssertion,
+    /// A token of another issuer, signed with whatever algorithm its key is for.
+    Foreign,
 }
 
 /// Verifies a compact JWS with a key of `keys` and reads its claims.
@@ -87,7 +89,7 @@ pub fn verify_jwt_x5c<C: DeserializeOwned>(
 }
 
 /// A token whose form and header are in order, and whose signature is still to be checked.
-struct Token<'t> {
+pub(super) struct Token<'t> {
     header: Map<String, Value>,
     signed: &'t str,
     payload: &'t str,
@@ -95,7 +97,7 @@ struct Token<'t> {
 }
 
 impl<'t> Token<'t> {
-    fn parse(token: &'t str, purpose: Purpose<'_>) -> Result<Self, JoseError> {
+    pub(super) fn parse(token: &'t str, purpose: Purpose<'_>) -> Result<Self, JoseError> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(JoseError::TooLarge {
                 what: "the token",
@@ -109,9 +111,6 @@ impl<'t> Token<'t> {
         }
         let header = read_header(header, purpose)?;
         let signature = base64url::decode(signature).ok_or(JoseError::NotCompact)?;
-        if signature.len() != SIGNATURE_BYTES {
-            return Err(JoseError::Signature);
-        }
         Ok(Self {
             header,
             signed,
@@ -132,9 +131,22 @@ impl<'t> Token<'t> {
         }
     }
 
+    /// A header parameter.
+    pub(super) fn header(&self, name: &str) -> Option<&Value> {
+        self.header.get(name)
+    }
+
     /// The claims, if `key` signed them.
     fn claims<C: DeserializeOwned>(&self, key: &PublicPoint) -> Result<C, JoseError> {
-        if !key.verify(self.signed.as_bytes(), &self.signature) {
+        self.claims_if(|message, signature| key.verify(message, signature))
+    }
+
+    /// The claims, if message and signature pass `verify`.
+    pub(super) fn claims_if<C: DeserializeOwned>(
+        &self,
+        verify: impl FnOnce(&[u8], &[u8]) -> bool,
+    ) -> Result<C, JoseError> {
+        if !verify(self.signed.as_bytes(), &self.signature) {
             return Err(JoseError::Signature);
         }
         let payload = base64url::decode(self.payload).ok_or(JoseError::NotCompact)?;
@@ -170,13 +182,17 @@ fn read_header(encoded: &str, purpose: Purpose<'_>) -> Result<Map<String, Value>
     };
     check_object(&text, MAX_TOKEN_DEPTH).map_err(not_json)?;
     let header: Map<String, Value> = serde_json::from_slice(&text).map_err(not_json)?;
-    if header.get("alg").and_then(Value::as_str) != Some("ES256") {
+    let is_foreign = matches!(purpose, Purpose::Foreign);
+    if !is_foreign && header.get("alg").and_then(Value::as_str) != Some("ES256") {
         return Err(JoseError::Algorithm);
     }
     let is_refused = |name: &&str| match purpose {
         Purpose::OwnKey(_) if *name == "jwk" => false,
         _ => header.contains_key(*name),
     };
+    if is_foreign && header.contains_key("x5c") {
+        return Err(JoseError::HeaderParameter("x5c"));
+    }
     if let Some(name) = REFUSED.into_iter().find(is_refused) {
         return Err(JoseError::HeaderParameter(name));
     }
@@ -189,6 +205,8 @@ impl Purpose<'_> {
         let (expected, is_optional) = match self {
             Self::Typed(typ) | Self::OwnKey(typ) => (typ, false),
             Self::ClientAssertion => ("client-authentication+jwt", true),
+            // JWT-SVID section 2.3.
+            Self::Foreign => ("JOSE", true),
         };
         let typ = match typ {
             None if is_optional => return Ok(()),
