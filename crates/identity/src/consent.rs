@@ -112,6 +112,10 @@ impl Consent {
     fn is_for(&self, client: &Client) -> bool {
         self.client_created_at == client.created_at
     }
+
+    fn covers(&self, client: &Client, scopes: &ScopeSet) -> bool {
+        self.is_for(client) && scopes.is_subset(&self.scopes)
+    }
 }
 
 impl Provider {
@@ -183,9 +187,25 @@ impl Provider {
             return Ok(false);
         }
         let stored = self.tenant.get::<Consent>(&key(user, &client.client_id))?;
-        let is_enough =
-            |consent: &Consent| consent.is_for(client) && request.scopes.is_subset(&consent.scopes);
-        Ok(!stored.is_some_and(|stored| is_enough(&stored.record)))
+        Ok(!stored.is_some_and(|stored| stored.record.covers(client, &request.scopes)))
+    }
+
+    /// Adds to `change` that the user of a code still allows what it is for; `None` if they do not. What was allowed is
+    /// written, so that taking it back and redeeming the code exclude each other.
+    pub(crate) fn stage_still_allowed<'p>(
+        &self,
+        change: Change<'p>,
+        client: &Client,
+        user: &UserId,
+        scopes: &ScopeSet,
+    ) -> Result<Option<Change<'p>>, Fault> {
+        if !client.must_ask() {
+            return Ok(Some(change));
+        }
+        let stored = self.tenant.get::<Consent>(&key(user, &client.client_id))?;
+        let stored = stored.filter(|stored| stored.record.covers(client, scopes));
+        Ok(stored
+            .map(|Versioned { record, version }| change.put(Expected::Version(version), &record)))
     }
 
     /// Where the user is asked.

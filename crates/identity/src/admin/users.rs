@@ -188,7 +188,6 @@ impl Provider {
                 .put(Expected::Version(stored.version), &user)
                 .report(report, caller);
             let change = self.exclude_logins(change, id)?;
-            let change = self.stage_end_of_consents(change, id)?;
             Ok(self.stage_end_of_all(change, id)?.commit()?.then_some(()))
         })
     }
@@ -265,6 +264,7 @@ impl Provider {
                     .delete::<PasswordCredential>(Expected::Version(version), id.as_str()),
                 None => change,
             };
+            let change = self.stage_end_of_consents(change, id)?;
             Ok(self.stage_end_of_all(change, id)?.commit()?.then_some(()))
         })
     }

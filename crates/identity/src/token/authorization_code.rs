@@ -88,8 +88,10 @@ impl Provider {
         };
         // The session is written too, so that ending it and redeeming a code of it exclude each other.
         session.record.used_at = now;
-        let change = self
-            .change()
+        let allowed =
+            self.stage_still_allowed(self.change(), registered, &grant.user, &grant.scopes)?;
+        let change = allowed
+            .ok_or(TokenError::SessionEnded)?
             .put(Expected::Version(stored.version), &redeemed)
             .put(Expected::Version(session.version), &session.record)
             .put(Expected::Absent, &grant)

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use testudo_identity::{
     AccountAction, AccountPage, Authorization, AuthorizeError, ClientPolicy, ConsentDecision,
-    ConsentError, ConsentRule, ConsentView, LoggedIn, Parameters, Refusal,
+    ConsentError, ConsentRule, ConsentView, ErrorCode, LoggedIn, Parameters, Refusal,
 };
 use testudo_model::event::Outcome;
 
@@ -272,6 +272,30 @@ fn what_is_taken_back_is_over_and_asked_for_again() {
         house.events_named("consent.revoke", Outcome::Success).len(),
         1
     );
+}
+
+#[test]
+fn a_code_that_waits_while_its_consent_is_taken_back_is_worth_nothing() {
+    let house = asking();
+    let logged_in = house.login_through(&claimed_request(&[]));
+    let (asked, session) = (logged_in.location.expose(), cookie(&logged_in));
+    let answer = house.consent(asked, session, ConsentDecision::Allow);
+    let code = query(&answer.unwrap())["code"].clone();
+    let (flow, _) = account(&house, &logged_in);
+    let action = AccountAction::RevokeConsent("cli".parse().unwrap());
+    let provider = &house.provider;
+    provider
+        .change_account(&flow, action, Some(session), None, &house.caller)
+        .unwrap();
+    let refused = house.redeem_claimed(&code).unwrap_err();
+    assert_eq!(refused.to_oauth().error, ErrorCode::InvalidGrant);
+    // Nor does it count again when they say yes to something else.
+    let less = location(&house, &claimed_request(&[("scope", "openid")]), &logged_in);
+    let answer = house.consent(&less, session, ConsentDecision::Allow);
+    assert!(house.redeem_claimed(&code).is_err());
+    house
+        .redeem_claimed(&query(&answer.unwrap())["code"])
+        .unwrap();
 }
 
 #[test]
