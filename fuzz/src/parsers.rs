@@ -15,7 +15,12 @@ use serde_json::Value;
 use tempfile::TempDir;
 use testudo_audit::{Filter, IntakeError, Leaf, Ledger, LedgerOptions, verify_proof_file};
 use testudo_dataplane::{fuzzing, iplist::IpSet, state::Enforced};
-use testudo_identity::{AuthMethod, GrantType, Parameters, RedirectKind, RegistrationPolicy};
+use testudo_identity::{
+    AuthMethod, GrantType, Parameters, RedirectKind, RegistrationPolicy,
+    webauthn::{
+        AssertionResponse, AttestationPolicy, KnownCredential, RegistrationResponse, RelyingParty,
+    },
+};
 use testudo_model::{
     CanonicalPath, Clock, JoinToken, TrustDomain,
     event::Block,
@@ -25,9 +30,9 @@ use testudo_runtime::fleet::Bundle;
 use testudo_store::{Store, StoreOptions};
 use testudo_testkit::{FakeClock, SeededEntropy};
 use testudo_trust::{
-    CertificateAuthority, Checkpoint, ForeignKeySet, JwkSet, NoteVerifier, RootKey, Svid, SvidKey,
-    TrustBundle, base64url, peer_identity, verify_client_assertion, verify_foreign_jwt, verify_jwt,
-    verify_jwt_of_own_key,
+    Cbor, CertificateAuthority, Checkpoint, CoseKey, ForeignKeySet, JwkSet, NoteVerifier, RootKey,
+    Svid, SvidKey, TrustBundle, base64url, peer_identity, verify_client_assertion,
+    verify_foreign_jwt, verify_jwt, verify_jwt_of_own_key,
 };
 
 /// Name of a target, and its function.
@@ -55,6 +60,7 @@ pub const ALL: &[Target] = &[
     ("signed_note", signed_note),
     ("snapshot_json", snapshot_json),
     ("tlog_proof", tlog_proof),
+    ("webauthn_response", webauthn_response),
     ("x509_spiffe_id", x509_spiffe_id),
 ];
 
@@ -493,6 +499,60 @@ pub fn x509_spiffe_id(data: &[u8]) {
             .verify_svid(&[data.to_vec()], world.clock.now())
             .is_err(),
         "nobody issued it"
+    );
+}
+
+/// What a browser sends of a passkey: a line of client data, and an attestation object or authenticator data. The challenge of
+/// all seeds is the same, so that the fuzzer gets past it.
+pub fn webauthn_response(data: &[u8]) {
+    if let Ok((value, rest)) = Cbor::parse_prefix(data) {
+        let encoded = data.strip_suffix(rest).unwrap();
+        assert_eq!(
+            Cbor::parse(encoded),
+            Ok(value),
+            "a value ends where it ends"
+        );
+    }
+    let _ = CoseKey::parse(data);
+    let line = data.iter().position(|byte| *byte == b'\n');
+    let (client_data, rest) = data.split_at(line.unwrap_or(data.len()));
+    let rest = base64url::encode(rest.get(1..).unwrap_or_default());
+    let client_data = base64url::encode(client_data);
+    let party = RelyingParty::of_issuer("https://id.bookshop.example").unwrap();
+    let challenge = [7; 32];
+    let registration = RegistrationResponse {
+        client_data: &client_data,
+        attestation_object: &rest,
+    };
+    let now = FakeClock::today().now();
+    let none = AttestationPolicy::None;
+    let Ok(credential) = party.verify_registration(registration, &challenge, &none, now) else {
+        return;
+    };
+    assert!(CoseKey::parse(&credential.public_key).is_ok());
+    assert!(
+        party
+            .verify_registration(registration, &[8; 32], &none, now)
+            .is_err()
+    );
+    let known = KnownCredential {
+        public_key: &credential.public_key,
+        user_handle: b"usr",
+        sign_count: credential.sign_count,
+        backup_eligible: credential.backup_eligible,
+    };
+    let assertion = AssertionResponse {
+        credential_id: &base64url::encode(&credential.id),
+        client_data: &client_data,
+        authenticator_data: &rest,
+        signature: &rest,
+        user_handle: &base64url::encode(b"usr"),
+    };
+    assert!(
+        party
+            .verify_assertion(assertion, &challenge, known)
+            .is_err(),
+        "a registration is no login"
     );
 }
 

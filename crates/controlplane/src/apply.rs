@@ -7,14 +7,14 @@ use testudo_model::{
     snapshot::{Directory, Snapshot},
 };
 use testudo_runtime::fleet::Fleet;
-use testudo_trust::JoseError;
+use testudo_trust::{JoseError, X509Error};
 use testudo_workload::{Caller, FleetIdentities, WorkloadError};
 
 use crate::{
     activation::{Activated, ActivationError, Declaration},
     plane::{Note, Plane},
     proxies::PublishError,
-    seed::{roles_of, seed_of, trusted_issuers},
+    seed::{attestation_policy, roles_of, seed_of, trusted_issuers},
     start_settings::StartSettings,
 };
 
@@ -34,6 +34,9 @@ pub enum ApplyError {
     /// It cannot be in force.
     #[error("the fleet cannot be put in force")]
     Activation(#[from] ActivationError),
+    /// Nobody can be trusted by these certificates.
+    #[error("`passkeys.roots_file` cannot be used")]
+    PasskeyRoots(#[from] X509Error),
     /// Its people and clients cannot be stored.
     #[error("users, groups or clients cannot be stored")]
     Seed(#[from] SeedError),
@@ -98,6 +101,7 @@ pub fn apply(plane: &Plane, fleet: &Fleet, actor: &Actor) -> Result<Applied, App
         actor: actor.clone(),
         ..Default::default()
     };
+    let attestation = attestation_policy(&fleet.passkeys)?;
     let seeded = plane.provider.seed(&seed_of(fleet), &caller)?;
     let identities = FleetIdentities {
         services: fleet
@@ -122,6 +126,7 @@ pub fn apply(plane: &Plane, fleet: &Fleet, actor: &Actor) -> Result<Applied, App
     plane.distribution.publish(&activated.snapshot)?;
     plane.outbound_rules.send_replace(fleet.outbound.clone());
     plane.provider.trust_issuers(known_issuers(fleet)?);
+    plane.provider.demand_of_authenticators(attestation);
     Ok(Applied {
         activated,
         generated: seeded.generated,
@@ -161,6 +166,7 @@ fn rehearsal(plane: &Plane, fleet: &Fleet) -> Result<Activated, ApplyError> {
         let (given, known) = (fleet.trust_domain.to_string(), known.to_string());
         return Err(ApplyError::OtherDomain { given, known });
     }
+    attestation_policy(&fleet.passkeys)?;
     plane.provider.check_seed(&seed_of(fleet))?;
     known_issuers(fleet)?;
     let newcomers = Directory {

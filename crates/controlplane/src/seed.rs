@@ -6,12 +6,14 @@ use testudo_identity::{
     AuthMethod, ClientKind, ClientLogout, ClientPolicy, ClientProfile, ConsentRule,
     ExternalWorkload, GrantType, IssuerIdentity, KeySource, NewPassword, NewSecret, RedirectKind,
     RedirectUri, RegistrationPolicy, Seed, SeedClient, SeedServiceAccount, SeedUser,
-    ServiceAccountProfile, TrustedIssuer, UserProfile,
+    ServiceAccountProfile, TrustedIssuer, UserProfile, webauthn::AttestationPolicy,
 };
 use testudo_model::{ClientName, RoleName, Scope};
 use testudo_runtime::fleet::{
-    self, Fleet, RegistrationAuthMethod, RegistrationSection, SeedAuthentication, SeedCredential,
+    self, Attestation, Fleet, PasskeyRules, RegistrationAuthMethod, RegistrationSection,
+    SeedAuthentication, SeedCredential,
 };
+use testudo_trust::{AttestationRoots, X509Error};
 
 use crate::{
     api::{ADMIN_ROLE, ADMIN_SCOPE, AUDITOR_ROLE},
@@ -65,6 +67,20 @@ pub fn roles_of(fleet: &Fleet) -> Vec<RoleName> {
         .filter_map(|role| role.parse().ok());
     let roles: BTreeSet<RoleName> = fleet.roles.iter().cloned().chain(built_in).collect();
     roles.into_iter().collect()
+}
+
+/// What the fleet demands of authenticators.
+///
+/// Errors: the roots are no certificates.
+pub fn attestation_policy(rules: &PasskeyRules) -> Result<AttestationPolicy, X509Error> {
+    if rules.attestation == Attestation::None {
+        return Ok(AttestationPolicy::None);
+    }
+    let roots = rules.roots_pem.as_deref().map(AttestationRoots::from_pem);
+    Ok(AttestationPolicy::Direct {
+        models: rules.allowed_aaguids.iter().copied().collect(),
+        roots: roots.transpose()?,
+    })
 }
 
 fn user(user: &fleet::SeedUser) -> SeedUser {

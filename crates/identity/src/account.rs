@@ -7,13 +7,15 @@ use serde::{Deserialize, Serialize};
 use testudo_model::{ClientName, Redacted, SessionId, Timestamp};
 
 use crate::{
-    Caller, ConsentView, EndReason, Fault, LoginPrompt, Provider, SecondFactorView, SessionView,
-    TotpSetup,
+    Caller, ConsentView, EndReason, Fault, LoginPrompt, PasskeyCreation, PasskeyId, PasskeyView,
+    Provider, SecondFactorView, SessionView, TotpSetup,
     claims::ASSURANCE_TWO_FACTORS,
     flow::{Sealed, Visit},
     limits::{FLOW_LIFETIME, FRESH_LOGIN},
+    passkey::{NewPasskey, RegistrationError},
     records::{Session, User},
     second_factor::NewTotp,
+    webauthn::RegistrationResponse,
 };
 
 /// What to show.
@@ -31,6 +33,15 @@ pub enum AccountPage {
         setup: TotpSetup,
         /// A code was typed, and it was wrong.
         was_wrong: bool,
+    },
+    /// The form for a new passkey.
+    AddPasskey {
+        /// The sealed hidden field.
+        flow: String,
+        /// What the browser is asked.
+        creation: Box<PasskeyCreation>,
+        /// Why it is shown again.
+        refused: Option<String>,
     },
     /// Recovery codes; they are not shown again.
     RecoveryCodes(Vec<Redacted<String>>),
@@ -53,6 +64,10 @@ pub struct AccountView {
     pub second_factor: Option<SecondFactorView>,
     /// What they allowed to applications.
     pub consents: Vec<ConsentView>,
+    /// Passkeys.
+    pub passkeys: Vec<PasskeyView>,
+    /// Whether passkeys work at this provider's address.
+    pub can_have_passkeys: bool,
 }
 
 /// What a user wants to change.
@@ -75,6 +90,24 @@ pub enum AccountAction<'a> {
     RemoveTotp,
     /// New recovery codes.
     RenewRecoveryCodes,
+    /// Begin to add a passkey.
+    BeginPasskey,
+    /// Add it.
+    ConfirmPasskey {
+        /// What to call it.
+        name: &'a str,
+        /// What the authenticator answered.
+        response: RegistrationResponse<'a>,
+    },
+    /// Call a passkey something else.
+    RenamePasskey {
+        /// Which.
+        id: PasskeyId,
+        /// What.
+        name: &'a str,
+    },
+    /// Take a passkey away.
+    RemovePasskey(PasskeyId),
 }
 
 /// Why an account is not shown or changed.
@@ -114,7 +147,7 @@ impl Provider {
         match self.logged_in(session)? {
             Some(session) => self.account_overview(&session),
             None => Ok(AccountPage::Login(
-                self.prompt_visit(Visit::Account, browser)?,
+                self.prompt_visit(Visit::Account { two_factors: false }, browser)?,
             )),
         }
     }
@@ -149,29 +182,81 @@ impl Provider {
                 self.revoke_consent(&session.user, &client, caller)?;
                 Ok(self.account_overview(&session)?)
             }
-            _ if !self.is_fresh(&session)? => Ok(AccountPage::Login(
-                self.prompt_visit(Visit::Account, browser)?,
-            )),
-            AccountAction::BeginTotp => {
-                Ok(self.totp_page(&session, NewTotp::generate(&*self.entropy), false)?)
+            AccountAction::RenamePasskey { id, name } => {
+                self.rename_own_passkey(&session, &id, name, caller)?;
+                Ok(self.account_overview(&session)?)
+            }
+            _ if !self.is_fresh(&session)? => {
+                let two_factors = self.can_show_two_factors(&session.user)?;
+                let visit = Visit::Account { two_factors };
+                Ok(AccountPage::Login(self.prompt_visit(visit, browser)?))
+            }
+            AccountAction::ConfirmPasskey { name, response } => {
+                let new = NewPasskey {
+                    user: &session.user,
+                    flow,
+                    expires_at: form.expires_at,
+                    name,
+                    response,
+                };
+                self.confirm_passkey(&session, &new, caller)
             }
             AccountAction::ConfirmTotp { code } => {
                 let new = form.totp.ok_or(AccountError::FormInvalid)?;
-                match self.add_totp(&session, &new, code, caller)? {
-                    Some(codes) => Ok(AccountPage::RecoveryCodes(codes)),
-                    None => Ok(self.totp_page(&session, new, true)?),
-                }
+                self.confirm_totp(&session, new, code, caller)
             }
-            AccountAction::RemoveTotp => {
-                self.remove_totp(&session, caller)?;
-                Ok(self.account_overview(&session)?)
+            action => Ok(self.change_proofs(&session, action, caller)?),
+        }
+    }
+
+    /// What takes an account over, and needs no answer of an authenticator.
+    fn change_proofs(
+        &self,
+        session: &Session,
+        action: AccountAction<'_>,
+        caller: &Caller,
+    ) -> Result<AccountPage, Fault> {
+        match action {
+            AccountAction::BeginTotp => {
+                let new = NewTotp::generate(&*self.entropy);
+                return self.totp_page(session, new, false);
             }
+            AccountAction::BeginPasskey => return self.passkey_page(session, None),
             AccountAction::RenewRecoveryCodes => {
-                match self.renew_recovery_codes(&session, caller)? {
-                    Some(codes) => Ok(AccountPage::RecoveryCodes(codes)),
-                    None => Ok(self.account_overview(&session)?),
+                if let Some(codes) = self.renew_recovery_codes(session, caller)? {
+                    return Ok(AccountPage::RecoveryCodes(codes));
                 }
             }
+            AccountAction::RemoveTotp => self.remove_totp(session, caller)?,
+            AccountAction::RemovePasskey(id) => self.remove_own_passkey(session, &id, caller)?,
+            _ => {}
+        }
+        self.account_overview(session)
+    }
+
+    fn confirm_totp(
+        &self,
+        session: &Session,
+        new: NewTotp,
+        code: &str,
+        caller: &Caller,
+    ) -> Result<AccountPage, AccountError> {
+        match self.add_totp(session, &new, code, caller)? {
+            Some(codes) => Ok(AccountPage::RecoveryCodes(codes)),
+            None => Ok(self.totp_page(session, new, true)?),
+        }
+    }
+
+    fn confirm_passkey(
+        &self,
+        session: &Session,
+        new: &NewPasskey<'_>,
+        caller: &Caller,
+    ) -> Result<AccountPage, AccountError> {
+        match self.add_own_passkey(session, new, caller) {
+            Ok(()) => Ok(self.account_overview(session)?),
+            Err(RegistrationError::Unavailable(fault)) => Err(fault.into()),
+            Err(refused) => Ok(self.passkey_page(session, Some(refused.to_string()))?),
         }
     }
 
@@ -185,6 +270,8 @@ impl Provider {
             current: session.id.clone(),
             second_factor: self.second_factor(&session.user)?,
             consents: self.consents_of(&session.user)?,
+            passkeys: self.passkeys_of(&session.user)?,
+            can_have_passkeys: self.relying_party.is_some(),
         })))
     }
 
@@ -201,6 +288,22 @@ impl Provider {
             setup: new.setup(issuer, &username),
             flow: self.account_form(session, Some(new))?,
             was_wrong,
+        })
+    }
+
+    fn passkey_page(
+        &self,
+        session: &Session,
+        refused: Option<String>,
+    ) -> Result<AccountPage, Fault> {
+        let flow = self.account_form(session, None)?;
+        Ok(match self.passkey_creation(&session.user, &flow)? {
+            Some(creation) => AccountPage::AddPasskey {
+                flow,
+                creation: Box::new(creation),
+                refused,
+            },
+            None => self.account_overview(session)?,
         })
     }
 
@@ -234,7 +337,7 @@ impl Provider {
     fn is_fresh(&self, session: &Session) -> Result<bool, Fault> {
         let age = self.clock.now().since(session.authentication.at);
         let is_strong = session.authentication.context_class == ASSURANCE_TWO_FACTORS
-            || self.second_factor(&session.user)?.is_none();
+            || !self.can_show_two_factors(&session.user)?;
         Ok(age <= FRESH_LOGIN && is_strong)
     }
 }

@@ -282,7 +282,7 @@ impl Provider {
         if let Some(session) = &session
             && request.two_factors
             && freshness.prompt != Prompt::Login
-            && self.second_factor(&session.user)?.is_none()
+            && !self.can_show_two_factors(&session.user)?
         {
             return Err(refused(Refusal::UnmetAuthentication));
         }
@@ -401,11 +401,7 @@ impl Provider {
         browser: Option<&str>,
         hint: Option<&str>,
     ) -> Result<LoginPrompt, Fault> {
-        let known = browser.filter(|value| (43..=MAX_COOKIE_BYTES).contains(&value.len()));
-        let browser = known.map_or_else(
-            || secret::generate(&*self.entropy),
-            |value| Redacted::new(value.to_owned()),
-        );
+        let browser = self.browser_value(browser);
         let flow = Flow {
             purpose,
             client_name,
@@ -418,6 +414,15 @@ impl Provider {
             client_name: flow.client_name,
             username_hint: hint.map(str::to_owned),
         })
+    }
+
+    /// The pre-login cookie of a browser: the one it has, or a new one.
+    pub(crate) fn browser_value(&self, browser: Option<&str>) -> Redacted<String> {
+        let known = browser.filter(|value| (43..=MAX_COOKIE_BYTES).contains(&value.len()));
+        known.map_or_else(
+            || secret::generate(&*self.entropy),
+            |value| Redacted::new(value.to_owned()),
+        )
     }
 
     fn authorize_session(

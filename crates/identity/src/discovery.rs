@@ -18,6 +18,8 @@ pub mod paths {
     pub const CONSENT: &str = "/consent";
     /// The account page.
     pub const ACCOUNT: &str = "/account";
+    /// Where a user who was invited adds a passkey.
+    pub const INVITATION: &str = "/invitation";
     /// Token endpoint.
     pub const TOKEN: &str = "/oauth2/token";
     /// Revocation endpoint.

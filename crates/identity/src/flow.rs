@@ -51,6 +51,14 @@ impl Purpose {
             Self::Visit(_) => None,
         }
     }
+
+    /// Whether one factor is not enough.
+    pub(crate) const fn wants_two_factors(&self) -> bool {
+        match self {
+            Self::Authorize(request) => request.two_factors,
+            Self::Visit(visit) => matches!(visit, Visit::Account { two_factors: true }),
+        }
+    }
 }
 
 /// A page of our own that is for who is logged in.
@@ -63,7 +71,10 @@ pub(crate) enum Visit {
         user_code: Option<String>,
     },
     /// The user's account.
-    Account,
+    Account {
+        /// It is to be changed in a way that wants all the user has.
+        two_factors: bool,
+    },
 }
 
 impl Visit {
@@ -71,14 +82,14 @@ impl Visit {
     pub(crate) const fn name(&self) -> &'static str {
         match self {
             Self::Device { .. } => "connect a device",
-            Self::Account => "your account",
+            Self::Account { .. } => "your account",
         }
     }
 
     /// Where it is.
     pub(crate) fn location(&self) -> String {
         match self {
-            Self::Account => paths::ACCOUNT.to_owned(),
+            Self::Account { .. } => paths::ACCOUNT.to_owned(),
             Self::Device { user_code: None } => paths::DEVICE.to_owned(),
             Self::Device {
                 user_code: Some(code),

@@ -8,6 +8,7 @@
 //! * an authorization request in progress is not: it travels sealed, in the login form (see [`LoginPrompt`]) or in the
 //!   reference to a pushed one (see [`PushedRequest`]);
 //! * access tokens are not: they are signed, short, and taken back through the revocation log;
+//! * the challenge of a passkey is not: it follows from the form it is shown with (see [`PasskeyRequest`]);
 //! * a login is one [`Session`]; what it gave to one client is one [`Grant`], whose id is the `sid` of its
 //!   tokens and whose counter is the whole state of its refresh tokens.
 //!
@@ -37,6 +38,7 @@ mod logout;
 mod notice;
 mod notification_uri;
 mod parameters;
+mod passkey;
 mod pkce;
 mod protocol;
 mod provider;
@@ -58,6 +60,7 @@ mod userinfo;
 mod verified;
 
 pub mod limits;
+pub mod webauthn;
 
 pub use access_token::{AccessTokenError, PresentedToken, RequestProof};
 pub use account::{AccountAction, AccountError, AccountPage, AccountView};
@@ -85,6 +88,10 @@ pub use logout::{Logout, LogoutError, LogoutQuestion};
 pub use notice::{Delivery, DueNotice, Message, Notice, NoticeContent, Receiver};
 pub use notification_uri::{InvalidNotificationUri, NotificationUri};
 pub use parameters::{ParameterError, Parameters};
+pub use passkey::{
+    InvalidPasskeyId, InvitationAnswer, InvitationError, InvitationPage, NewInvitation,
+    PasskeyCreation, PasskeyId, PasskeyLoginRequest, PasskeyRequest, PasskeyView,
+};
 pub use protocol::{ErrorCode, OauthError};
 pub use provider::{Provider, Settings};
 pub use pushed::{PushError, PushedRequest};

@@ -159,6 +159,12 @@ pub const FREE_WRONG_CODES: u32 = 5;
 /// password, so the user may well be slowed down.
 pub const FREE_WRONG_CODES_EVERYWHERE: u32 = 30;
 
+/// Passkeys of one user. All are listed to an authenticator that is to make another, and deleted with the user in one
+/// transaction.
+pub const MAX_PASSKEYS_PER_USER: usize = 16;
+/// Longest life of a link with which a user adds a passkey: over a long weekend.
+pub const MAX_INVITATION_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
+
 /// Failed logins for one name from one network before answers are delayed.
 pub const FREE_FAILURES_PER_NAME: u32 = 5;
 /// Failed logins for one name from everywhere, in one [`FAILURE_MEMORY`], before answers are delayed. One network gets to

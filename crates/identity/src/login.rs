@@ -10,12 +10,13 @@ use testudo_trust::{constant_time_eq, dummy_verify, hash_password, needs_rehash,
 
 use crate::{
     Caller, Fault, Provider,
-    change::{Report, until_settled},
+    change::{Change, Report, until_settled},
     claims::{ASSURANCE_ONE_FACTOR, ASSURANCE_TWO_FACTORS, METHOD_PASSWORD},
     flow::{Flow, Purpose},
     limits::MAX_PASSWORD_BYTES,
+    passkey::{AcceptedPasskey, ShownPasskey},
     records::{Authentication, Holder, NameClaim, PasswordCredential, Session, User},
-    second_factor::{Accepted, METHOD_ONE_TIME, METHOD_SEVERAL},
+    second_factor::{AcceptedCode, METHOD_ONE_TIME, METHOD_SEVERAL},
     secret::{self, StoredSecret},
     session::session_cookie,
     throttle::Attempt,
@@ -78,6 +79,12 @@ pub enum LoginError {
     /// The code is not one of now, or was used.
     #[error("the code is wrong, or it was used before")]
     WrongCode,
+    /// The password was right, but more is wanted, and the user has a passkey for it.
+    #[error("the password alone is not enough here: log in with your passkey")]
+    PasskeyNeeded,
+    /// The passkey is not known, its user is disabled, or what it said is not right: which one is nobody's business.
+    #[error("this passkey was not accepted; try another one, or log in in another way")]
+    WrongPasskey,
     /// Too many failures.
     #[error("too many failed logins; wait {} seconds and try again", retry_after.as_secs().max(1))]
     Throttled {
@@ -95,7 +102,9 @@ impl LoginError {
         match self {
             Self::FlowInvalid | Self::FlowExpired | Self::FlowUsed => 400,
             Self::SecondFactorNeeded { .. } => 200,
-            Self::WrongCredentials | Self::WrongCode => 401,
+            Self::WrongCredentials | Self::WrongCode | Self::PasskeyNeeded | Self::WrongPasskey => {
+                401
+            }
             Self::OtherBrowser => 403,
             Self::Throttled { .. } => 429,
             Self::Unavailable(fault) => fault.status(),
@@ -103,10 +112,11 @@ impl LoginError {
     }
 }
 
-/// A user whose password was right, with the state it was right for.
+/// A user who has proved who they are, with the state that holds for.
 pub(crate) struct Proven {
     pub(crate) user: User,
-    pub(crate) hash: StoredSecret,
+    /// What the password was right for, if it was one.
+    pub(crate) hash: Option<StoredSecret>,
     /// The password under today's parameters, if it was stored under older ones.
     pub(crate) rehashed: Option<StoredSecret>,
 }
@@ -117,6 +127,53 @@ pub(crate) enum Means<'a> {
     Password,
     /// And this, as typed.
     PasswordAndCode(&'a str),
+    Passkey(&'a ShownPasskey),
+}
+
+/// What must be written with the login, so that what was shown is not good again.
+enum Accepted {
+    Password,
+    PasswordAndCode(AcceptedCode),
+    Passkey(AcceptedPasskey),
+}
+
+impl Accepted {
+    fn use_up<'p>(&self, change: Change<'p>) -> Change<'p> {
+        match self {
+            Self::Password => change,
+            Self::PasswordAndCode(code) => code.use_up(change),
+            Self::Passkey(passkey) => passkey.use_up(change),
+        }
+    }
+
+    /// `acr` and `amr`.
+    fn assurance(&self) -> (&'static str, Vec<&'static str>) {
+        match self {
+            Self::Password => (ASSURANCE_ONE_FACTOR, vec![METHOD_PASSWORD]),
+            Self::PasswordAndCode(_) => {
+                let methods = vec![METHOD_PASSWORD, METHOD_ONE_TIME, METHOD_SEVERAL];
+                (ASSURANCE_TWO_FACTORS, methods)
+            }
+            Self::Passkey(passkey) => {
+                let methods = [&passkey.methods()[..], &[METHOD_SEVERAL]].concat();
+                (ASSURANCE_TWO_FACTORS, methods)
+            }
+        }
+    }
+
+    /// The event of the login.
+    fn report(&self) -> Report {
+        let report = |activity| Report::new(EventClass::Authentication, activity);
+        match self {
+            Self::Password => report("login.password"),
+            Self::PasswordAndCode(code) => {
+                report("login.password").detail("second_factor", code.kind)
+            }
+            Self::Passkey(passkey) => {
+                report("login.passkey").detail("passkey", passkey.id().as_str())
+            }
+        }
+    }
 }
 
 impl Provider {
@@ -129,7 +186,7 @@ impl Provider {
         request: &LoginRequest<'_>,
         caller: &Caller,
     ) -> Result<LoggedIn, LoginError> {
-        let flow = self.open_flow(request)?;
+        let flow = self.open_flow(request.flow, request.browser)?;
         let username = request
             .username
             .trim()
@@ -145,6 +202,13 @@ impl Provider {
                 self.settle_forgiveness(&attempt)?;
                 let flow = self.half_login(flow, &proven)?;
                 Err(LoginError::SecondFactorNeeded { flow })
+            }
+            Ok(proven)
+                if flow.purpose.wants_two_factors()
+                    && self.can_show_two_factors(&proven.user.id)? =>
+            {
+                self.settle_forgiveness(&attempt)?;
+                Err(LoginError::PasskeyNeeded)
             }
             Ok(proven) => {
                 let (session, means) = (request.session, Means::Password);
@@ -165,15 +229,12 @@ impl Provider {
         Some(flow.client_name)
     }
 
-    fn open_flow(&self, request: &LoginRequest<'_>) -> Result<Flow, LoginError> {
-        let flow: Flow = self
-            .flow_seal
-            .unseal(request.flow)
-            .ok_or(LoginError::FlowInvalid)?;
+    pub(crate) fn open_flow(&self, flow: &str, browser: Option<&str>) -> Result<Flow, LoginError> {
+        let flow: Flow = self.flow_seal.unseal(flow).ok_or(LoginError::FlowInvalid)?;
         if self.clock.now() > flow.expires_at {
             return Err(LoginError::FlowExpired);
         }
-        self.check_flow(&flow, request.browser)?;
+        self.check_flow(&flow, browser)?;
         Ok(flow)
     }
 
@@ -227,7 +288,7 @@ impl Provider {
             .then(|| StoredSecret::new(hash_password(password, &*self.entropy)));
         Ok(Ok(Proven {
             user,
-            hash,
+            hash: Some(hash),
             rehashed,
         }))
     }
@@ -267,14 +328,8 @@ impl Provider {
             {
                 return Err(LoginError::FlowUsed);
             }
-            let accepted = match means {
-                Means::Password => None,
-                Means::PasswordAndCode(typed) => {
-                    let accepted = self.accept_code(&proven.user.id, typed)?;
-                    Some(accepted.ok_or(LoginError::WrongCode)?)
-                }
-            };
-            let (session, cookie) = self.new_session(&proven.user, means, caller);
+            let accepted = self.accept(&proven.user, means)?;
+            let (session, cookie) = self.new_session(&proven.user, &accepted, caller);
             credential.record.last_login_at = Some(session.authentication.at);
             if let Some(rehashed) = &proven.rehashed {
                 credential.record.hash = Some(rehashed.clone());
@@ -284,13 +339,10 @@ impl Provider {
                 .put(Expected::Absent, &session)
                 .put(Expected::Version(credential.version), &credential.record)
                 .report(
-                    success(&flow.purpose, proven, &session.id, accepted.as_ref()),
+                    success(accepted.report(), &flow.purpose, proven, &session.id),
                     caller,
                 );
-            let change = match &accepted {
-                Some(accepted) => accepted.use_up(change),
-                None => change,
-            };
+            let change = accepted.use_up(change);
             let change = self.forget_cookie(change, previous)?;
             let change = self.make_room_for_session(change, &proven.user.id, None)?;
             let change = self.forgive(change, attempt)?;
@@ -313,6 +365,21 @@ impl Provider {
         })
     }
 
+    /// What was shown, if it is still good.
+    fn accept(&self, user: &User, means: Means<'_>) -> Result<Accepted, LoginError> {
+        Ok(match means {
+            Means::Password => Accepted::Password,
+            Means::PasswordAndCode(typed) => {
+                let accepted = self.accept_code(&user.id, typed)?;
+                Accepted::PasswordAndCode(accepted.ok_or(LoginError::WrongCode)?)
+            }
+            Means::Passkey(shown) => {
+                let accepted = self.accept_passkey(shown)?;
+                Accepted::Passkey(accepted.ok_or(LoginError::WrongPasskey)?)
+            }
+        })
+    }
+
     /// The credential as it is now, if it still is what the password was checked against. Writing it makes a
     /// login and a disabling or password change exclude each other.
     fn unchanged_credential(
@@ -325,9 +392,12 @@ impl Provider {
         let user = self.tenant.get::<User>(proven.user.id.as_str())?;
         let enabled = user.is_some_and(|user| !user.record.disabled);
         let same = |credential: &Versioned<PasswordCredential>| {
+            let Some(proven) = &proven.hash else {
+                return true;
+            };
             let hash = credential.record.hash.as_ref();
             hash.is_some_and(|hash| {
-                constant_time_eq(hash.expose().as_bytes(), proven.hash.expose().as_bytes())
+                constant_time_eq(hash.expose().as_bytes(), proven.expose().as_bytes())
             })
         };
         Ok(credential.filter(|credential| enabled && same(credential)))
@@ -336,18 +406,12 @@ impl Provider {
     fn new_session(
         &self,
         user: &User,
-        means: Means<'_>,
+        accepted: &Accepted,
         caller: &Caller,
     ) -> (Session, Redacted<String>) {
         let now = self.clock.now();
         let id = SessionId::generate(&*self.clock, &*self.entropy);
-        let (context_class, methods) = match means {
-            Means::Password => (ASSURANCE_ONE_FACTOR, vec![METHOD_PASSWORD]),
-            Means::PasswordAndCode(_) => (
-                ASSURANCE_TWO_FACTORS,
-                vec![METHOD_PASSWORD, METHOD_ONE_TIME, METHOD_SEVERAL],
-            ),
-        };
+        let (context_class, methods) = accepted.assurance();
         let cookie_secret = secret::generate(&*self.entropy);
         let session = Session {
             id: id.clone(),
@@ -366,29 +430,21 @@ impl Provider {
     }
 }
 
-fn success(
-    purpose: &Purpose,
-    proven: &Proven,
-    session: &SessionId,
-    accepted: Option<&Accepted>,
-) -> Report {
+fn success(report: Report, purpose: &Purpose, proven: &Proven, session: &SessionId) -> Report {
     let user = &proven.user;
-    let report = login_report(purpose)
+    for_purpose(report, purpose)
         .subject(user.id.as_str())
         .session(session)
-        .target(user.username.as_str());
-    match accepted {
-        Some(accepted) => report.detail("second_factor", accepted.kind),
-        None => report,
-    }
+        .target(user.username.as_str())
 }
 
 fn refusal(purpose: &Purpose, target: &str, reason: &str) -> Report {
-    login_report(purpose).denied(reason).target(target)
+    let report = Report::new(EventClass::Authentication, "login.password");
+    for_purpose(report, purpose).denied(reason).target(target)
 }
 
-fn login_report(purpose: &Purpose) -> Report {
-    let report = Report::new(EventClass::Authentication, "login.password");
+/// Names the client that asked for the login, if one did.
+pub(crate) fn for_purpose(report: Report, purpose: &Purpose) -> Report {
     match purpose.request() {
         Some(request) => report.client(request.client_id.as_str()),
         None => report,

@@ -1,6 +1,6 @@
 //! The provider and what it is made of.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use testudo_model::{Clock, Entropy, RefusalBudget, SpiffeId, TenantName, snapshot::Issuer};
 use testudo_store::{Store, Tenant};
@@ -18,6 +18,7 @@ use crate::{
     revocation::RevocationView,
     token::{ExchangePolicy, FailedProofs, UsedAssertions},
     trusted_issuer::TrustedIssuers,
+    webauthn::{AttestationPolicy, RelyingParty},
 };
 
 /// What a provider is told.
@@ -53,6 +54,9 @@ pub struct Provider {
     pub(crate) exchange_policy: Option<Arc<dyn ExchangePolicy>>,
     pub(crate) polls: Polls,
     pub(crate) device_budget: DeviceBudget,
+    /// None if the issuer is at an address, where browsers know no passkeys.
+    pub(crate) relying_party: Option<RelyingParty>,
+    attestation_policy: RwLock<Arc<AttestationPolicy>>,
 }
 
 impl Provider {
@@ -71,6 +75,7 @@ impl Provider {
         let tenant = store.tenant(&settings.tenant);
         let flow_seal = FlowSeal::open(&tenant, &*entropy)?;
         let nonce_key = flow_seal.authenticate(NONCE_KEY_CONTEXT, &[]);
+        let relying_party = RelyingParty::of_issuer(&settings.issuer);
         let provider = Self {
             used_proofs: ProofMemory::new(nonce_key, MAX_USED_PROOFS, clock.now()),
             settings,
@@ -89,6 +94,8 @@ impl Provider {
             exchange_policy: None,
             polls: Polls::default(),
             device_budget: DeviceBudget::default(),
+            relying_party,
+            attestation_policy: RwLock::default(),
         };
         provider.signing_keys()?;
         Ok(provider)
@@ -101,6 +108,23 @@ impl Provider {
             exchange_policy: Some(policy),
             ..self
         }
+    }
+
+    /// What it demands of authenticators from now on. Passkeys that are there stay.
+    pub fn demand_of_authenticators(&self, policy: AttestationPolicy) {
+        let mut current = self
+            .attestation_policy
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *current = Arc::new(policy);
+    }
+
+    pub(crate) fn attestation_policy(&self) -> Arc<AttestationPolicy> {
+        let current = self
+            .attestation_policy
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&current)
     }
 
     /// What it was told.

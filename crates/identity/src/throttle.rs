@@ -102,6 +102,20 @@ impl Attempt {
         }
     }
 
+    /// An attempt to log in with a passkey, by whoever it belongs to. There is nothing to guess; this bounds what one network can
+    /// have checked and recorded.
+    pub(crate) fn with_passkey(source: Option<IpAddr>) -> Self {
+        let by_source = source.map(|address| Count {
+            key: format!("passkey from {}", SourceNetwork::of(address)),
+            free: FREE_FAILURES_PER_SOURCE,
+            span: Span::Quiet,
+            forgiving: false,
+        });
+        Self {
+            counts: by_source.into_iter().collect(),
+        }
+    }
+
     /// An attempt of `user` to connect a device by its code, from the caller's address.
     pub(crate) fn at_user_code(user: &UserId, source: Option<IpAddr>) -> Self {
         let by_user = Count {

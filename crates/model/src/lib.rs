@@ -4,6 +4,7 @@
 //! ([`Clock`], [`Entropy`]). The two planes meet only in [`snapshot`] (what a proxy enforces) and [`event`]
 //! (what it reports).
 
+mod aaguid;
 mod bucket;
 mod claims;
 mod clock;
@@ -25,6 +26,7 @@ pub mod event;
 pub mod limits;
 pub mod snapshot;
 
+pub use aaguid::{Aaguid, InvalidAaguid};
 pub use bucket::Buckets;
 pub use claims::{
     ACCESS_TOKEN_TYPE, AccessTokenClaims, Actor, Confirmation, RequestContext,

@@ -521,6 +521,26 @@ pub enum UserCommand {
         /// Login name
         username: String,
     },
+    /// Make a link with which somebody who cannot log in adds a passkey: a new user, or one who has lost theirs
+    Invite {
+        /// Login name
+        username: String,
+        /// How long the link is good, e.g. `24h`; seven days at most. It is good once
+        #[arg(long, default_value = "24h", value_parser = parse_duration)]
+        ttl: Duration,
+    },
+    /// List the passkeys of one
+    Passkeys {
+        /// Login name
+        username: String,
+    },
+    /// Remove a passkey of somebody who has lost it
+    RemovePasskey {
+        /// Login name
+        username: String,
+        /// Its id, as `passkeys` lists it
+        passkey: String,
+    },
     /// Remove the authenticator and recovery codes of somebody who has lost them
     ResetSecondFactor {
         /// Login name

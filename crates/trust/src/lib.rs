@@ -18,6 +18,9 @@
 //! itself with, [`verify_jwt_of_own_key`] those that prove the possession of a key. [`DpopProof`] is such a proof for one
 //! request, and [`ProofMemory`] knows whether it is new.
 //!
+//! **As passkeys.** A [`CoseKey`] reads the key of an authenticator and verifies what it signed; [`Cbor`] is what such
+//! things are written in. [`verify_packed_attestation`] and [`AttestationRoots`] say whether a maker vouches for it.
+//!
 //! **As identities.** A [`CertificateAuthority`] issues X.509-SVIDs; a [`Svid`] is one with its key; a
 //! [`TrustBundle`] says whether a chain proves an identity. One URI name exactly, no CA as a leaf, no
 //! intermediate without `keyCertSign`, no expired root: `x509` holds the whole profile.
@@ -29,6 +32,8 @@
 //! **For people.** [`hash_password`], [`verify_password`] and [`dummy_verify`] are argon2id.
 
 mod aead;
+mod cbor;
+mod cose;
 mod dpop;
 mod encoding;
 mod entropy;
@@ -44,6 +49,8 @@ mod tls;
 mod x509;
 
 pub use aead::{Keyring, OpenError, RootKey, SEAL_OVERHEAD};
+pub use cbor::{Cbor, CborError, MAX_CBOR_BYTES};
+pub use cose::{CoseAlgorithm, CoseError, CoseKey};
 pub use dpop::{DpopProof, DpopProofError, Novelty, ProofMemory};
 pub use encoding::{base64url, hex};
 pub use entropy::SystemEntropy;
@@ -63,8 +70,9 @@ pub use tls::{
     web_server_config_for_peers,
 };
 pub use x509::{
-    CertificateAuthority, MAX_CERTIFICATE_BYTES, MAX_CHAIN, Svid, SvidKey, TrustBundle, X509Error,
-    certificate_thumbprint, certificate_times, spiffe_id_of, verify_signature,
+    AttestationRoots, CertificateAuthority, MAX_CERTIFICATE_BYTES, MAX_CHAIN, Svid, SvidKey,
+    TrustBundle, X509Error, certificate_thumbprint, certificate_times, spiffe_id_of,
+    verify_packed_attestation, verify_signature,
 };
 
 #[cfg(test)]

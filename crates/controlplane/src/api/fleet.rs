@@ -62,6 +62,7 @@ pub async fn apply(
 fn refusal(error: &ApplyError) -> Refusal {
     match error {
         ApplyError::OtherDomain { .. } => invalid(error.to_string()),
+        ApplyError::PasskeyRoots(why) => invalid(format!("{error}: {why}")),
         ApplyError::Seed(refused @ (SeedError::Refused { .. } | SeedError::TooMany { .. })) => {
             invalid(with_causes(refused))
         }

@@ -10,6 +10,7 @@ mod fleet;
 pub mod import;
 mod join_tokens;
 mod keys;
+mod passkeys;
 mod proxies;
 mod registration_tokens;
 mod sessions;
@@ -132,6 +133,24 @@ pub fn operations() -> Vec<Operation> {
             "/api/v1/users/{username}/reset-second-factor",
             Change,
             users::reset_second_factor,
+        ),
+        operation(
+            get.clone(),
+            "/api/v1/users/{username}/passkeys",
+            Read,
+            passkeys::list,
+        ),
+        operation(
+            delete.clone(),
+            "/api/v1/users/{username}/passkeys/{passkey}",
+            Change,
+            passkeys::remove,
+        ),
+        operation(
+            post.clone(),
+            "/api/v1/users/{username}/invitation",
+            Change,
+            passkeys::invite,
         ),
         operation(
             put,

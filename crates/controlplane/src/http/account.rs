@@ -10,8 +10,8 @@ use axum::{
 };
 use http::StatusCode;
 use testudo_identity::{
-    AccountAction, AccountError, AccountPage, AccountView, ConsentView, Parameters, SessionView,
-    paths,
+    AccountAction, AccountError, AccountPage, AccountView, ConsentView, Parameters, PasskeyView,
+    SessionView, paths,
 };
 
 use super::{
@@ -19,9 +19,13 @@ use super::{
     authorize::{login_page, message, refuse_cross_site, sentence},
     body::Form,
     cookies,
+    passkey::{creation_page, registration_of},
 };
 use crate::{
-    pages::{self, AccountOverviewPage, ConsentLine, RecoveryCodesPage, SessionLine, TotpPage},
+    pages::{
+        self, AccountOverviewPage, ConsentLine, PasskeyLine, RecoveryCodesPage, SessionLine,
+        TotpPage,
+    },
     plane::Plane,
 };
 
@@ -80,6 +84,16 @@ fn action_of(parameters: &Parameters) -> Option<AccountAction<'_>> {
         },
         "remove-totp" => AccountAction::RemoveTotp,
         "renew-recovery-codes" => AccountAction::RenewRecoveryCodes,
+        "begin-passkey" => AccountAction::BeginPasskey,
+        "confirm-passkey" => AccountAction::ConfirmPasskey {
+            name: parameters.get("name").unwrap_or(""),
+            response: registration_of(parameters),
+        },
+        "rename-passkey" => AccountAction::RenamePasskey {
+            id: parameters.get("passkey")?.parse().ok()?,
+            name: parameters.get("name").unwrap_or(""),
+        },
+        "remove-passkey" => AccountAction::RemovePasskey(parameters.get("passkey")?.parse().ok()?),
         _ => return None,
     })
 }
@@ -102,6 +116,11 @@ fn shown(plane: &Plane, page: &AccountPage) -> Response {
             };
             pages::render(StatusCode::OK, &page)
         }
+        AccountPage::AddPasskey {
+            flow,
+            creation,
+            refused,
+        } => creation_page(plane, paths::ACCOUNT, flow, creation, refused.as_deref()),
         AccountPage::RecoveryCodes(codes) => {
             let page = RecoveryCodesPage {
                 fleet: plane.fleet_name(),
@@ -132,6 +151,12 @@ fn overview(plane: &Plane, view: &AccountView) -> Response {
         scopes: consent.scopes.join(", "),
         since: consent.given_at.to_string(),
     };
+    let passkey_line = |passkey: &PasskeyView| PasskeyLine {
+        id: passkey.id.to_string(),
+        name: passkey.name.clone(),
+        added: passkey.created_at.to_string(),
+        used: passkey.last_used_at.map(|used| used.to_string()),
+    };
     let second_factor = view.second_factor;
     let page = AccountOverviewPage {
         fleet: plane.fleet_name(),
@@ -141,6 +166,8 @@ fn overview(plane: &Plane, view: &AccountView) -> Response {
         second_factor: second_factor
             .map(|factor| (factor.added_at.to_string(), factor.recovery_codes_left)),
         consents: view.consents.iter().map(consent).collect(),
+        passkeys: view.passkeys.iter().map(passkey_line).collect(),
+        can_have_passkeys: view.can_have_passkeys,
     };
     pages::render(StatusCode::OK, &page)
 }

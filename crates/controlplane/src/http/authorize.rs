@@ -1,6 +1,6 @@
 //! The endpoints a browser meets: authorization, login form, logout.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt::Display, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -74,8 +74,10 @@ pub(super) fn login_page(plane: &Plane, prompt: &LoginPrompt) -> Response {
         flow: &prompt.flow,
         username: prompt.username_hint.as_deref().unwrap_or(""),
         message: None,
+        passkey: plane.provider.passkey_request(&prompt.flow),
+        offer_passkeys: true,
     };
-    let mut response = pages::render(StatusCode::OK, &page);
+    let mut response = pages::render_with_script(StatusCode::OK, &page);
     cookies::set(
         response.headers_mut(),
         cookies::BROWSER,
@@ -86,9 +88,9 @@ pub(super) fn login_page(plane: &Plane, prompt: &LoginPrompt) -> Response {
 }
 
 /// What was typed, kept to show the form again.
-struct Typed {
-    flow: String,
-    username: String,
+pub(super) struct Typed {
+    pub(super) flow: String,
+    pub(super) username: String,
 }
 
 /// `POST /login`.
@@ -119,9 +121,11 @@ async fn login(State(plane): State<Arc<Plane>>, request: Request) -> Result<Resp
         Err(LoginError::SecondFactorNeeded { flow }) => {
             Ok(code_page(&plane, StatusCode::OK, &flow, None))
         }
-        Err(error @ (LoginError::WrongCredentials | LoginError::Throttled { .. })) => {
-            Ok(login_page_again(&plane, &typed, &error))
-        }
+        Err(
+            error @ (LoginError::WrongCredentials
+            | LoginError::PasskeyNeeded
+            | LoginError::Throttled { .. }),
+        ) => Ok(login_page_again(&plane, &typed, &error)),
         Err(error) => {
             let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::BAD_REQUEST);
             Ok(message(
@@ -186,7 +190,7 @@ pub(super) fn with_retry_after(mut response: Response, retry_after: Duration) ->
     response
 }
 
-fn logged_in_answer(logged_in: &LoggedIn) -> Response {
+pub(super) fn logged_in_answer(logged_in: &LoggedIn) -> Response {
     let mut response = redirect(logged_in.location.expose());
     cookies::set(
         response.headers_mut(),
@@ -197,7 +201,7 @@ fn logged_in_answer(logged_in: &LoggedIn) -> Response {
     response
 }
 
-fn login_page_again(plane: &Plane, typed: &Typed, error: &LoginError) -> Response {
+pub(super) fn login_page_again(plane: &Plane, typed: &Typed, error: &LoginError) -> Response {
     let client = plane.provider.client_of_form(&typed.flow);
     let page = LoginPage {
         fleet: plane.fleet_name(),
@@ -205,9 +209,11 @@ fn login_page_again(plane: &Plane, typed: &Typed, error: &LoginError) -> Respons
         flow: &typed.flow,
         username: &typed.username,
         message: Some(&sentence(error)),
+        passkey: plane.provider.passkey_request(&typed.flow),
+        offer_passkeys: !matches!(error, LoginError::WrongPasskey),
     };
     let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::UNAUTHORIZED);
-    let response = pages::render(status, &page);
+    let response = pages::render_with_script(status, &page);
     match error {
         LoginError::Throttled { retry_after } => with_retry_after(response, *retry_after),
         _ => response,
@@ -352,8 +358,8 @@ pub(super) fn message(plane: &Plane, status: StatusCode, heading: &str, text: &s
 }
 
 /// An error's text as a sentence for people.
-pub(super) fn sentence(error: &dyn std::error::Error) -> String {
-    let text = error.to_string();
+pub(super) fn sentence(said: &dyn Display) -> String {
+    let text = said.to_string();
     let mut characters = text.chars();
     let first = characters
         .next()

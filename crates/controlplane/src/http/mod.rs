@@ -7,6 +7,7 @@ mod consent;
 mod cookies;
 mod device;
 mod oauth;
+mod passkey;
 mod problem;
 mod registration;
 mod serve;
@@ -43,8 +44,10 @@ pub fn public_router(plane: &Arc<Plane>, metrics: &ControlMetrics) -> Router {
         .merge(registration::routes())
         .merge(account::routes())
         .merge(consent::routes())
+        .merge(passkey::routes())
         .route(pages::STYLESHEET, get(pages::stylesheet))
         .route(pages::SHIELD, get(pages::shield))
+        .route(pages::PASSKEY_SCRIPT, get(pages::passkey_script))
         .layer(DefaultBodyLimit::max(MAX_FORM_BYTES))
         .with_state(Arc::clone(plane));
     let layers = ServiceBuilder::new().map_response(|mut response: Response| {

@@ -1,19 +1,27 @@
-//! The few pages people see: login and plain messages. Rendered here, without JavaScript, until `console` has
-//! its room.
+//! The few pages people see: login, account and plain messages. Rendered here, until `console` has its room. They work
+//! without JavaScript, except for passkeys, which need a few lines of it.
 
 use askama::Template;
 use axum::response::{Html, IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
+use testudo_identity::{PasskeyCreation, PasskeyRequest};
 
 /// Path of the one style sheet; `layout.html` names it.
 pub const STYLESHEET: &str = "/assets/testudo.css";
 /// Path of the shield, which is also the icon of the browser's tab.
 pub const SHIELD: &str = "/assets/shield.svg";
 
+/// Path of the one script.
+pub const PASSKEY_SCRIPT: &str = "/assets/passkey.js";
+
 /// Nothing is loaded from elsewhere, nothing runs, nobody frames us. `form-action` names no host: after the
 /// login the browser is redirected to the client, which Chromium counts as the form's action.
 const CONTENT_SECURITY_POLICY: &str =
     "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; frame-ancestors 'none'";
+
+/// The same for pages with the script: ours runs and nothing else, and no text becomes markup.
+const CONTENT_SECURITY_POLICY_WITH_SCRIPT: &str = "default-src 'none'; style-src 'self'; img-src 'self'; script-src 'self'; \
+    require-trusted-types-for 'script'; trusted-types 'none'; base-uri 'none'; frame-ancestors 'none'";
 
 /// The login form.
 #[derive(Template)]
@@ -29,6 +37,10 @@ pub struct LoginPage<'a> {
     pub username: &'a str,
     /// Why it is shown again.
     pub message: Option<&'a str>,
+    /// What the browser is asked for, if passkeys work here.
+    pub passkey: Option<PasskeyRequest>,
+    /// Whether the browser offers them by itself. Not right after one was refused: some answer at once.
+    pub offer_passkeys: bool,
 }
 
 /// A heading and a sentence.
@@ -83,6 +95,10 @@ pub struct AccountOverviewPage<'a> {
     pub second_factor: Option<(String, usize)>,
     /// What they allowed to applications.
     pub consents: Vec<ConsentLine>,
+    /// Passkeys.
+    pub passkeys: Vec<PasskeyLine>,
+    /// Whether passkeys work here.
+    pub can_have_passkeys: bool,
 }
 
 /// An application in a list.
@@ -109,6 +125,18 @@ pub struct ConsentPage<'a> {
     pub scopes: &'a [String],
     /// The sealed request.
     pub flow: &'a str,
+}
+
+/// A passkey in a list.
+pub struct PasskeyLine {
+    /// Its id.
+    pub id: String,
+    /// What its user calls it.
+    pub name: String,
+    /// When it was added.
+    pub added: String,
+    /// When it was last used, if it was.
+    pub used: Option<String>,
 }
 
 /// A login in a list.
@@ -139,6 +167,26 @@ pub struct TotpPage<'a> {
     pub uri: &'a str,
     /// A code was typed, and it was wrong.
     pub was_wrong: bool,
+}
+
+/// The form for a new passkey.
+#[derive(Template)]
+#[template(path = "passkey_create.html")]
+pub struct PasskeyCreatePage<'a> {
+    /// The fleet's name.
+    pub fleet: &'a str,
+    /// Where the form is sent.
+    pub action: &'a str,
+    /// The sealed hidden field.
+    pub flow: &'a str,
+    /// What the browser is asked.
+    pub creation: &'a PasskeyCreation,
+    /// The ids of credentials there are, with spaces between.
+    pub exclude: String,
+    /// The numbers of algorithms, with spaces between.
+    pub algorithms: String,
+    /// Why it is shown again.
+    pub refused: Option<&'a str>,
 }
 
 /// Recovery codes, once.
@@ -183,13 +231,22 @@ pub struct DeviceQuestionPage<'a> {
 
 /// A page with the headers every page carries.
 pub fn render(status: StatusCode, page: &impl Template) -> Response {
+    render_under(CONTENT_SECURITY_POLICY, status, page)
+}
+
+/// The same for a page with the script.
+pub fn render_with_script(status: StatusCode, page: &impl Template) -> Response {
+    render_under(CONTENT_SECURITY_POLICY_WITH_SCRIPT, status, page)
+}
+
+fn render_under(policy: &'static str, status: StatusCode, page: &impl Template) -> Response {
     let Ok(html) = page.render() else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };
     let mut response = (status, Html(html)).into_response();
     let headers = response.headers_mut();
     for (name, value) in [
-        (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
+        (header::CONTENT_SECURITY_POLICY, policy),
         (header::X_FRAME_OPTIONS, "DENY"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
@@ -213,6 +270,14 @@ pub async fn shield() -> Response {
     asset("image/svg+xml", include_str!("../../templates/shield.svg"))
 }
 
+/// The script.
+pub async fn passkey_script() -> Response {
+    asset(
+        "text/javascript; charset=utf-8",
+        include_str!("../../templates/passkey.js"),
+    )
+}
+
 fn asset(media_type: &'static str, text: &'static str) -> Response {
     let headers = [
         (header::CONTENT_TYPE, media_type),
@@ -234,6 +299,8 @@ mod tests {
             flow: "\"><b>",
             username: "\"onfocus=alert(1)",
             message: None,
+            passkey: None,
+            offer_passkeys: true,
         };
         let html = page.render().unwrap();
         assert!(

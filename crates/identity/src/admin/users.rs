@@ -8,6 +8,7 @@ use super::{AdminError, Created, Named, NewPassword, check_clearance, check_text
 use crate::{
     Caller, Provider,
     change::{Change, until_settled},
+    passkey::{Invitation, Passkey},
     records::{Holder, NameClaim, PasswordCredential, User},
     second_factor::SecondFactors,
 };
@@ -186,6 +187,7 @@ impl Provider {
             let change = self
                 .change()
                 .put(Expected::Version(stored.version), &user)
+                .delete::<Invitation>(Expected::Any, id.as_str())
                 .report(report, caller);
             let change = self.exclude_logins(change, id)?;
             Ok(self.stage_end_of_all(change, id)?.commit()?.then_some(()))
@@ -261,10 +263,16 @@ impl Provider {
             let change = match credential {
                 Some(Versioned { version, .. }) => change
                     .delete::<SecondFactors>(Expected::Any, id.as_str())
+                    .delete::<Invitation>(Expected::Any, id.as_str())
                     .delete::<PasswordCredential>(Expected::Version(version), id.as_str()),
                 None => change,
             };
             let change = self.stage_end_of_consents(change, id)?;
+            let passkeys = self.stored_passkeys(id)?;
+            let change = passkeys.iter().fold(change, |change, passkey| {
+                let version = Expected::Version(passkey.version);
+                change.delete::<Passkey>(version, passkey.record.id().as_str())
+            });
             Ok(self.stage_end_of_all(change, id)?.commit()?.then_some(()))
         })
     }

@@ -48,7 +48,7 @@ impl Provider {
         let half = HalfLogin {
             flow,
             user: proven.user.id.clone(),
-            hash: secret::digest(proven.hash.expose()),
+            hash: digest_of(proven),
             expires_at: self.clock.now() + SECOND_FACTOR_LIFETIME,
         };
         self.flow_seal.seal(&*self.entropy, &half)
@@ -100,12 +100,16 @@ impl Provider {
         let hash = credential.and_then(|credential| credential.record.hash);
         let proven = user.zip(hash).map(|(user, hash)| Proven {
             user: user.record,
-            hash,
+            hash: Some(hash),
             rehashed: None,
         });
-        Ok(proven.filter(|proven| {
-            let digest = secret::digest(proven.hash.expose());
-            constant_time_eq(digest.as_bytes(), half.hash.as_bytes())
-        }))
+        Ok(proven
+            .filter(|proven| constant_time_eq(digest_of(proven).as_bytes(), half.hash.as_bytes())))
     }
+}
+
+/// Digest of the hash that the password was right for.
+fn digest_of(proven: &Proven) -> String {
+    let hash = proven.hash.as_ref().map_or("", |hash| hash.expose());
+    secret::digest(hash)
 }

@@ -80,14 +80,14 @@ pub struct SecondFactorView {
 }
 
 /// A code that was right, with what must be stored so that it is not right again.
-pub(crate) struct Accepted {
+pub(crate) struct AcceptedCode {
     version: u64,
     after: SecondFactors,
     /// For the event.
     pub(crate) kind: &'static str,
 }
 
-impl Accepted {
+impl AcceptedCode {
     /// Uses the code up; the change fails if somebody else did.
     pub(crate) fn use_up<'p>(&self, change: Change<'p>) -> Change<'p> {
         change.put(Expected::Version(self.version), &self.after)
@@ -133,7 +133,7 @@ impl Provider {
         &self,
         user: &UserId,
         typed: &str,
-    ) -> Result<Option<Accepted>, Fault> {
+    ) -> Result<Option<AcceptedCode>, Fault> {
         let Some(Versioned { record, version }) = self.second_factors(user)? else {
             return Ok(None);
         };
@@ -142,7 +142,7 @@ impl Provider {
             let secret = record.totp.bytes().unwrap_or_default();
             let last = Some(record.last_step);
             let step = totp::matching_step(&secret, &typed, self.clock.now(), last);
-            return Ok(step.map(|last_step| Accepted {
+            return Ok(step.map(|last_step| AcceptedCode {
                 version,
                 after: SecondFactors {
                     last_step,
@@ -161,7 +161,7 @@ impl Provider {
         if left.len() == record.recovery_codes.len() {
             return Ok(None);
         }
-        Ok(Some(Accepted {
+        Ok(Some(AcceptedCode {
             version,
             after: SecondFactors {
                 recovery_codes: left,

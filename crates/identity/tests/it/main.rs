@@ -10,6 +10,7 @@
 
 mod administration;
 mod assertions;
+mod authenticator;
 mod authorization;
 mod codes;
 mod consent;
@@ -20,11 +21,13 @@ mod external;
 mod fapi;
 mod house;
 mod introspection;
+mod invitations;
 mod keys;
 mod login;
 mod logout;
 mod machines;
 mod notices;
+mod passkeys;
 mod pushed;
 mod refresh;
 mod refresh_race;
@@ -34,3 +37,4 @@ mod revocation;
 mod second_factor;
 mod secrecy;
 mod seeding;
+mod webauthn;

@@ -16,7 +16,7 @@ use super::{
     },
     files::{FileError, Files},
     network::Network,
-    people, ports,
+    passkeys, people, ports,
     problem::{Problems, nearest},
     registration,
     secret::SecretReference,
@@ -98,10 +98,32 @@ pub(super) fn check(file: &FleetFile, tree: Cursor<'_>, context: &mut Context<'_
         ),
         outbound: outbound(&file.outbound, tree.key("outbound"), context),
         registration: registration::check(file, tree.key("registration"), context.problems),
+        passkeys: passkeys::check(&file.passkeys, tree.key("passkeys"), context),
     }
 }
 
 impl Context<'_, '_> {
+    /// The text of a file with certificates, if one is named.
+    pub(super) fn certificates(&mut self, path: Option<&str>, at: Cursor<'_>) -> Option<String> {
+        let read = self.files.read(path?, MAX_CA_FILE_BYTES);
+        let usable = read.map_err(|error| error.to_string()).and_then(|text| {
+            match text.contains("-----BEGIN CERTIFICATE-----") {
+                true => Ok(text),
+                false => Err("it has no certificate in PEM form".to_owned()),
+            }
+        });
+        match usable {
+            Ok(text) => Some(text),
+            Err(why) => {
+                let message = "the certificate authorities cannot be used";
+                self.problems
+                    .error("fleet.ca_file", at.place(), message)
+                    .why(why);
+                None
+            }
+        }
+    }
+
     /// Reports `name` if no `section` (`services`, `groups`, `roles`) declares it.
     pub(super) fn expect_declared(&mut self, section: &str, kind: &str, name: &str, place: &Place) {
         let known = self.names.of_section(section);
@@ -297,29 +319,8 @@ fn outbound(
     at: Cursor<'_>,
     context: &mut Context<'_, '_>,
 ) -> OutboundRules {
-    let ca_pem = section.ca_file.as_deref().and_then(|path| {
-        let read = context.files.read(path, MAX_CA_FILE_BYTES);
-        let usable = read.map_err(|error| error.to_string()).and_then(|text| {
-            match text.contains("-----BEGIN CERTIFICATE-----") {
-                true => Ok(text),
-                false => Err("it has no certificate in PEM form".to_owned()),
-            }
-        });
-        match usable {
-            Ok(text) => Some(text),
-            Err(why) => {
-                context
-                    .problems
-                    .error(
-                        "fleet.ca_file",
-                        at.key("ca_file").place(),
-                        "the certificate authorities cannot be used",
-                    )
-                    .why(why);
-                None
-            }
-        }
-    });
+    let ca_file = section.ca_file.as_deref();
+    let ca_pem = context.certificates(ca_file, at.key("ca_file"));
     OutboundRules {
         allow_networks: section.allow_networks.clone(),
         allow_http: section.allow_http,

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use testudo_model::{
-    ClientName, GroupName, Redacted, RoleName, Scope, Service, ServiceName, SpiffeId, TrustDomain,
-    Username,
+    Aaguid, ClientName, GroupName, Redacted, RoleName, Scope, Service, ServiceName, SpiffeId,
+    TrustDomain, Username,
     snapshot::{GatewayRules, PolicyFile, TransferRules},
 };
 
@@ -60,6 +60,8 @@ pub struct Fleet {
     pub outbound: OutboundRules,
     /// What OAuth clients may ask for that register themselves; if nothing, none can.
     pub registration: Option<RegistrationSection>,
+    /// Which authenticators passkeys may be on.
+    pub passkeys: PasskeyRules,
 }
 
 /// Where the control plane may send requests to addresses that clients have registered.
@@ -71,6 +73,28 @@ pub struct OutboundRules {
     pub allow_http: bool,
     /// The certificate authorities to trust, PEM; if none, the system's. The fleet's own are always trusted.
     pub ca_pem: Option<String>,
+}
+
+/// Which authenticators passkeys may be on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PasskeyRules {
+    /// What they must say of themselves.
+    pub attestation: Attestation,
+    /// The models that may come; if none, all that the roots vouch for.
+    pub allowed_aaguids: Vec<Aaguid>,
+    /// The roots of makers that are trusted, PEM.
+    pub roots_pem: Option<String>,
+}
+
+/// What an authenticator must say of itself (WebAuthn section 5.4.7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Attestation {
+    /// Nothing.
+    #[default]
+    None,
+    /// Of which model it is.
+    Direct,
 }
 
 /// Where the roles listen. Port 0 takes any free port.

@@ -5,12 +5,13 @@ use std::{collections::BTreeMap, net::SocketAddr};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use testudo_model::{
-    ActionClass, ClientName, Exposure, GroupName, LimitKey, OperationId, Priority, RoleName, Scope,
-    ServiceName, ServiceProtocol, TrustDomain, UserRequirement, Username, snapshot::ProxyProtocol,
+    Aaguid, ActionClass, ClientName, Exposure, GroupName, LimitKey, OperationId, Priority,
+    RoleName, Scope, ServiceName, ServiceProtocol, TrustDomain, UserRequirement, Username,
+    snapshot::ProxyProtocol,
 };
 
 use super::{
-    GrantType, TlsMinimum,
+    Attestation, GrantType, TlsMinimum,
     host::HostName,
     network::{ListenAddress, Network},
     route_match::RouteMatch,
@@ -73,6 +74,9 @@ pub struct FleetFile {
     /// Where the server itself may send requests: to addresses of clients that want to be told of logouts.
     #[serde(default)]
     pub outbound: OutboundSection,
+    /// Which authenticators passkeys may be on.
+    #[serde(default)]
+    pub passkeys: PasskeySection,
 }
 
 /// Where the roles listen: `address:port`, or a port on 127.0.0.1. Port 0 takes any free port.
@@ -614,6 +618,20 @@ pub struct OutboundSection {
     /// Certificates of the fleet are always trusted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<String>,
+}
+
+/// Which authenticators passkeys may be on. It is asked when a passkey is added; those that are there stay.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct PasskeySection {
+    /// `none`: any. `direct`: an authenticator must say of which model it is; those that synchronise passkeys mostly do not.
+    pub attestation: Attestation,
+    /// With `direct`: the models that may come, by AAGUID. If absent, all that `roots_file` vouches for.
+    pub allowed_aaguids: Vec<Aaguid>,
+    /// With `direct`: PEM file with the root certificates of makers that are trusted to say what they made, relative to the
+    /// fleet file. If absent, authenticators are believed about themselves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub roots_file: Option<String>,
 }
 
 fn localhost() -> Vec<HostName> {

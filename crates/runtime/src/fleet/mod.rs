@@ -14,6 +14,7 @@ mod host;
 mod layers;
 mod network;
 mod origins;
+mod passkeys;
 mod people;
 mod ports;
 mod problem;
@@ -38,16 +39,16 @@ use serde::{Deserialize, Serialize};
 use testudo_model::limits;
 
 pub use declared::{
-    ExternalWorkload, Fleet, GrantType, Listen, Observability, OutboundRules, RunCommand,
-    SeedAuthentication, SeedClient, SeedCredential, SeedServiceAccount, SeedUser, SidecarListen,
-    TlsMinimum, TrustedIdentity, TrustedIssuer, TrustedKeys,
+    Attestation, ExternalWorkload, Fleet, GrantType, Listen, Observability, OutboundRules,
+    PasskeyRules, RunCommand, SeedAuthentication, SeedClient, SeedCredential, SeedServiceAccount,
+    SeedUser, SidecarListen, TlsMinimum, TrustedIdentity, TrustedIssuer, TrustedKeys,
 };
 pub use file::{
     ClientKind, ClientSection, ConnectionsSection, ConsentRule, DataSection,
     ExternalWorkloadSection, FleetFile, GatewaySection, IpSection, LimitSection, ListenSection,
-    ObservabilitySection, OutboundSection, PolicySection, RedirectKind, RegistrationAuthMethod,
-    RegistrationSection, RouteSection, RunSection, ServiceAccountSection, ServiceSection,
-    SidecarSection, TrustedIssuerSection, UserSection,
+    ObservabilitySection, OutboundSection, PasskeySection, PolicySection, RedirectKind,
+    RegistrationAuthMethod, RegistrationSection, RouteSection, RunSection, ServiceAccountSection,
+    ServiceSection, SidecarSection, TrustedIssuerSection, UserSection,
 };
 pub use host::HostName;
 pub use layers::{Override, VARIABLE_PREFIX};

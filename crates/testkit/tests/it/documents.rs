@@ -9,7 +9,7 @@ use crate::sources::{dotted_literals, first_cells, product, read, root};
 
 /// Literals that look like an activity or an error code and are neither: files, a collection without a record type,
 /// an example in a message.
-const OTHERS: [&str; 17] = [
+const OTHERS: [&str; 18] = [
     "admin.sock",
     "ca.pem",
     "fleet.cedarschema",
@@ -18,6 +18,7 @@ const OTHERS: [&str; 17] = [
     "guardrails.cedar",
     "login.json",
     "memory.max",
+    "passkey.js",
     "returned.html",
     "pem.new",
     "schema.sql",
@@ -30,7 +31,7 @@ const OTHERS: [&str; 17] = [
 ];
 
 /// Beginnings of other names: settings, tasks, and attributes of OpenTelemetry.
-const FOREIGN: [&str; 18] = [
+const FOREIGN: [&str; 19] = [
     "client.address",
     "error.type",
     "http.",
@@ -44,6 +45,7 @@ const FOREIGN: [&str; 18] = [
     "telemetry.",
     "testudo.",
     "url.",
+    "webauthn.",
     // Attributes of Keycloak's clients.
     "backchannel.logout.session.required",
     "backchannel.logout.url",

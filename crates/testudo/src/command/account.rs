@@ -1,5 +1,7 @@
 //! `testudo user`, `testudo client` and `testudo session`.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::{Invocation, login::read_password};
@@ -22,6 +24,15 @@ pub async fn user(invocation: &Invocation, command: UserCommand) -> Outcome {
         }
         UserCommand::Disable { username } => set(invocation, &username, "disable").await,
         UserCommand::Enable { username } => set(invocation, &username, "enable").await,
+        UserCommand::Invite { username, ttl } => invite(invocation, &username, ttl).await,
+        UserCommand::Passkeys { username } => passkeys(invocation, &username).await,
+        UserCommand::RemovePasskey { username, passkey } => {
+            let (user, id) = (segment(&username), segment(&passkey));
+            let path = format!("/api/v1/users/{user}/passkeys/{id}");
+            let removed: Value = connection.call("DELETE", &path, &json!({})).await?;
+            let done = format!("{username} cannot log in with that passkey any more");
+            Ok(invocation.output.done(&removed, done)?)
+        }
         UserCommand::ResetSecondFactor { username } => {
             let path = format!("/api/v1/users/{}/reset-second-factor", segment(&username));
             let user: Value = connection.call("POST", &path, &json!({})).await?;
@@ -68,6 +79,35 @@ pub(super) fn paged(path: &str, page: PageArguments) -> String {
         .map(|cursor| format!("&after={}", segment(&cursor)))
         .unwrap_or_default();
     format!("{path}?limit={}{after}", page.limit)
+}
+
+async fn invite(invocation: &Invocation, username: &str, ttl: Duration) -> Outcome {
+    let connection = invocation.context.admin().await?;
+    let path = format!("/api/v1/users/{}/invitation", segment(username));
+    let body = json!({ "ttl_seconds": ttl.as_secs() });
+    let made: Value = connection.call("POST", &path, &body).await?;
+    invocation
+        .output
+        .value(&made, |made| field(made, "/link"))?;
+    let ends = field(&made, "/expires");
+    say(format!(
+        "whoever opens this link first adds a passkey to the account of {username}; it is good once, until {ends}"
+    ));
+    Ok(())
+}
+
+async fn passkeys(invocation: &Invocation, username: &str) -> Outcome {
+    let connection = invocation.context.admin().await?;
+    let path = format!("/api/v1/users/{}/passkeys", segment(username));
+    let passkeys: Value = connection.get(&path).await?;
+    invocation.output.list(&passkeys, |passkeys| {
+        let fields = ["/id", "/name", "/created", "/last_used", "/aaguid"];
+        table(
+            &["PASSKEY", "NAME", "CREATED", "LAST USED", "MODEL"],
+            &rows(passkeys, &fields),
+        )
+    })?;
+    Ok(())
 }
 
 /// `testudo client …`.

@@ -19,6 +19,7 @@ fn request(method: &str, path: &str, fields: &str) -> String {
     let path = path
         .replace("{username}", "alice")
         .replace("{client}", "robot")
+        .replace("{passkey}", "00000000000000000000000000000000")
         .replace("{session}", "ses_00000000000000000000000000")
         .replace("{token}", "join_00000000000000000000000000")
         .replace("{registration_token}", "rgt_00000000000000000000000000")

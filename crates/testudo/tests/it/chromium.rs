@@ -56,6 +56,8 @@ pub struct Page {
     pub status: u16,
     pub headers: BTreeMap<String, String>,
     pub cookies: Vec<Cookie>,
+    /// What the window's authenticator keeps.
+    pub passkeys: Vec<Value>,
     /// Addresses of what its frames show.
     pub frames: Vec<String>,
     /// Errors and warnings on the console since the answer before: broken rules of the content security policy,
@@ -142,6 +144,36 @@ impl Chromium {
 
     pub fn open(&mut self, url: &str) -> Page {
         self.send(json!({ "command": "open", "url": url }))
+    }
+
+    /// Opens a page that goes on by itself, and waits for the one it leads to, whose address begins with `to`.
+    pub fn pass(&mut self, url: &str, to: &str) -> Page {
+        self.send(json!({ "command": "pass", "url": url, "to": to }))
+    }
+
+    /// Gives the window an authenticator, with options of the protocol of the browser's developer tools changed.
+    pub fn authenticator(&mut self, options: Value) {
+        self.send(json!({ "command": "authenticator", "options": options }));
+    }
+
+    /// Whether somebody touches the authenticator when it asks.
+    pub fn touch(&mut self, enabled: bool) {
+        self.send(json!({ "command": "touch", "enabled": enabled }));
+    }
+
+    /// Whether the authenticator recognises them.
+    pub fn recognise(&mut self, is_user_verified: bool) {
+        self.send(json!({ "command": "recognise", "isUserVerified": is_user_verified }));
+    }
+
+    /// Puts a copy of another authenticator's passkey into this one.
+    pub fn copy(&mut self, credential: &Value) {
+        self.send(json!({ "command": "copy", "credential": credential }));
+    }
+
+    /// Clicks a button that leads nowhere; the page says why.
+    pub fn click_in_vain(&mut self, button: &str) -> Page {
+        self.send(json!({ "command": "click_in_vain", "button": button }))
     }
 
     /// Opens an address the browser cannot or will not show; what it says.

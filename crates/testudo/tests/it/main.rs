@@ -41,6 +41,7 @@ mod logouts;
 mod machines;
 mod moving_in;
 mod own_certificate;
+mod passkeys;
 mod paths;
 mod possession;
 mod protocols;

@@ -4,14 +4,17 @@
 //! * `authority`: a CA that issues them;
 //! * `svid`: an identity with its key;
 //! * `bundle`: the roots of a trust domain, and the verification of chains against them;
-//! * `signers`: what was verified and still holds.
+//! * `signers`: what was verified and still holds;
+//! * `attestation`: certificates of authenticators, which are none of the above.
 
+mod attestation;
 mod authority;
 mod bundle;
 mod profile;
 mod signers;
 mod svid;
 
+pub use attestation::{AttestationRoots, verify_packed_attestation};
 pub use authority::CertificateAuthority;
 pub use bundle::TrustBundle;
 pub(crate) use profile::public_point;
@@ -88,6 +91,9 @@ pub enum X509Error {
     /// A bundle document that is not a SPIFFE bundle with X.509 roots.
     #[error("not a SPIFFE bundle: {0}")]
     Bundle(&'static str),
+    /// Breaks a rule for certificates of authenticators (WebAuthn section 8.2.1); the text names it.
+    #[error("not the certificate of this authenticator: {0}")]
+    Attestation(&'static str),
     /// The certificate could not be written.
     #[error("the certificate cannot be written")]
     Issue(#[source] rcgen::Error),

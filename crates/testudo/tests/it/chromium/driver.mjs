@@ -25,11 +25,14 @@ const browser = await chromium.launch({
 let page;
 let shown; // the answer to the last navigation
 let complaints = [];
+let passkeys; // the DevTools session of the window's authenticator
+let authenticatorId;
 
 const commands = {
   // A new window that knows nothing of the windows before it.
   async window({ javascript, dark, width, height }) {
     await page?.context().close();
+    passkeys = authenticatorId = undefined;
     const context = await browser.newContext({
       javaScriptEnabled: javascript,
       colorScheme: dark ? "dark" : "light",
@@ -45,6 +48,35 @@ const commands = {
     page.on("pageerror", (error) => complaints.push(String(error)));
   },
   open: ({ url }) => page.goto(url),
+  // Opens a page that goes on by itself, and waits for where that leads: to an address that begins with `to`.
+  async pass({ url, to }) {
+    await page.goto(url, { waitUntil: "commit" });
+    await page.waitForURL((reached) => reached.href.startsWith(to));
+  },
+  // Gives the window an authenticator of its own, in place of the one it may have.
+  async authenticator({ options }) {
+    passkeys ??= await page.context().newCDPSession(page);
+    await passkeys.send("WebAuthn.enable", { enableUI: false });
+    if (authenticatorId) await passkeys.send("WebAuthn.removeVirtualAuthenticator", { authenticatorId });
+    ({ authenticatorId } = await passkeys.send("WebAuthn.addVirtualAuthenticator", {
+      options: {
+        protocol: "ctap2",
+        ctap2Version: "ctap2_1",
+        transport: "internal",
+        hasResidentKey: true,
+        hasUserVerification: true,
+        isUserVerified: true,
+        automaticPresenceSimulation: true,
+        ...options,
+      },
+    }));
+  },
+  // Whether somebody touches the authenticator when it asks.
+  touch: ({ enabled }) => passkeys.send("WebAuthn.setAutomaticPresenceSimulation", { authenticatorId, enabled }),
+  // Whether it recognises them.
+  recognise: ({ isUserVerified }) => passkeys.send("WebAuthn.setUserVerified", { authenticatorId, isUserVerified }),
+  // Puts a passkey into it: a copy of another one's.
+  copy: ({ credential }) => passkeys.send("WebAuthn.addCredential", { authenticatorId, credential }),
   // Puts a frame that shows `url` into the page that is there.
   async frame({ url }) {
     await page.evaluate((url) => {
@@ -56,6 +88,11 @@ const commands = {
     }, url);
   },
   fill: ({ label, text }) => page.getByLabel(label, { exact: true }).fill(text),
+  // Clicks what stays on the page, and waits until it says something.
+  async click_in_vain({ button }) {
+    await page.getByRole("button", { name: button, exact: true }).click();
+    await page.waitForSelector("[role=alert]");
+  },
   click: ({ button }) => leave(page.getByRole("button", { name: button, exact: true }).click()),
   // Into whatever has the focus.
   type: ({ text }) => page.keyboard.type(text),
@@ -75,6 +112,7 @@ async function describe() {
     status: shown?.status() ?? 0,
     headers: (await shown?.allHeaders()) ?? {},
     cookies,
+    passkeys: authenticatorId ? (await passkeys.send("WebAuthn.getCredentials", { authenticatorId })).credentials : [],
     frames: page.frames().slice(1).map((frame) => frame.url()),
     complaints,
   };
