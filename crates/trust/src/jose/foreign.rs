@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 
 use super::{
     JoseError,
-    jwk::{key_id, listed_keys},
+    jwk::{allow_verifying, key_id, listed_keys},
     verify::{Purpose, Token},
 };
 use crate::base64url;
@@ -129,7 +129,7 @@ impl ForeignKey {
             Some(Value::String(algorithm)) => Some(algorithm.clone()),
             Some(_) => return Ok(None),
         };
-        if !for_signatures {
+        if !for_signatures || !members.get("key_ops").is_none_or(allow_verifying) {
             return Ok(None);
         }
         let is_private = ["d", "p", "q", "k"]

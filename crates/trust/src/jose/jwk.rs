@@ -145,7 +145,7 @@ impl Jwk {
 }
 
 /// Whether `key_ops` names what we do with a key (RFC 7517 section 4.3).
-fn allow_verifying(operations: &Value) -> bool {
+pub(super) fn allow_verifying(operations: &Value) -> bool {
     let operations = operations.as_array();
     operations.is_some_and(|operations| operations.iter().any(|name| name == "verify"))
 }
