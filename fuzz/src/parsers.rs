@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use testudo_audit::{Filter, IntakeError, Leaf, Ledger, LedgerOptions, verify_proof_file};
 use testudo_dataplane::{fuzzing, iplist::IpSet, state::Enforced};
 use testudo_identity::{
-    AuthMethod, GrantType, Parameters, RedirectKind, RegistrationPolicy,
+    AuthMethod, GrantType, Parameters, RedirectKind, RegistrationPolicy, scim_fuzz,
     webauthn::{
         AssertionResponse, AttestationPolicy, KnownCredential, RegistrationResponse, RelyingParty,
     },
@@ -57,6 +57,7 @@ pub const ALL: &[Target] = &[
     ("oauth_parameters", oauth_parameters),
     ("policy_check", policy_check),
     ("proxy_protocol", proxy_protocol),
+    ("scim_filter", scim_filter),
     ("signed_note", signed_note),
     ("snapshot_json", snapshot_json),
     ("tlog_proof", tlog_proof),
@@ -441,6 +442,13 @@ pub fn policy_check(data: &[u8]) {
     };
     for problem in testudo_policy::check(&[file], fleet) {
         let _ = problem.to_string();
+    }
+}
+
+/// A filter or path of SCIM: whatever it is, it is read in bounds, and what is taken can be compared with a resource.
+pub fn scim_filter(data: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(data) {
+        scim_fuzz(text);
     }
 }
 

@@ -14,6 +14,7 @@ mod http;
 mod issuer_keys;
 mod metrics;
 mod notices;
+mod openapi;
 mod outbound;
 mod pages;
 mod plane;

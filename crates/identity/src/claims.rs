@@ -2,14 +2,15 @@
 
 use serde::{Deserialize, Serialize};
 use testudo_model::{
-    AccessTokenClaims, ClientName, Confirmation, SessionId, Timestamp, TokenId,
-    limits::ACCESS_TOKEN_LIFETIME,
+    AccessTokenClaims, ClientName, Confirmation, GroupName, RoleName, SessionId, Timestamp,
+    TokenId, limits::ACCESS_TOKEN_LIFETIME,
 };
 use testudo_trust::{base64url, sha256};
 
 use crate::{
+    directory::Standing,
     records::{Authentication, User},
-    scopes::{self, EMAIL, PROFILE, ScopeSet},
+    scopes::{self, EMAIL, GROUPS, PROFILE, ROLES, ScopeSet},
 };
 
 /// `acr` of a login with one factor.
@@ -92,6 +93,36 @@ pub struct IdTokenClaims {
     pub at_hash: String,
     /// The session at this client.
     pub sid: SessionId,
+    /// Groups and roles, if they were asked for.
+    #[serde(flatten)]
+    pub memberships: Memberships,
+}
+
+/// What the user is in, with what groups in groups give, at the time of the answer. Nothing decides by it here: the fleet
+/// asks the directory.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memberships {
+    /// With the scope `groups`: all groups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub groups: Option<Vec<GroupName>>,
+    /// With the scope `roles`: all roles.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub roles: Option<Vec<RoleName>>,
+}
+
+impl Memberships {
+    /// Whether `granted` asks for any of it.
+    pub(crate) fn are_in(granted: &ScopeSet) -> bool {
+        scopes::has(granted, GROUPS) || scopes::has(granted, ROLES)
+    }
+
+    /// What `granted` opens.
+    pub(crate) fn of(standing: Standing, granted: &ScopeSet) -> Self {
+        Self {
+            groups: scopes::has(granted, GROUPS).then_some(standing.groups),
+            roles: scopes::has(granted, ROLES).then_some(standing.roles),
+        }
+    }
 }
 
 /// What an ID token is made of.
@@ -104,10 +135,11 @@ pub(crate) struct IdTokenFacts<'a> {
     pub(crate) authentication: &'a Authentication,
     pub(crate) nonce: Option<&'a str>,
     pub(crate) access_token: &'a str,
+    pub(crate) memberships: Memberships,
 }
 
 /// Claims of an ID token.
-pub(crate) fn id_token(facts: &IdTokenFacts<'_>) -> IdTokenClaims {
+pub(crate) fn id_token(facts: IdTokenFacts<'_>) -> IdTokenClaims {
     IdTokenClaims {
         iss: facts.issuer.to_owned(),
         sub: facts.subject.to_owned(),
@@ -120,6 +152,7 @@ pub(crate) fn id_token(facts: &IdTokenFacts<'_>) -> IdTokenClaims {
         amr: facts.authentication.methods.clone(),
         at_hash: at_hash(facts.access_token),
         sid: facts.session.clone(),
+        memberships: facts.memberships,
     }
 }
 
@@ -149,10 +182,13 @@ pub struct UserInfo {
     /// Always false where there is an address: nobody has checked it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub email_verified: Option<bool>,
+    /// Groups and roles.
+    #[serde(flatten)]
+    pub memberships: Memberships,
 }
 
 /// The claims about `user` that `granted` scopes open (OpenID Connect Core section 5.4).
-pub(crate) fn user_info(user: &User, granted: &ScopeSet) -> UserInfo {
+pub(crate) fn user_info(user: &User, memberships: Memberships, granted: &ScopeSet) -> UserInfo {
     let profile = scopes::has(granted, PROFILE);
     let email = scopes::has(granted, EMAIL);
     UserInfo {
@@ -162,6 +198,7 @@ pub(crate) fn user_info(user: &User, granted: &ScopeSet) -> UserInfo {
         updated_at: profile.then(|| user.updated_at.unix_seconds()),
         email: user.email.clone().filter(|_| email),
         email_verified: (email && user.email.is_some()).then_some(false),
+        memberships,
     }
 }
 
@@ -253,7 +290,7 @@ mod tests {
 
     #[test]
     fn an_id_token_speaks_to_the_client_and_names_the_access_token() {
-        let claims = id_token(&IdTokenFacts {
+        let claims = id_token(IdTokenFacts {
             issuer: "https://id.bookshop.example",
             now: NOW,
             subject: "usr_01ARZ3NDEKTSV4RRFFQ69G5FAV",
@@ -262,6 +299,7 @@ mod tests {
             authentication: &authentication(),
             nonce: Some("n-0S6_WzA2Mj"),
             access_token: "jHkWEdUXMU1BwAsC4vtUsZwnNvTIxEl0z9K3vx5KF0Y",
+            memberships: Memberships::default(),
         });
         insta::assert_snapshot!(serde_json::to_string_pretty(&claims).unwrap(), @r#"
         {

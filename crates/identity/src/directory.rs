@@ -25,6 +25,15 @@ pub const SNAPSHOT_COLLECTIONS: [&str; 5] = [
     SigningKeys::COLLECTION,
 ];
 
+/// Groups and roles of a subject, with those that groups in groups give. In order of their names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// All groups it is in.
+    pub groups: Vec<GroupName>,
+    /// All roles it has.
+    pub roles: Vec<RoleName>,
+}
+
 impl Provider {
     /// The present directory. Names that no longer exist are left out, so that they give nothing; roles of
     /// groups are resolved into the subjects.
@@ -88,11 +97,20 @@ impl Provider {
                 .map(|found| found.record)
                 .map(|account| (account.disabled, account.roles, account.groups)),
         };
-        let Some((false, own, groups)) = found else {
-            return Ok(Vec::new());
-        };
+        match found {
+            Some((false, own, groups)) => Ok(self.standing_of(&own, &groups)?.roles),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// What a subject with these roles and groups of its own is in all: with what the groups up the line add. Names
+    /// that no longer exist are left out.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn standing_of(&self, own: &[RoleName], groups: &[GroupName]) -> Result<Standing, Fault> {
         let mut known = Known::default();
-        let mut open = groups.clone();
+        let mut open = groups.to_vec();
         while let Some(name) = open.pop() {
             if !known.groups.contains_key(&name)
                 && let Some(group) = self.tenant.get::<Group>(name.as_str())?
@@ -107,7 +125,10 @@ impl Provider {
                 known.roles.insert(role.clone());
             }
         }
-        Ok(known.roles_of(&own, &groups))
+        Ok(Standing {
+            roles: known.roles_of(own, groups),
+            groups: known.groups.into_keys().collect(),
+        })
     }
 
     /// All records of a collection.

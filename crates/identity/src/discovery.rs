@@ -88,7 +88,7 @@ fn document(issuer: &str) -> Value {
         "scopes_supported": OPENID_SCOPES,
         "claims_supported": [
             "iss", "sub", "aud", "exp", "iat", "auth_time", "nonce", "acr", "amr", "at_hash", "sid",
-            "name", "preferred_username", "updated_at", "email", "email_verified"
+            "name", "preferred_username", "updated_at", "email", "email_verified", "groups", "roles"
         ],
         "acr_values_supported": ["1", "2"],
         "prompt_values_supported": ["none", "login", "consent", "select_account"],
@@ -154,9 +154,11 @@ mod tests {
           ],
           "scopes_supported": [
             "email",
+            "groups",
             "offline_access",
             "openid",
-            "profile"
+            "profile",
+            "roles"
           ],
           "claims_supported": [
             "iss",
@@ -174,7 +176,9 @@ mod tests {
             "preferred_username",
             "updated_at",
             "email",
-            "email_verified"
+            "email_verified",
+            "groups",
+            "roles"
           ],
           "acr_values_supported": [
             "1",

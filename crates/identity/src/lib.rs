@@ -48,6 +48,7 @@ mod redirect_uri;
 mod registration;
 mod request_object;
 mod revocation;
+mod scim;
 mod scopes;
 mod second_factor;
 mod secret;
@@ -65,18 +66,20 @@ pub mod webauthn;
 pub use access_token::{AccessTokenError, PresentedToken, RequestProof};
 pub use account::{AccountAction, AccountError, AccountPage, AccountView};
 pub use admin::{
-    AdminError, ClientProfile, Created, GroupProfile, NewPassword, NewSecret, RoleProfile,
-    ServiceAccountProfile, UserProfile,
+    AdminError, ClientProfile, Created, GroupProfile, MemberKind, MemberView, NewPassword,
+    NewSecret, RoleProfile, ServiceAccountProfile, UserProfile,
 };
 pub use authorize::{Authorization, AuthorizeError, LoginPrompt, Refusal};
 pub use caller::{Caller, Peer};
-pub use claims::{ASSURANCE_ONE_FACTOR, ASSURANCE_TWO_FACTORS, IdTokenClaims, UserInfo};
+pub use claims::{
+    ASSURANCE_ONE_FACTOR, ASSURANCE_TWO_FACTORS, IdTokenClaims, Memberships, UserInfo,
+};
 pub use consent::{ConsentDecision, ConsentError, ConsentQuestion, ConsentView};
 pub use device::{
     DeviceAuthorization, DeviceAuthorizationError, DeviceDecision, DevicePage, DevicePageError,
     DeviceQuestion,
 };
-pub use directory::SNAPSHOT_COLLECTIONS;
+pub use directory::{SNAPSHOT_COLLECTIONS, Standing};
 pub use discovery::paths;
 pub use dpop::{DpopError, ProofTarget};
 pub use fault::Fault;
@@ -97,8 +100,8 @@ pub use provider::{Provider, Settings};
 pub use pushed::{PushError, PushedRequest};
 pub use records::{
     About, ApplicationType, Authentication, Client, ClientKind, ClientLogout, ClientPolicy,
-    ConsentRule, ExternalWorkload, Grant, GrantType, Group, Registered, Role, ServiceAccount,
-    Session, User,
+    ConsentRule, ExternalWorkload, Grant, GrantType, Group, MailAddress, PersonName, Provisioned,
+    Registered, Role, ServiceAccount, Session, User,
 };
 pub use redirect_uri::{InvalidRedirectUri, RedirectUri};
 pub use registration::{
@@ -107,6 +110,7 @@ pub use registration::{
 };
 pub use request_object::RequestObjectError;
 pub use revocation::{RevocationEntry, RevokeError, TokenNames};
+pub use scim::{Provisioner, SCIM_PATH, ScimAnswer, ScimMethod, ScimRequest, scim_fuzz};
 pub use second_factor::{SecondFactorRequest, SecondFactorView, TotpSetup};
 pub use seed::{
     GeneratedCredential, Seed, SeedClient, SeedError, SeedReport, SeedServiceAccount, SeedUser,

@@ -19,6 +19,28 @@ pub const MAX_REDIRECT_URIS: usize = 32;
 pub const MAX_SCOPES: usize = 32;
 /// Groups, roles or workloads of one subject; they are in every snapshot.
 pub const MAX_MEMBERSHIPS: usize = 64;
+/// Groups in groups, from the innermost to the outermost.
+pub const MAX_GROUP_DEPTH: usize = 16;
+/// Memberships that one change begins or ends: each is two writes of one transaction.
+pub const MAX_MEMBER_CHANGES: usize = 2_000;
+/// Largest body of a SCIM request, and largest bulk.
+pub const MAX_SCIM_BODY_BYTES: usize = 1024 * 1024;
+/// Resources of one SCIM answer.
+pub const MAX_SCIM_PAGE: usize = 200;
+/// Resources that are sorted for one SCIM answer; all of them are held for it.
+pub const MAX_SORTED: usize = 10_000;
+/// Requests in one SCIM bulk. Each may hash a password.
+pub const MAX_BULK_OPERATIONS: usize = 100;
+/// Operations of one SCIM PATCH; one may add many members.
+pub const MAX_PATCH_OPERATIONS: usize = 100;
+/// Longest SCIM filter or path.
+pub const MAX_FILTER_BYTES: usize = 4 * 1024;
+/// Parentheses in parentheses in a SCIM filter.
+pub const MAX_FILTER_DEPTH: usize = 16;
+/// Terms of a SCIM filter: each is compared with every resource.
+pub const MAX_FILTER_TERMS: usize = 64;
+/// Mail addresses of a user.
+pub const MAX_MAIL_ADDRESSES: usize = 16;
 /// Longest display name, description or mail address.
 pub const MAX_TEXT_BYTES: usize = 256;
 /// Longest sealed login flow. The parts above, sealed and encoded, stay below.

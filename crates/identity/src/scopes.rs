@@ -15,8 +15,16 @@ pub(crate) const PROFILE: &str = "profile";
 /// Asks for the mail address.
 pub(crate) const EMAIL: &str = "email";
 
-/// Scopes every client may ask for: they open nothing but claims about the user who logs in.
-pub(crate) const OPENID_SCOPES: [&str; 4] = [EMAIL, OFFLINE_ACCESS, OPENID, PROFILE];
+/// Asks for the groups of the user.
+pub(crate) const GROUPS: &str = "groups";
+/// Asks for the roles of the user.
+pub(crate) const ROLES: &str = "roles";
+
+/// Scopes that every client of the fleet file may ask for: they open nothing but claims about the user who logs in.
+pub(crate) const OPENID_SCOPES: [&str; 6] = [EMAIL, GROUPS, OFFLINE_ACCESS, OPENID, PROFILE, ROLES];
+/// Those of them that a client may ask for which registered itself. What somebody may do in the fleet is not for it, unless
+/// the fleet file says so.
+pub(crate) const ANYBODYS_SCOPES: [&str; 4] = [EMAIL, OFFLINE_ACCESS, OPENID, PROFILE];
 
 /// A set of scopes.
 pub(crate) type ScopeSet = BTreeSet<Scope>;

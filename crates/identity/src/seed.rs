@@ -15,7 +15,8 @@ use crate::{
     Caller, Fault, Provider, RegistrationPolicy,
     admin::{
         AdminError, ClientProfile, NewPassword, NewSecret, Secrets, ServiceAccountProfile,
-        UserProfile, check_count, stage_new_client, stage_new_service_account, stage_new_user,
+        UserProfile, check_count, check_nesting_of, stage_nesting, stage_new_client,
+        stage_new_service_account, stage_new_user,
     },
     change::{Change, Report, until_settled},
     limits::{MAX_MEMBERSHIPS, MAX_SEED_RECORDS},
@@ -135,6 +136,10 @@ struct Sowing<'a> {
     /// For the events.
     source: &'static str,
     report: SeedReport,
+    /// Groups that somebody comes into or leaves.
+    members_changed: BTreeSet<GroupName>,
+    /// Groups that are new, or in other groups than before.
+    written: BTreeSet<GroupName>,
 }
 
 impl Provider {
@@ -153,15 +158,22 @@ impl Provider {
         source: &'static str,
         caller: &Caller,
     ) -> Result<SeedReport, SeedError> {
-        self.check_seed(seed)?;
         until_settled(|| {
+            let nesting = self.nesting()?;
+            self.check_seed(seed)?;
             let mut sowing = Sowing {
                 provider: self,
                 caller,
                 source,
                 report: SeedReport::default(),
+                members_changed: BTreeSet::new(),
+                written: BTreeSet::new(),
             };
             let change = sowing.sow(seed)?;
+            let change = match sowing.written.is_empty() {
+                true => change,
+                false => stage_nesting(change, nesting),
+            };
             let report = sowing.report;
             let nothing_to_do = report.created.is_empty() && report.updated.is_empty();
             let done = nothing_to_do || change.commit()?;
@@ -195,7 +207,7 @@ impl Provider {
         };
         for (name, parents) in &seed.groups {
             check(parents, &[])
-                .and_then(|()| refuse_cycle(&groups, name))
+                .and_then(|()| check_nesting_of(&groups, name))
                 .map_err(refused("group", name))?;
         }
         for SeedUser {
@@ -252,28 +264,6 @@ fn check_memberships(
     Ok(())
 }
 
-fn refuse_cycle(
-    groups: &BTreeMap<GroupName, Vec<GroupName>>,
-    start: &GroupName,
-) -> Result<(), AdminError> {
-    let mut seen = BTreeSet::new();
-    let mut open = vec![start];
-    while let Some(name) = open.pop() {
-        for parent in groups.get(name).into_iter().flatten() {
-            if parent == start {
-                return Err(AdminError::invalid(
-                    "list of parents",
-                    "puts the group into itself",
-                ));
-            }
-            if seen.insert(parent) {
-                open.push(parent);
-            }
-        }
-    }
-    Ok(())
-}
-
 impl<'a> Sowing<'a> {
     fn sow(&mut self, seed: &Seed) -> Result<Change<'a>, SeedError> {
         let mut change = self.provider.change();
@@ -298,7 +288,30 @@ impl<'a> Sowing<'a> {
                 .client(change, client)
                 .map_err(refused("client", &client.client_id))?;
         }
-        Ok(self.registration(change, seed.registration.as_ref())?)
+        let change = self.registration(change, seed.registration.as_ref())?;
+        self.groups_with_other_members(change)
+    }
+
+    /// Their versions say who is in them.
+    fn groups_with_other_members(
+        &mut self,
+        mut change: Change<'a>,
+    ) -> Result<Change<'a>, SeedError> {
+        for name in self.members_changed.difference(&self.written) {
+            let stored = self.provider.tenant.get::<Group>(name.as_str());
+            if let Some(stored) = stored.map_err(Fault::from)? {
+                change = self.provider.touch(change, stored);
+            }
+        }
+        Ok(change)
+    }
+
+    fn members_change(&mut self, before: &[GroupName], after: &[GroupName]) {
+        let before: BTreeSet<&GroupName> = before.iter().collect();
+        let after: BTreeSet<&GroupName> = after.iter().collect();
+        let changed = before.symmetric_difference(&after);
+        self.members_changed
+            .extend(changed.map(|&name| name.clone()));
     }
 
     fn role(&mut self, change: Change<'a>, name: &RoleName) -> Result<Change<'a>, Fault> {
@@ -325,19 +338,19 @@ impl<'a> Sowing<'a> {
         let now = self.provider.clock.now();
         let Some(stored) = self.provider.tenant.get::<Group>(name.as_str())? else {
             let group = Group {
-                name: name.clone(),
-                description: None,
                 parents: parents.to_vec(),
-                roles: Vec::new(),
-                created_at: now,
-                updated_at: now,
+                ..self.provider.blank_group(name)
             };
+            self.members_change(&[], parents);
+            self.written.insert(name.clone());
             let change = change.put(Expected::Absent, &group);
             return Ok(self.created(change, "group", "group.create", name.as_str()));
         };
         if stored.record.parents == parents {
             return Ok(change);
         }
+        self.members_change(&stored.record.parents, parents);
+        self.written.insert(name.clone());
         let group = Group {
             parents: parents.to_vec(),
             updated_at: now,
@@ -373,6 +386,7 @@ impl<'a> Sowing<'a> {
             updated_at: self.provider.clock.now(),
             ..after
         };
+        self.members_change(&before.groups, &after.groups);
         let mut change = change.put(Expected::Version(version), &after);
         if after.disabled && !before.disabled {
             change = self.provider.exclude_logins(change, &after.id)?;
@@ -388,6 +402,7 @@ impl<'a> Sowing<'a> {
             disabled: seed.disabled,
             ..seed.profile.clone().apply(blank)
         };
+        self.members_change(&[], &user.groups);
         let credential = PasswordCredential {
             user: user.id.clone(),
             hash,
@@ -418,6 +433,7 @@ impl<'a> Sowing<'a> {
                     disabled: seed.disabled,
                     ..seed.profile.clone().apply(blank)
                 };
+                self.members_change(&[], &account.groups);
                 let entropy = &*self.provider.entropy;
                 let mut secrets =
                     Secrets::first(&seed.name, &seed.secret, account.created_at, entropy)?;
@@ -449,6 +465,7 @@ impl<'a> Sowing<'a> {
             updated_at: self.provider.clock.now(),
             ..after
         };
+        self.members_change(&before.groups, &after.groups);
         let mut change = change.put(Expected::Version(version), &after);
         if after.disabled && !before.disabled {
             change = change.revoke(Revoked::Subject(after.id.to_string()));

@@ -3,10 +3,12 @@
 use testudo_model::UserId;
 
 use crate::{
-    AccessTokenError, DpopError, ErrorCode, Fault, OauthError, PresentedToken, Provider, UserInfo,
-    claims, dpop,
+    AccessTokenError, DpopError, ErrorCode, Fault, OauthError, PresentedToken, Provider, Standing,
+    UserInfo,
+    claims::{self, Memberships},
+    dpop,
     records::User,
-    scopes::{self, OPENID},
+    scopes::{self, OPENID, ScopeSet},
 };
 
 /// Why there is no userinfo (RFC 6750 section 3.1).
@@ -75,9 +77,24 @@ impl Provider {
             .map_err(|_| UserInfoError::InvalidToken)?;
         let user = self.tenant.get::<User>(id.as_str()).map_err(Fault::from)?;
         let user = user.map(|user| user.record).filter(|user| !user.disabled);
-        Ok(claims::user_info(
-            &user.ok_or(UserInfoError::InvalidToken)?,
-            &granted,
-        ))
+        let user = user.ok_or(UserInfoError::InvalidToken)?;
+        let memberships = self.memberships_of(&user.id, &granted)?;
+        Ok(claims::user_info(&user, memberships, &granted))
+    }
+
+    /// Groups and roles of a user, as far as they were asked for.
+    pub(crate) fn memberships_of(
+        &self,
+        user: &UserId,
+        granted: &ScopeSet,
+    ) -> Result<Memberships, Fault> {
+        if !Memberships::are_in(granted) {
+            return Ok(Memberships::default());
+        }
+        let standing = match self.tenant.get::<User>(user.as_str())? {
+            Some(stored) => self.standing_of(&stored.record.roles, &stored.record.groups)?,
+            None => Standing::default(),
+        };
+        Ok(Memberships::of(standing, granted))
     }
 }

@@ -210,6 +210,8 @@ id! {
     UserId = "usr";
     /// A service account: a non-human subject with credentials of its own.
     ServiceAccountId = "sva";
+    /// A group; unlike its name, never used again.
+    GroupId = "grp";
     /// A login session; every token family belongs to one.
     SessionId = "ses";
     /// One access token (`jti`).

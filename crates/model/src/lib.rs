@@ -36,8 +36,8 @@ pub use clock::{Clock, Timestamp};
 pub use entropy::{Entropy, random_below, random_bytes};
 pub use fleet_map::FleetMap;
 pub use id::{
-    DecisionId, EventId, InstanceId, InvalidId, JoinTokenId, NoticeId, RegistrationTokenId,
-    ServiceAccountId, SessionId, TokenId, TransactionId, Ulid, UserId,
+    DecisionId, EventId, GroupId, InstanceId, InvalidId, JoinTokenId, NoticeId,
+    RegistrationTokenId, ServiceAccountId, SessionId, TokenId, TransactionId, Ulid, UserId,
 };
 pub use join::{InvalidJoinToken, JoinToken};
 pub use name::{

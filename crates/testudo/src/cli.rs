@@ -1,9 +1,13 @@
 //! The command tree: one definition feeds parsing, help, man pages and completions.
 
+mod groups;
+
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use testudo_controlplane::ServiceName;
+
+pub use self::groups::{GroupCommand, GroupProfileArguments, MemberArguments, RoleCommand};
 
 /// Security in every service of a fleet, from one binary.
 #[derive(Debug, Parser)]
@@ -152,6 +156,12 @@ pub enum Command {
     /// Users
     #[command(subcommand)]
     User(UserCommand),
+    /// Groups, and who is in them
+    #[command(subcommand)]
+    Group(GroupCommand),
+    /// Roles
+    #[command(subcommand)]
+    Role(RoleCommand),
     /// Move in from another identity provider
     #[command(subcommand)]
     Import(ImportCommand),
@@ -511,6 +521,31 @@ pub enum UserCommand {
         /// Login name
         username: String,
     },
+    /// Make one; the password is read from the terminal or standard input
+    Create {
+        /// Login name
+        username: String,
+        /// Name for people
+        #[arg(long, value_name = "TEXT")]
+        display_name: Option<String>,
+        /// Mail address
+        #[arg(long, value_name = "ADDRESS")]
+        email: Option<String>,
+        /// Group they are in; may be repeated
+        #[arg(long = "group", value_name = "GROUP")]
+        groups: Vec<String>,
+        /// Role they have; may be repeated
+        #[arg(long = "role", value_name = "ROLE")]
+        roles: Vec<String>,
+        /// Without a password: they exist in policies, and cannot log in
+        #[arg(long)]
+        no_password: bool,
+    },
+    /// Delete one: all sessions and tokens end, the name is free again
+    Delete {
+        /// Login name
+        username: String,
+    },
     /// Disable one: no login, no token, all sessions revoked
     Disable {
         /// Login name
@@ -693,6 +728,9 @@ pub struct PageArguments {
     /// Continue after this cursor, as printed by the previous page
     #[arg(long, value_name = "CURSOR")]
     pub after: Option<String>,
+    /// Only what has this text in its name
+    #[arg(long, value_name = "TEXT")]
+    pub filter: Option<String>,
 }
 
 /// `90s`, `15m`, `24h`.

@@ -2,17 +2,17 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use axum::{
-    Extension, Json,
-    extract::{Path, Query, State},
-};
+use axum::{Extension, Json, extract::State};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use testudo_audit::{Entry, ExportError, Filter, Leaf, LedgerError};
 use testudo_model::{DecisionId, EventId, event::DecisionRecord};
 use testudo_runtime::with_causes;
 
-use super::{Administrator, Answer};
+use super::{
+    Administrator, Answer,
+    extract::{Body, Path, Query},
+};
 use crate::{http::Refusal, plane::Plane};
 
 /// Events one `search` answer holds at most; the next page is asked for with `before`.
@@ -213,7 +213,7 @@ pub struct Verification {
 /// `POST /api/v1/audit/verify`: recomputes everything in place.
 pub async fn verify(
     State(plane): State<Arc<Plane>>,
-    Json(verification): Json<Verification>,
+    Body(verification): Body<Verification>,
 ) -> Answer {
     plane
         .blocking(move |plane| {
@@ -255,7 +255,7 @@ pub struct Export {
 pub async fn export(
     State(plane): State<Arc<Plane>>,
     Extension(administrator): Extension<Administrator>,
-    Json(Export { directory }): Json<Export>,
+    Body(Export { directory }): Body<Export>,
 ) -> Answer {
     if administrator.source_ip.is_some() {
         return Err(Refusal::new(

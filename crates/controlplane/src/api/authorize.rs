@@ -8,7 +8,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use axum::extract::Request;
 use http::header;
-use testudo_identity::PresentedToken;
+use testudo_identity::{Fault, PresentedToken, Provider};
 use testudo_model::{
     AccessTokenClaims, ServiceAccountId,
     event::{Actor, Detail, EventClass, Outcome},
@@ -28,6 +28,10 @@ pub const AUDITOR_ROLE: &str = "testudo-auditor";
 /// has it among that client's scopes.
 pub const ADMIN_SCOPE: &str = "testudo:admin";
 
+/// What the token of a service account must have been given for to provision people (SCIM). It may have it only if the
+/// fleet file has it among the account's scopes.
+pub const SCIM_SCOPE: &str = "testudo:scim";
+
 /// A caller that may do what it asks.
 #[derive(Debug, Clone)]
 pub struct Administrator {
@@ -35,6 +39,8 @@ pub struct Administrator {
     pub actor: Actor,
     /// Where the call came from; `None` for the admin socket.
     pub source_ip: Option<IpAddr>,
+    /// It may provision people because of its scope, and is no administrator.
+    pub is_provisioner: bool,
 }
 
 impl Administrator {
@@ -106,6 +112,7 @@ pub async fn authorize(
         return Ok(Administrator {
             actor,
             source_ip: None,
+            is_provisioner: false,
         });
     };
     let (checked, known) = plane
@@ -114,21 +121,25 @@ pub async fn authorize(
             let checked = plane
                 .provider
                 .access_token(PresentedToken::bearer(&token, peer.as_ref()));
-            let roles = checked
-                .as_ref()
-                .ok()
-                .map(|claims| plane.provider.roles_of(&claims.sub));
-            (checked, roles)
+            let known = checked.as_ref().ok().map(|claims| {
+                let roles = plane.provider.roles_of(&claims.sub)?;
+                Ok::<_, Fault>((roles, may_provision(&plane.provider, claims)))
+            });
+            (checked, known)
         })
         .await?;
     let claims =
         checked.map_err(|_| unauthenticated("the access token is not valid; log in again"))?;
-    let roles = known
+    let (roles, provisions) = known
         .transpose()
         .map_err(|fault| Refusal::internal(&fault))?
         .unwrap_or_default();
     let has = |role: &str| roles.iter().any(|granted| granted.as_str() == role);
-    let refusal = if !(has(ADMIN_ROLE) || (right == Right::Read && has(AUDITOR_ROLE))) {
+    let is_administrator = has(ADMIN_ROLE) && is_for_administration(&claims);
+    let is_provisioner = right == Right::Provision && provisions && !is_administrator;
+    let refusal = if is_provisioner {
+        None
+    } else if !(has(ADMIN_ROLE) || (right == Right::Read && has(AUDITOR_ROLE))) {
         Some(role_needed(right))
     } else if !is_for_administration(&claims) {
         Some(scope_needed())
@@ -145,6 +156,7 @@ pub async fn authorize(
         None => Ok(Administrator {
             actor,
             source_ip: Some(source_ip),
+            is_provisioner,
         }),
         Some(refusal) => {
             record_refusal(plane, actor, source_ip, operation).await?;
@@ -159,10 +171,25 @@ fn is_for_administration(claims: &AccessTokenClaims) -> bool {
     of_service_account || claims.scope.split(' ').any(|scope| scope == ADMIN_SCOPE)
 }
 
+/// Whether the token is that of a service account, was given to provision people with, and would be again.
+fn may_provision(provider: &Provider, claims: &AccessTokenClaims) -> bool {
+    let is_in_token = claims.scope.split(' ').any(|scope| scope == SCIM_SCOPE);
+    let account = claims.sub.parse::<ServiceAccountId>().ok();
+    let account = account.filter(|_| is_in_token);
+    let stored = account.and_then(|id| provider.service_account(&id).ok());
+    stored.is_some_and(|stored| {
+        let scopes = &stored.record.scopes;
+        !stored.record.disabled && scopes.iter().any(|scope| scope.as_str() == SCIM_SCOPE)
+    })
+}
+
 fn role_needed(right: Right) -> Refusal {
     let needed = match right {
         Right::Read => format!("the role `{AUDITOR_ROLE}` or `{ADMIN_ROLE}`"),
         Right::Change => format!("the role `{ADMIN_ROLE}`"),
+        Right::Provision => {
+            format!("a service account with the scope `{SCIM_SCOPE}`, or the role `{ADMIN_ROLE}`")
+        }
     };
     Refusal::new(403, "api.denied", "not allowed").detail(format!("this needs {needed}"))
 }

@@ -2,10 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use axum::{
-    Extension, Json,
-    extract::{Path, Query, State},
-};
+use axum::{Extension, Json, extract::State};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use testudo_identity::Client;
@@ -13,7 +10,9 @@ use testudo_model::ClientName;
 
 use super::{
     Administrator, Answer,
-    users::{Paging, refusal},
+    extract::{Body, Path, Query},
+    paging::Paging,
+    users::refusal,
 };
 use crate::{http::Refusal, plane::Plane};
 
@@ -32,18 +31,12 @@ pub struct Rotation {
 pub async fn list(State(plane): State<Arc<Plane>>, Query(paging): Query<Paging>) -> Answer {
     plane
         .blocking(move |plane| {
-            let (after, limit) = paging.read()?;
-            let page = plane
-                .provider
-                .clients(after, limit)
-                .map_err(|error| refusal(&error))?;
-            let items: Vec<Value> = page
-                .items
-                .iter()
-                .map(|stored| view(&stored.record))
-                .collect();
-            let next = page.next.map(|cursor| cursor.to_string());
-            Ok(Json(json!({ "items": items, "next": next })))
+            let read = |after, limit| plane.provider.clients(after, limit);
+            let wanted =
+                |client: &Client| paging.wants(&[client.client_id.as_str(), &client.display_name]);
+            Ok(Json(
+                paging.page(read, wanted, |stored| view(&stored.record))?,
+            ))
         })
         .await?
 }
@@ -92,7 +85,7 @@ pub async fn rotate_secret(
     State(plane): State<Arc<Plane>>,
     Path(client): Path<ClientName>,
     Extension(administrator): Extension<Administrator>,
-    Json(rotation): Json<Rotation>,
+    Body(rotation): Body<Rotation>,
 ) -> Answer {
     let overlap = Duration::from_secs(rotation.overlap_seconds);
     if overlap > MAX_OVERLAP {

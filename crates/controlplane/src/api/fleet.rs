@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Extension, Json,
-    extract::{Query, State},
-};
+use axum::{Extension, Json, extract::State};
 use serde::Deserialize;
 use serde_json::json;
 use testudo_identity::SeedError;
 use testudo_runtime::{fleet::Bundle, with_causes};
 
-use super::{Administrator, Answer};
+use super::{
+    Administrator, Answer,
+    extract::{Body, Query},
+};
 use crate::{
     activation::ActivationError,
     apply::{ApplyError, apply as apply_fleet, rehearse},
@@ -31,7 +31,7 @@ pub async fn apply(
     State(plane): State<Arc<Plane>>,
     Query(mode): Query<Mode>,
     Extension(administrator): Extension<Administrator>,
-    Json(bundle): Json<Bundle>,
+    Body(bundle): Body<Bundle>,
 ) -> Answer {
     plane
         .blocking(move |plane| {

@@ -13,7 +13,7 @@ use testudo_model::{ClientName, GroupName, Redacted, RoleName, Username};
 use testudo_runtime::with_causes;
 use testudo_trust::base64url;
 
-use super::{Administrator, Answer};
+use super::{Administrator, Answer, extract::Body};
 use crate::{http::Refusal, plane::Plane};
 
 /// Users in one part of an import.
@@ -147,7 +147,7 @@ impl Batch {
 pub async fn import(
     State(plane): State<Arc<Plane>>,
     Extension(administrator): Extension<Administrator>,
-    Json(batch): Json<Batch>,
+    Body(batch): Body<Batch>,
 ) -> Answer {
     let dry_run = batch.dry_run;
     let users: Result<_, _> = batch.users.into_iter().map(BatchUser::read).collect();

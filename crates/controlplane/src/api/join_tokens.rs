@@ -2,16 +2,17 @@
 
 use std::{sync::Arc, time::Duration};
 
-use axum::{
-    Extension, Json,
-    extract::{Path, State},
-};
+use axum::{Extension, Json, extract::State};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use testudo_model::{JoinTokenId, ServiceName, Timestamp};
 use testudo_workload::{JoinTokenRequest, JoinTokenStatus};
 
-use super::{Administrator, Answer, proxies::refusal};
+use super::{
+    Administrator, Answer,
+    extract::{Body, Path},
+    proxies::refusal,
+};
 use crate::{http::Refusal, plane::Plane};
 
 /// `GET /api/v1/join-tokens`: the newest first.
@@ -44,7 +45,7 @@ pub struct NewJoinToken {
 pub async fn create(
     State(plane): State<Arc<Plane>>,
     Extension(administrator): Extension<Administrator>,
-    Json(wanted): Json<NewJoinToken>,
+    Body(wanted): Body<NewJoinToken>,
 ) -> Answer {
     let domain = plane.workloads.trust_domain();
     let id = match (&wanted.service, wanted.gateway) {

@@ -6,13 +6,18 @@
 mod audit;
 mod authorize;
 mod clients;
+mod extract;
 mod fleet;
+mod groups;
 pub mod import;
 mod join_tokens;
 mod keys;
+mod paging;
 mod passkeys;
 mod proxies;
 mod registration_tokens;
+mod roles;
+mod scim;
 mod sessions;
 mod status;
 mod tokens;
@@ -33,7 +38,8 @@ use serde_json::Value;
 
 use crate::{http::Refusal, plane::Plane};
 
-pub use authorize::{ADMIN_ROLE, ADMIN_SCOPE, AUDITOR_ROLE, Administrator};
+pub use authorize::{ADMIN_ROLE, ADMIN_SCOPE, AUDITOR_ROLE, Administrator, SCIM_SCOPE};
+pub(crate) use scim::speak as say_in_scim;
 
 /// Largest body of an administrative request: a fleet with its policies.
 const MAX_BODY_BYTES: usize = 16 * 1024 * 1024;
@@ -45,6 +51,8 @@ pub enum Right {
     Read,
     /// Change it: role `testudo-admin`.
     Change,
+    /// Say who comes and goes: a service account with the scope `testudo:scim`, or role `testudo-admin`.
+    Provision,
 }
 
 /// One operation of the API.
@@ -69,6 +77,7 @@ where
     let handler = match method {
         Method::POST => routing::post(handler),
         Method::PUT => routing::put(handler),
+        Method::PATCH => routing::patch(handler),
         Method::DELETE => routing::delete(handler),
         _ => routing::get(handler),
     };
@@ -114,8 +123,62 @@ pub fn operations() -> Vec<Operation> {
             proxies::reinstate_identity,
         ),
         operation(post.clone(), "/api/v1/import", Change, import::import),
+        operation(get.clone(), "/api/v1/groups", Read, groups::list),
+        operation(post.clone(), "/api/v1/groups", Change, groups::create),
+        operation(get.clone(), "/api/v1/groups/{group}", Read, groups::show),
+        operation(
+            put.clone(),
+            "/api/v1/groups/{group}",
+            Change,
+            groups::replace,
+        ),
+        operation(
+            delete.clone(),
+            "/api/v1/groups/{group}",
+            Change,
+            groups::delete,
+        ),
+        operation(
+            get.clone(),
+            "/api/v1/groups/{group}/members",
+            Read,
+            groups::members,
+        ),
+        operation(
+            put.clone(),
+            "/api/v1/groups/{group}/members/{kind}/{member}",
+            Change,
+            groups::add_member,
+        ),
+        operation(
+            delete.clone(),
+            "/api/v1/groups/{group}/members/{kind}/{member}",
+            Change,
+            groups::remove_member,
+        ),
+        operation(get.clone(), "/api/v1/roles", Read, roles::list),
+        operation(post.clone(), "/api/v1/roles", Change, roles::create),
+        operation(
+            delete.clone(),
+            "/api/v1/roles/{role}",
+            Change,
+            roles::delete,
+        ),
         operation(get.clone(), "/api/v1/users", Read, users::list),
+        operation(post.clone(), "/api/v1/users", Change, users::create),
         operation(get.clone(), "/api/v1/users/{username}", Read, users::show),
+        operation(
+            put.clone(),
+            "/api/v1/users/{username}",
+            Change,
+            users::replace,
+        ),
+        operation(
+            delete.clone(),
+            "/api/v1/users/{username}",
+            Change,
+            users::delete,
+        ),
         operation(
             post.clone(),
             "/api/v1/users/{username}/disable",
@@ -234,6 +297,42 @@ pub fn operations() -> Vec<Operation> {
         operation(post.clone(), "/api/v1/keys/rotate", Change, keys::rotate),
         operation(post, "/api/v1/ca/rotate", Change, keys::rotate_ca),
     ]
+    .into_iter()
+    .chain(scim_operations())
+    .collect()
+}
+
+/// Those of SCIM 2.0 (RFC 7644 section 3.2).
+fn scim_operations() -> Vec<Operation> {
+    let (get, post) = (Method::GET, Method::POST);
+    let (put, patch, delete) = (Method::PUT, Method::PATCH, Method::DELETE);
+    let paths = [
+        (&get, "/scim/v2/ServiceProviderConfig"),
+        (&get, "/scim/v2/ResourceTypes"),
+        (&get, "/scim/v2/ResourceTypes/{type}"),
+        (&get, "/scim/v2/Schemas"),
+        (&get, "/scim/v2/Schemas/{schema}"),
+        (&get, "/scim/v2/Users"),
+        (&post, "/scim/v2/Users"),
+        (&post, "/scim/v2/Users/.search"),
+        (&get, "/scim/v2/Users/{resource}"),
+        (&put, "/scim/v2/Users/{resource}"),
+        (&patch, "/scim/v2/Users/{resource}"),
+        (&delete, "/scim/v2/Users/{resource}"),
+        (&get, "/scim/v2/Groups"),
+        (&post, "/scim/v2/Groups"),
+        (&post, "/scim/v2/Groups/.search"),
+        (&get, "/scim/v2/Groups/{resource}"),
+        (&put, "/scim/v2/Groups/{resource}"),
+        (&patch, "/scim/v2/Groups/{resource}"),
+        (&delete, "/scim/v2/Groups/{resource}"),
+        (&post, "/scim/v2/.search"),
+        (&post, "/scim/v2/Bulk"),
+    ];
+    let operations = paths.into_iter();
+    operations
+        .map(|(method, path)| operation(method.clone(), path, Right::Provision, scim::serve))
+        .collect()
 }
 
 /// The API's routes.

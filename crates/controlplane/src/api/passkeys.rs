@@ -2,16 +2,17 @@
 
 use std::{sync::Arc, time::Duration};
 
-use axum::{
-    Extension, Json,
-    extract::{Path, State},
-};
+use axum::{Extension, Json, extract::State};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use testudo_identity::{PasskeyId, PasskeyView};
 use testudo_model::{UserId, Username};
 
-use super::{Administrator, Answer, users::refusal};
+use super::{
+    Administrator, Answer,
+    extract::{Body, Path},
+    users::refusal,
+};
 use crate::{http::Refusal, plane::Plane};
 
 /// `GET /api/v1/users/{username}/passkeys`.
@@ -58,7 +59,7 @@ pub async fn invite(
     State(plane): State<Arc<Plane>>,
     Path(username): Path<Username>,
     Extension(administrator): Extension<Administrator>,
-    Json(Lifetime { ttl_seconds }): Json<Lifetime>,
+    Body(Lifetime { ttl_seconds }): Body<Lifetime>,
 ) -> Answer {
     plane
         .blocking(move |plane| {

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use testudo_model::SpiffeId;
 
-use super::{Administrator, Answer};
+use super::{Administrator, Answer, extract::Body};
 use crate::{http::Refusal, plane::Plane};
 
 /// `GET /api/v1/proxies`.
@@ -49,7 +49,7 @@ pub struct Identity {
 pub async fn revoke_identity(
     State(plane): State<Arc<Plane>>,
     Extension(administrator): Extension<Administrator>,
-    Json(Identity { spiffe_id }): Json<Identity>,
+    Body(Identity { spiffe_id }): Body<Identity>,
 ) -> Answer {
     plane
         .blocking(move |plane| {
@@ -71,7 +71,7 @@ pub async fn revoke_identity(
 pub async fn reinstate_identity(
     State(plane): State<Arc<Plane>>,
     Extension(administrator): Extension<Administrator>,
-    Json(Identity { spiffe_id }): Json<Identity>,
+    Body(Identity { spiffe_id }): Body<Identity>,
 ) -> Answer {
     plane
         .blocking(move |plane| {

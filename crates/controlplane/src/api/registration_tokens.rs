@@ -2,10 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use axum::{
-    Extension, Json,
-    extract::{Path, Query, State},
-};
+use axum::{Extension, Json, extract::State};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use testudo_identity::{NewRegistrationToken, RegistrationToken};
@@ -13,7 +10,9 @@ use testudo_model::RegistrationTokenId;
 
 use super::{
     Administrator, Answer,
-    users::{Paging, refusal},
+    extract::{Body, Path, Query},
+    paging::Paging,
+    users::refusal,
 };
 use crate::{http::Refusal, plane::Plane};
 
@@ -36,7 +35,7 @@ const fn once() -> u32 {
 pub async fn create(
     State(plane): State<Arc<Plane>>,
     Extension(administrator): Extension<Administrator>,
-    Json(wanted): Json<Wanted>,
+    Body(wanted): Body<Wanted>,
 ) -> Answer {
     plane
         .blocking(move |plane| {
@@ -69,14 +68,13 @@ pub async fn create(
 pub async fn list(State(plane): State<Arc<Plane>>, Query(paging): Query<Paging>) -> Answer {
     plane
         .blocking(move |plane| {
-            let (after, limit) = paging.read()?;
-            let page = plane
-                .provider
-                .registration_tokens(after, limit)
-                .map_err(|error| refusal(&error))?;
-            let items: Vec<Value> = page.items.iter().map(|token| view(&token.record)).collect();
-            let next = page.next.map(|cursor| cursor.to_string());
-            Ok(Json(json!({ "items": items, "next": next })))
+            let read = |after, limit| plane.provider.registration_tokens(after, limit);
+            let wanted = |token: &RegistrationToken| {
+                paging.wants(&[token.id.as_str(), token.label.as_deref().unwrap_or("")])
+            };
+            Ok(Json(
+                paging.page(read, wanted, |stored| view(&stored.record))?,
+            ))
         })
         .await?
 }

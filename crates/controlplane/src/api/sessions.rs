@@ -2,15 +2,12 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Extension, Json,
-    extract::{Path, State},
-};
+use axum::{Extension, Json, extract::State};
 use serde_json::{Value, json};
 use testudo_identity::{EndReason, SessionView};
 use testudo_model::{SessionId, Username};
 
-use super::{Administrator, Answer, users::refusal};
+use super::{Administrator, Answer, extract::Path, users::refusal};
 use crate::{http::Refusal, plane::Plane};
 
 /// `GET /api/v1/users/{username}/sessions`.

@@ -5,10 +5,7 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Json,
-    extract::{Path, State},
-};
+use axum::{Json, extract::State};
 use serde_json::{Value, json};
 use testudo_audit::Entry;
 use testudo_identity::{Fault, TokenNames, limits::MAX_ACTORS};
@@ -21,6 +18,7 @@ use testudo_model::{
 use super::{
     Answer,
     audit::{entry, refusal},
+    extract::Path,
 };
 use crate::{http::Refusal, plane::Plane};
 

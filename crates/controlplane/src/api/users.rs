@@ -2,72 +2,107 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Extension, Json,
-    extract::{Path, Query, State},
-};
+use axum::{Extension, Json, extract::State};
 use serde::Deserialize;
-use serde_json::{Value, json};
-use testudo_identity::{AdminError, Caller, NewPassword, User};
+use serde_json::{Map, Value, json};
+use testudo_identity::{AdminError, Caller, NewPassword, User, UserProfile};
 use testudo_model::{Redacted, UserId, Username};
-use testudo_store::Cursor;
+use testudo_store::Versioned;
 
-use super::{Administrator, Answer};
+use super::{
+    Administrator, Answer,
+    extract::{Body, Path, Query, apart},
+    paging::Paging,
+};
 use crate::{http::Refusal, plane::Plane};
-
-/// Rows of a page at most.
-const MAX_PAGE: usize = 1000;
-
-/// `?limit=…&after=…`.
-#[derive(Deserialize)]
-pub struct Paging {
-    #[serde(default = "default_limit")]
-    limit: usize,
-    after: Option<String>,
-}
-
-const fn default_limit() -> usize {
-    100
-}
-
-impl Paging {
-    /// Where to begin, and how many rows at most.
-    pub(super) fn read(&self) -> Result<(Option<Cursor>, usize), Refusal> {
-        let after = self.after.as_deref().map(str::parse::<Cursor>).transpose();
-        let wrong = |_| Refusal::bad_request("`after` is the `next` of the page before");
-        Ok((after.map_err(wrong)?, self.limit.clamp(1, MAX_PAGE)))
-    }
-}
 
 /// `GET /api/v1/users`.
 pub async fn list(State(plane): State<Arc<Plane>>, Query(paging): Query<Paging>) -> Answer {
     plane
         .blocking(move |plane| {
-            let (after, limit) = paging.read()?;
-            let page = plane
-                .provider
-                .users(after, limit)
-                .map_err(|error| refusal(&error))?;
-            let items: Vec<Value> = page
-                .items
-                .iter()
-                .map(|stored| view(&stored.record))
-                .collect();
-            let next = page.next.map(|cursor| cursor.to_string());
-            Ok(Json(json!({ "items": items, "next": next })))
+            let read = |after, limit| plane.provider.users(after, limit);
+            let wanted = |user: &User| {
+                let display_name = user.display_name.as_deref().unwrap_or("");
+                let email = user.email.as_deref().unwrap_or("");
+                paging.wants(&[user.username.as_str(), display_name, email])
+            };
+            Ok(Json(paging.page(read, wanted, view)?))
         })
         .await?
 }
 
-/// `GET /api/v1/users/{username}`.
+/// `POST /api/v1/users`: a profile with a `username`, and a `password`, without which they cannot log in.
+pub async fn create(
+    State(plane): State<Arc<Plane>>,
+    Extension(administrator): Extension<Administrator>,
+    Body(new): Body<Map<String, Value>>,
+) -> Answer {
+    plane
+        .hashing(move |plane| {
+            let (username, rest): (Username, Map<String, Value>) = apart(new, "username")?;
+            let (password, profile) = apart(rest, "password")?;
+            let password = Option::<Redacted<String>>::map(password, NewPassword::Given);
+            let caller = administrator.identity_caller();
+            let provider = &plane.provider;
+            let made = provider.create_user(&username, profile, password.as_ref(), &caller);
+            let id = made.map_err(|error| refusal(&error))?.record.id;
+            shown(plane, &id)
+        })
+        .await?
+}
+
+/// `?version=…`: what a change was decided on; without one the last writer wins.
+#[derive(Deserialize)]
+pub struct Decided {
+    version: Option<u64>,
+}
+
+/// `PUT /api/v1/users/{username}`.
+pub async fn replace(
+    State(plane): State<Arc<Plane>>,
+    Path(username): Path<Username>,
+    Extension(administrator): Extension<Administrator>,
+    Query(Decided { version }): Query<Decided>,
+    Body(profile): Body<UserProfile>,
+) -> Answer {
+    plane
+        .blocking(move |plane| {
+            let stored = plane.provider.user_by_name(&username);
+            let stored = stored.map_err(|error| refusal(&error))?;
+            let (id, version) = (stored.record.id, version.unwrap_or(stored.version));
+            let caller = administrator.identity_caller();
+            let done = plane.provider.update_user(&id, version, profile, &caller);
+            done.map_err(|error| refusal(&error))?;
+            shown(plane, &id)
+        })
+        .await?
+}
+
+/// `DELETE /api/v1/users/{username}`: their tokens and sessions end; the name is free again.
+pub async fn delete(
+    State(plane): State<Arc<Plane>>,
+    Path(username): Path<Username>,
+    Extension(administrator): Extension<Administrator>,
+) -> Answer {
+    plane
+        .blocking(move |plane| {
+            let stored = plane.provider.user_by_name(&username);
+            let id = stored.map_err(|error| refusal(&error))?.record.id;
+            let caller = administrator.identity_caller();
+            let done = plane.provider.delete_user(&id, &caller);
+            done.map_err(|error| refusal(&error))?;
+            Ok(Json(json!({ "deleted": id })))
+        })
+        .await?
+}
+
+/// `GET /api/v1/users/{username}`: with all that groups in groups give.
 pub async fn show(State(plane): State<Arc<Plane>>, Path(username): Path<Username>) -> Answer {
     plane
         .blocking(move |plane| {
-            let user = plane
-                .provider
-                .user_by_name(&username)
-                .map_err(|error| refusal(&error))?;
-            Ok(Json(view(&user.record)))
+            let stored = plane.provider.user_by_name(&username);
+            let id = stored.map_err(|error| refusal(&error))?.record.id;
+            shown(plane, &id)
         })
         .await?
 }
@@ -120,7 +155,7 @@ pub async fn set_password(
     State(plane): State<Arc<Plane>>,
     Path(username): Path<Username>,
     Extension(administrator): Extension<Administrator>,
-    Json(Password { password }): Json<Password>,
+    Body(Password { password }): Body<Password>,
 ) -> Answer {
     let password = NewPassword::Given(password);
     change(&plane, username, administrator, move |plane, id, caller| {
@@ -150,13 +185,26 @@ where
                 .record
                 .id;
             work(plane, &id, &administrator.identity_caller()).map_err(|error| refusal(&error))?;
-            let user = plane.provider.user(&id).map_err(|error| refusal(&error))?;
-            Ok(Json(view(&user.record)))
+            shown(plane, &id)
         })
         .await?
 }
 
-fn view(user: &User) -> Value {
+fn shown(plane: &Plane, id: &UserId) -> Answer {
+    let stored = plane.provider.user(id).map_err(|error| refusal(&error))?;
+    let (own, groups) = (&stored.record.roles, &stored.record.groups);
+    let standing = plane.provider.standing_of(own, groups);
+    let standing = standing.map_err(|fault| Refusal::internal(&fault))?;
+    let mut shown = view(&stored);
+    if let Some(shown) = shown.as_object_mut() {
+        shown.insert("all_groups".to_owned(), json!(standing.groups));
+        shown.insert("all_roles".to_owned(), json!(standing.roles));
+    }
+    Ok(Json(shown))
+}
+
+fn view(stored: &Versioned<User>) -> Value {
+    let user = &stored.record;
     json!({
         "id": user.id,
         "username": user.username,
@@ -166,6 +214,7 @@ fn view(user: &User) -> Value {
         "clearance": user.clearance,
         "groups": user.groups,
         "roles": user.roles,
+        "version": stored.version,
         "created": user.created_at.to_string(),
         "updated": user.updated_at.to_string(),
     })

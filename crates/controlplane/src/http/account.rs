@@ -3,10 +3,8 @@
 use std::sync::Arc;
 
 use axum::{
-    Router,
     extract::{Request, State},
     response::Response,
-    routing::get,
 };
 use http::StatusCode;
 use testudo_identity::{
@@ -15,7 +13,7 @@ use testudo_identity::{
 };
 
 use super::{
-    Refusal,
+    Endpoint, Refusal,
     authorize::{login_page, message, refuse_cross_site, sentence},
     body::Form,
     cookies,
@@ -29,9 +27,12 @@ use crate::{
     plane::Plane,
 };
 
-/// Routes of this file.
-pub fn routes() -> Router<Arc<Plane>> {
-    Router::new().route(paths::ACCOUNT, get(show).post(change))
+/// Those of this file.
+pub fn endpoints() -> Vec<Endpoint> {
+    vec![
+        Endpoint::get(paths::ACCOUNT, show),
+        Endpoint::post(paths::ACCOUNT, change),
+    ]
 }
 
 /// `GET /account`.

@@ -3,10 +3,8 @@
 use std::{fmt::Display, sync::Arc, time::Duration};
 
 use axum::{
-    Router,
     extract::{Request, State},
     response::{IntoResponse, Response},
-    routing::{get, post},
 };
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use testudo_identity::{
@@ -15,25 +13,31 @@ use testudo_identity::{
 };
 use testudo_model::Redacted;
 
-use super::{Refusal, body::Form, cookies};
+use super::{Endpoint, Refusal, body::Form, cookies};
 use crate::{
     pages::{self, LoginCodePage, LoginPage, LogoutPage, MessagePage},
     plane::Plane,
 };
 
+/// Where the login form goes.
+pub const LOGIN: &str = "/login";
 /// The second half of a login.
-const LOGIN_CODE: &str = "/login/code";
+pub const LOGIN_CODE: &str = "/login/code";
 /// The page that asks before a logout.
-const LOGOUT: &str = "/logout";
+pub const LOGOUT: &str = "/logout";
 
-/// Routes of this file.
-pub fn routes() -> Router<Arc<Plane>> {
-    Router::new()
-        .route(paths::AUTHORIZE, get(authorize).post(authorize))
-        .route("/login", post(login))
-        .route(LOGIN_CODE, post(finish_login))
-        .route(paths::END_SESSION, get(end_session).post(end_session))
-        .route(LOGOUT, get(resume_logout).post(confirm_logout))
+/// Those of this file.
+pub fn endpoints() -> Vec<Endpoint> {
+    vec![
+        Endpoint::get(paths::AUTHORIZE, authorize),
+        Endpoint::post(paths::AUTHORIZE, authorize),
+        Endpoint::post(LOGIN, login),
+        Endpoint::post(LOGIN_CODE, finish_login),
+        Endpoint::get(paths::END_SESSION, end_session),
+        Endpoint::post(paths::END_SESSION, end_session),
+        Endpoint::get(LOGOUT, resume_logout),
+        Endpoint::post(LOGOUT, confirm_logout),
+    ]
 }
 
 /// `GET|POST /oauth2/authorize` (RFC 6749 section 3.1).

@@ -3,16 +3,14 @@
 use std::sync::Arc;
 
 use axum::{
-    Router,
     extract::{Request, State},
     response::Response,
-    routing::get,
 };
 use http::StatusCode;
 use testudo_identity::{ConsentDecision, ConsentError, paths};
 
 use super::{
-    Refusal,
+    Endpoint, Refusal,
     authorize::{message, redirect, refuse_cross_site, sentence},
     body::Form,
     cookies,
@@ -22,9 +20,12 @@ use crate::{
     plane::Plane,
 };
 
-/// Routes of this file.
-pub fn routes() -> Router<Arc<Plane>> {
-    Router::new().route(paths::CONSENT, get(ask).post(decide))
+/// Those of this file.
+pub fn endpoints() -> Vec<Endpoint> {
+    vec![
+        Endpoint::get(paths::CONSENT, ask),
+        Endpoint::post(paths::CONSENT, decide),
+    ]
 }
 
 /// `GET /consent`: where the authorization endpoint and the login send the browser.

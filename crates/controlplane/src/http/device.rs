@@ -3,16 +3,14 @@
 use std::sync::Arc;
 
 use axum::{
-    Router,
     extract::{Request, State},
     response::Response,
-    routing::get,
 };
 use http::StatusCode;
 use testudo_identity::{DeviceDecision, DevicePage, DevicePageError, paths};
 
 use super::{
-    Refusal,
+    Endpoint, Refusal,
     authorize::{login_page, message, refuse_cross_site, sentence, with_retry_after},
     body::Form,
     cookies,
@@ -22,9 +20,12 @@ use crate::{
     plane::Plane,
 };
 
-/// Routes of this file.
-pub fn routes() -> Router<Arc<Plane>> {
-    Router::new().route(paths::DEVICE, get(open).post(send))
+/// Those of this file.
+pub fn endpoints() -> Vec<Endpoint> {
+    vec![
+        Endpoint::get(paths::DEVICE, open),
+        Endpoint::post(paths::DEVICE, send),
+    ]
 }
 
 /// `GET /device`.

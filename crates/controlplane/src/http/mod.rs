@@ -18,17 +18,22 @@ use std::sync::Arc;
 use axum::{
     Router,
     extract::{DefaultBodyLimit, MatchedPath, Request, State},
+    handler::Handler,
     middleware::{self, Next},
     response::Response,
-    routing::get,
+    routing::{self, MethodRouter},
 };
-use http::{HeaderValue, header};
+use http::{HeaderValue, Method, header};
 use tower::ServiceBuilder;
 
-pub use problem::Refusal;
+pub use problem::{Refusal, Told};
 pub use serve::{Remote, Workload, bind_socket, serve_https, serve_socket};
 
-use crate::{api, metrics::ControlMetrics, pages, plane::Plane};
+use crate::{api, metrics::ControlMetrics, openapi, pages, plane::Plane};
+
+pub use authorize::{LOGIN, LOGIN_CODE, LOGOUT};
+pub use passkey::LOGIN_PASSKEY;
+pub use registration::REGISTERED;
 
 /// Largest form. A token request has less than 16 KiB.
 const MAX_FORM_BYTES: usize = 64 * 1024;
@@ -37,17 +42,12 @@ const STRICT_TRANSPORT_SECURITY: HeaderValue = HeaderValue::from_static("max-age
 
 /// Everything served over HTTPS.
 pub fn public_router(plane: &Arc<Plane>, metrics: &ControlMetrics) -> Router {
-    let provider = Router::new()
-        .merge(authorize::routes())
-        .merge(oauth::routes())
-        .merge(device::routes())
-        .merge(registration::routes())
-        .merge(account::routes())
-        .merge(consent::routes())
-        .merge(passkey::routes())
-        .route(pages::STYLESHEET, get(pages::stylesheet))
-        .route(pages::SHIELD, get(pages::shield))
-        .route(pages::PASSKEY_SCRIPT, get(pages::passkey_script))
+    let provider = endpoints()
+        .into_iter()
+        .fold(Router::new(), |router, served| {
+            router.route(served.path, served.handler)
+        });
+    let provider = provider
         .layer(DefaultBodyLimit::max(MAX_FORM_BYTES))
         .with_state(Arc::clone(plane));
     let layers = ServiceBuilder::new().map_response(|mut response: Response| {
@@ -59,14 +59,81 @@ pub fn public_router(plane: &Arc<Plane>, metrics: &ControlMetrics) -> Router {
     let counting = middleware::from_fn_with_state(metrics.clone(), count);
     provider
         .merge(api::router(plane))
+        .method_not_allowed_fallback(not_allowed)
         .fallback(not_found)
+        .layer(middleware::from_fn(api::say_in_scim))
         .layer(counting)
         .layer(layers)
 }
 
 /// What is served on the admin socket: the API alone.
 pub fn socket_router(plane: &Arc<Plane>) -> Router {
-    api::router(plane).fallback(not_found)
+    api::router(plane)
+        .method_not_allowed_fallback(not_allowed)
+        .fallback(not_found)
+        .layer(middleware::from_fn(api::say_in_scim))
+}
+
+/// What anybody may ask for: each decides for itself what it needs to know of who asks.
+pub struct Endpoint {
+    /// HTTP method.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "the handler knows it; a test compares")
+    )]
+    pub method: Method,
+    /// Path.
+    pub path: &'static str,
+    handler: MethodRouter<Arc<Plane>>,
+}
+
+impl Endpoint {
+    fn get<H, T>(path: &'static str, handler: H) -> Self
+    where
+        H: Handler<T, Arc<Plane>>,
+        T: 'static,
+    {
+        Self::new(Method::GET, path, routing::get(handler))
+    }
+
+    fn post<H, T>(path: &'static str, handler: H) -> Self
+    where
+        H: Handler<T, Arc<Plane>>,
+        T: 'static,
+    {
+        Self::new(Method::POST, path, routing::post(handler))
+    }
+
+    const fn new(method: Method, path: &'static str, handler: MethodRouter<Arc<Plane>>) -> Self {
+        Self {
+            method,
+            path,
+            handler,
+        }
+    }
+}
+
+/// The endpoints of the identity provider, its pages, and what describes them.
+pub fn endpoints() -> Vec<Endpoint> {
+    let own = vec![
+        Endpoint::get(openapi::PATH, openapi::serve),
+        Endpoint::get(pages::STYLESHEET, pages::stylesheet),
+        Endpoint::get(pages::SHIELD, pages::shield),
+        Endpoint::get(pages::PASSKEY_SCRIPT, pages::passkey_script),
+    ];
+    [
+        authorize::endpoints(),
+        oauth::endpoints(),
+        device::endpoints(),
+        registration::endpoints(),
+        account::endpoints(),
+        consent::endpoints(),
+        passkey::endpoints(),
+        own,
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// Counts the answer under its route's pattern.
@@ -76,6 +143,10 @@ async fn count(State(metrics): State<ControlMetrics>, request: Request, next: Ne
     let endpoint = pattern.as_ref().map_or("none", MatchedPath::as_str);
     metrics.request(endpoint, response.status().as_u16());
     response
+}
+
+async fn not_allowed() -> Refusal {
+    Refusal::new(405, "api.method", "the method is not known here")
 }
 
 async fn not_found() -> Refusal {

@@ -3,10 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    Json, Router,
+    Json,
     extract::{Request, State},
     response::{IntoResponse, Response},
-    routing::{get, post},
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde_json::Value;
@@ -17,7 +16,7 @@ use testudo_identity::{
 use tokio::time::Instant;
 
 use super::{
-    Refusal,
+    Endpoint, Refusal,
     body::{self, Form},
 };
 use crate::plane::Plane;
@@ -34,18 +33,20 @@ const PUBLIC_CACHE: &str = "public, max-age=300";
 const KEYS_TIMEOUT: Duration = Duration::from_secs(5);
 const KEYS_LOOK: Duration = Duration::from_millis(100);
 
-/// Routes of this file.
-pub fn routes() -> Router<Arc<Plane>> {
-    Router::new()
-        .route(paths::PUSH, post(push))
-        .route(paths::DEVICE_AUTHORIZATION, post(authorize_device))
-        .route(paths::TOKEN, post(token))
-        .route(paths::REVOKE, post(revoke))
-        .route(paths::INTROSPECT, post(introspect))
-        .route(paths::USERINFO, get(userinfo).post(userinfo))
-        .route(paths::JWKS, get(jwks))
-        .route(paths::OPENID_CONFIGURATION, get(discovery))
-        .route(paths::AUTHORIZATION_SERVER, get(discovery))
+/// Those of this file.
+pub fn endpoints() -> Vec<Endpoint> {
+    vec![
+        Endpoint::post(paths::PUSH, push),
+        Endpoint::post(paths::DEVICE_AUTHORIZATION, authorize_device),
+        Endpoint::post(paths::TOKEN, token),
+        Endpoint::post(paths::REVOKE, revoke),
+        Endpoint::post(paths::INTROSPECT, introspect),
+        Endpoint::get(paths::USERINFO, userinfo),
+        Endpoint::post(paths::USERINFO, userinfo),
+        Endpoint::get(paths::JWKS, jwks),
+        Endpoint::get(paths::OPENID_CONFIGURATION, discovery),
+        Endpoint::get(paths::AUTHORIZATION_SERVER, discovery),
+    ]
 }
 
 /// `POST /oauth2/par` (RFC 9126 section 2).

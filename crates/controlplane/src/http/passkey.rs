@@ -4,10 +4,8 @@
 use std::sync::Arc;
 
 use axum::{
-    Router,
     extract::{Request, State},
     response::Response,
-    routing::{get, post},
 };
 use http::StatusCode;
 use testudo_identity::{
@@ -17,7 +15,7 @@ use testudo_identity::{
 };
 
 use super::{
-    Refusal,
+    Endpoint, Refusal,
     authorize::{Typed, logged_in_answer, login_page_again, message, refuse_cross_site, sentence},
     body::Form,
     cookies,
@@ -27,12 +25,16 @@ use crate::{
     plane::Plane,
 };
 
-/// Routes of this file.
-pub fn routes() -> Router<Arc<Plane>> {
-    Router::new().route("/login/passkey", post(login)).route(
-        paths::INVITATION,
-        get(open_invitation).post(accept_invitation),
-    )
+/// Where a passkey logs in.
+pub const LOGIN_PASSKEY: &str = "/login/passkey";
+
+/// Those of this file.
+pub fn endpoints() -> Vec<Endpoint> {
+    vec![
+        Endpoint::post(LOGIN_PASSKEY, login),
+        Endpoint::get(paths::INVITATION, open_invitation),
+        Endpoint::post(paths::INVITATION, accept_invitation),
+    ]
 }
 
 /// `POST /login/passkey`.

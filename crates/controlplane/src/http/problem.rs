@@ -6,6 +6,10 @@ use testudo_model::Problem;
 use testudo_runtime::with_causes;
 use tracing::error;
 
+/// What a refusal says, beside its answer: for who has to say it in other words.
+#[derive(Debug, Clone)]
+pub struct Told(pub String);
+
 /// A refused or failed request, as the caller sees it.
 #[derive(Debug)]
 pub struct Refusal(Box<Problem>);
@@ -54,6 +58,8 @@ impl IntoResponse for Refusal {
         response
             .headers_mut()
             .insert(header::CONTENT_TYPE, media_type);
+        let said = self.0.detail.as_deref().unwrap_or(&self.0.title);
+        response.extensions_mut().insert(Told(said.to_owned()));
         if status == StatusCode::UNAUTHORIZED {
             response
                 .headers_mut()

@@ -3,29 +3,34 @@
 use std::sync::Arc;
 
 use axum::{
-    Json, Router,
+    Json,
     body::Bytes,
     extract::{Path, Request, State},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{delete, put},
 };
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, Method, StatusCode, header};
 use serde_json::Value;
 use testudo_identity::{Caller, RegistrationError, paths};
 use testudo_model::Redacted;
 
 use super::{
-    MAX_FORM_BYTES, Refusal, body,
+    Endpoint, MAX_FORM_BYTES, Refusal, body,
     oauth::{no_store, oauth_error, single},
 };
 use crate::plane::Plane;
 
-/// Routes of this file.
-pub fn routes() -> Router<Arc<Plane>> {
-    let one = format!("{}/{{client}}", paths::REGISTER);
-    Router::new()
-        .route(paths::REGISTER, post(register))
-        .route(&one, get(show).put(replace).delete(deregister))
+/// What one client registered: below [`paths::REGISTER`].
+pub const REGISTERED: &str = "/oauth2/register/{client}";
+
+/// Those of this file.
+pub fn endpoints() -> Vec<Endpoint> {
+    vec![
+        Endpoint::post(paths::REGISTER, register),
+        Endpoint::get(REGISTERED, show),
+        Endpoint::new(Method::PUT, REGISTERED, put(replace)),
+        Endpoint::new(Method::DELETE, REGISTERED, delete(deregister)),
+    ]
 }
 
 /// A request with its bearer token.

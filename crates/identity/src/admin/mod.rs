@@ -6,6 +6,7 @@
 mod clients;
 mod credentials;
 mod groups;
+mod membership;
 mod roles;
 mod service_accounts;
 mod users;
@@ -16,13 +17,15 @@ pub(crate) use clients::{stage_client_deletion, stage_new_client};
 pub(crate) use credentials::Secrets;
 pub use credentials::{NewPassword, NewSecret};
 pub use groups::GroupProfile;
+pub use membership::{MemberKind, MemberView};
+pub(crate) use membership::{check_nesting_of, stage_nesting};
 pub use roles::RoleProfile;
 pub use service_accounts::ServiceAccountProfile;
 pub(crate) use service_accounts::stage_new_service_account;
 use testudo_model::{Redacted, event::EventClass};
 use testudo_store::{Cursor, Page, Record, StoreError, Versioned};
 pub use users::UserProfile;
-pub(crate) use users::stage_new_user;
+pub(crate) use users::{PasswordChange, stage_new_user};
 pub(crate) use validation::{check_clearance, check_count, check_keys, check_text};
 
 use crate::{

@@ -128,16 +128,24 @@ impl Provider {
         caller: &Caller,
     ) -> Result<Created<ServiceAccount>, AdminError> {
         profile.check()?;
-        self.check_memberships(&profile.groups, &profile.roles)?;
-        let account = profile.apply(self.blank_service_account(name));
-        let secrets = Secrets::first(name, secret, account.created_at, &*self.entropy)?;
-        let report = self.account_report("service_account.create", name.as_str());
-        let change =
-            stage_new_service_account(self.change(), &account, &secrets).report(report, caller);
-        self.commit_new(change, named(name.as_str()))?;
+        let now = self.clock.now();
+        let mut secrets = Secrets::first(name, secret, now, &*self.entropy)?;
+        let record = until_settled(|| {
+            self.check_memberships(&profile.groups, &profile.roles)?;
+            let key = NameClaim::client_key(name);
+            if self.tenant.get::<NameClaim>(&key)?.is_some() {
+                return Err(named(name.as_str()).taken());
+            }
+            let account = profile.clone().apply(self.blank_service_account(name));
+            let report = self.account_report("service_account.create", name.as_str());
+            let change = self.stage_memberships(self.change(), &[], &account.groups)?;
+            let change = stage_new_service_account(change, &account, &secrets);
+            let done = change.report(report, caller).commit()?;
+            Ok(done.then_some(account))
+        })?;
         Ok(Created {
-            record: account,
-            generated: secrets.generated,
+            record,
+            generated: secrets.generated.take(),
         })
     }
 
@@ -211,18 +219,22 @@ impl Provider {
         caller: &Caller,
     ) -> Result<(), AdminError> {
         profile.check()?;
-        self.check_memberships(&profile.groups, &profile.roles)?;
-        let stored = self.load_at::<ServiceAccount>(named(id.as_str()), id.as_str(), version)?;
-        let account = ServiceAccount {
-            updated_at: self.clock.now(),
-            ..profile.apply(stored.record)
-        };
-        let report = self.account_report("service_account.update", account.name.as_str());
-        let change = self
-            .change()
-            .put(Expected::Version(version), &account)
-            .report(report, caller);
-        self.commit_change(change, named(id.as_str()))
+        until_settled(|| {
+            self.check_memberships(&profile.groups, &profile.roles)?;
+            let named = named(id.as_str());
+            let stored = self.load_at::<ServiceAccount>(named, id.as_str(), version)?;
+            let before = stored.record.groups.clone();
+            let account = ServiceAccount {
+                updated_at: self.clock.now(),
+                ..profile.clone().apply(stored.record)
+            };
+            let report = self.account_report("service_account.update", account.name.as_str());
+            let change = self
+                .stage_memberships(self.change(), &before, &account.groups)?
+                .put(Expected::Version(version), &account)
+                .report(report, caller);
+            Ok(change.commit()?.then_some(()))
+        })
     }
 
     /// Disables a service account, and takes its tokens back, or enables it again.
@@ -270,19 +282,21 @@ impl Provider {
         version: u64,
         caller: &Caller,
     ) -> Result<(), AdminError> {
-        let stored = self.load_at::<ServiceAccount>(named(id.as_str()), id.as_str(), version)?;
-        let name = &stored.record.name;
-        let change = self
-            .change()
-            .delete::<ServiceAccount>(Expected::Version(version), id.as_str())
-            .delete::<NameClaim>(Expected::Any, &NameClaim::client_key(name))
-            .delete::<SecretCredential>(Expected::Any, name.as_str())
-            .revoke(Revoked::Subject(id.to_string()))
-            .report(
-                self.account_report("service_account.delete", name.as_str()),
-                caller,
-            );
-        self.commit_change(change, named(id.as_str()))
+        until_settled(|| {
+            let named = named(id.as_str());
+            let account = self
+                .load_at::<ServiceAccount>(named, id.as_str(), version)?
+                .record;
+            let name = account.name.as_str();
+            let change = self
+                .stage_memberships(self.change(), &account.groups, &[])?
+                .delete::<ServiceAccount>(Expected::Version(version), id.as_str())
+                .delete::<NameClaim>(Expected::Any, &NameClaim::client_key(&account.name))
+                .delete::<SecretCredential>(Expected::Any, name)
+                .revoke(Revoked::Subject(id.to_string()))
+                .report(self.account_report("service_account.delete", name), caller);
+            Ok(change.commit()?.then_some(()))
+        })
     }
 
     /// Gives a client or service account a new secret, told once. The one before stays valid for `overlap`.

@@ -9,9 +9,21 @@ use crate::{
     Caller, Provider,
     change::{Change, until_settled},
     passkey::{Invitation, Passkey},
-    records::{Holder, NameClaim, PasswordCredential, User},
+    records::{Holder, NameClaim, PasswordCredential, Provisioned, User},
     second_factor::SecondFactors,
+    secret::StoredSecret,
 };
+
+/// What happens to a password beside other changes.
+#[derive(Clone)]
+pub(crate) enum PasswordChange {
+    /// It stays.
+    Keep,
+    /// It is another one from now on.
+    Set(StoredSecret),
+    /// There is none any more.
+    Remove,
+}
 
 /// What an administrator says about a user.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -73,27 +85,45 @@ impl Provider {
         caller: &Caller,
     ) -> Result<Created<User>, AdminError> {
         profile.check()?;
-        self.check_memberships(&profile.groups, &profile.roles)?;
         let (hash, generated) = match password {
             Some(password) => password.realise(&*self.entropy)?,
             None => (None, None),
         };
-        let user = profile.apply(self.blank_user(username));
+        let record = until_settled(|| {
+            self.check_memberships(&profile.groups, &profile.roles)?;
+            let user = profile.clone().apply(self.blank_user(username));
+            let change = self.stage_creation(&user, hash.clone())?.report(
+                self.account_report("user.create", username.as_str()),
+                caller,
+            );
+            Ok::<_, AdminError>(change.commit()?.then_some(user))
+        })?;
+        Ok(Created { record, generated })
+    }
+
+    /// The records of a new user and the groups they come into.
+    pub(crate) fn stage_creation(
+        &self,
+        user: &User,
+        hash: Option<StoredSecret>,
+    ) -> Result<Change<'_>, AdminError> {
+        self.refuse_taken(&user.username)?;
         let credential = PasswordCredential {
             user: user.id.clone(),
             hash,
             changed_at: user.created_at,
             last_login_at: None,
         };
-        let change = stage_new_user(self.change(), &user, &credential).report(
-            self.account_report("user.create", username.as_str()),
-            caller,
-        );
-        self.commit_new(change, named(username.as_str()))?;
-        Ok(Created {
-            record: user,
-            generated,
-        })
+        let change = self.stage_memberships(self.change(), &[], &user.groups)?;
+        Ok(stage_new_user(change, user, &credential))
+    }
+
+    fn refuse_taken(&self, username: &Username) -> Result<(), AdminError> {
+        let key = NameClaim::user_key(username);
+        match self.tenant.get::<NameClaim>(&key)? {
+            Some(_) => Err(named(username.as_str()).taken()),
+            None => Ok(()),
+        }
     }
 
     /// A new enabled user of whom nothing is known but the name.
@@ -108,6 +138,7 @@ impl Provider {
             clearance: 0,
             groups: Vec::new(),
             roles: Vec::new(),
+            provisioned: Provisioned::default(),
             created_at: now,
             updated_at: now,
         }
@@ -155,20 +186,72 @@ impl Provider {
         caller: &Caller,
     ) -> Result<(), AdminError> {
         profile.check()?;
-        self.check_memberships(&profile.groups, &profile.roles)?;
-        let stored = self.load_at::<User>(named(id.as_str()), id.as_str(), version)?;
-        let user = User {
-            updated_at: self.clock.now(),
-            ..profile.apply(stored.record)
+        until_settled(|| {
+            self.check_memberships(&profile.groups, &profile.roles)?;
+            let stored = self.load_at::<User>(named(id.as_str()), id.as_str(), version)?;
+            let user = User {
+                updated_at: self.clock.now(),
+                ..profile.clone().apply(stored.record.clone())
+            };
+            let report = self
+                .account_report("user.update", user.username.as_str())
+                .detail("self", Self::is_self(caller, id.as_str()));
+            let change = self
+                .stage_user(self.change(), &stored, &user, PasswordChange::Keep)?
+                .report(report, caller);
+            Ok(change.commit()?.then_some(()))
+        })
+    }
+
+    /// A user as they are to be. Who is disabled by that, or gets another password, loses all sessions and tokens.
+    ///
+    /// # Errors
+    /// The new name is taken, a group does not exist, or the store fails.
+    pub(crate) fn stage_user<'p>(
+        &self,
+        change: Change<'p>,
+        before: &Versioned<User>,
+        after: &User,
+        password: PasswordChange,
+    ) -> Result<Change<'p>, AdminError> {
+        let id = after.id.as_str();
+        let known = &before.record;
+        let mut change = self
+            .stage_memberships(change, &known.groups, &after.groups)?
+            .put(Expected::Version(before.version), after);
+        if after.username != known.username {
+            self.refuse_taken(&after.username)?;
+            change = change
+                .delete::<NameClaim>(Expected::Any, &NameClaim::user_key(&known.username))
+                .put(
+                    Expected::Absent,
+                    &NameClaim::of_user(&after.username, &after.id),
+                );
+        }
+        let is_shut_out = after.disabled && !known.disabled;
+        if !is_shut_out && matches!(password, PasswordChange::Keep) {
+            return Ok(change);
+        }
+        // Every login writes this record too: of the two, one happens after the other and sees it.
+        let stored = self.load::<PasswordCredential>(named(id), id)?;
+        let credential = match password {
+            PasswordChange::Keep => stored.record,
+            PasswordChange::Set(hash) => PasswordCredential {
+                hash: Some(hash),
+                changed_at: self.clock.now(),
+                ..stored.record
+            },
+            PasswordChange::Remove => PasswordCredential {
+                hash: None,
+                changed_at: self.clock.now(),
+                ..stored.record
+            },
         };
-        let report = self
-            .account_report("user.update", user.username.as_str())
-            .detail("self", Self::is_self(caller, id.as_str()));
-        let change = self
-            .change()
-            .put(Expected::Version(version), &user)
-            .report(report, caller);
-        self.commit_change(change, named(id.as_str()))
+        let mut change = change.put(Expected::Version(stored.version), &credential);
+        if is_shut_out {
+            change = self.stage_end_of_consents(change, &after.id)?;
+        }
+        Ok(self.stage_end_of_all(change, &after.id)?)
     }
 
     /// Disables a user: all sessions end and all tokens are taken back, at once.
@@ -250,31 +333,42 @@ impl Provider {
     pub fn delete_user(&self, id: &UserId, caller: &Caller) -> Result<(), AdminError> {
         until_settled(|| {
             let stored = self.user(id)?;
-            let username = &stored.record.username;
-            let change = self
-                .change()
-                .delete::<User>(Expected::Version(stored.version), id.as_str())
-                .delete::<NameClaim>(Expected::Any, &NameClaim::user_key(username))
-                .report(
-                    self.account_report("user.delete", username.as_str()),
-                    caller,
-                );
-            let credential = self.tenant.get::<PasswordCredential>(id.as_str())?;
-            let change = match credential {
-                Some(Versioned { version, .. }) => change
-                    .delete::<SecondFactors>(Expected::Any, id.as_str())
-                    .delete::<Invitation>(Expected::Any, id.as_str())
-                    .delete::<PasswordCredential>(Expected::Version(version), id.as_str()),
-                None => change,
-            };
-            let change = self.stage_end_of_consents(change, id)?;
-            let passkeys = self.stored_passkeys(id)?;
-            let change = passkeys.iter().fold(change, |change, passkey| {
-                let version = Expected::Version(passkey.version);
-                change.delete::<Passkey>(version, passkey.record.id().as_str())
-            });
-            Ok(self.stage_end_of_all(change, id)?.commit()?.then_some(()))
+            let report = self.account_report("user.delete", stored.record.username.as_str());
+            let change = self.stage_user_deletion(&stored)?;
+            Ok(change.report(report, caller).commit()?.then_some(()))
         })
+    }
+
+    /// The end of a user, of all they have and all they were given.
+    pub(crate) fn stage_user_deletion(
+        &self,
+        stored: &Versioned<User>,
+    ) -> Result<Change<'_>, AdminError> {
+        let User {
+            id,
+            username,
+            groups,
+            ..
+        } = &stored.record;
+        let change = self
+            .stage_memberships(self.change(), groups, &[])?
+            .delete::<User>(Expected::Version(stored.version), id.as_str())
+            .delete::<NameClaim>(Expected::Any, &NameClaim::user_key(username));
+        let credential = self.tenant.get::<PasswordCredential>(id.as_str())?;
+        let change = match credential {
+            Some(Versioned { version, .. }) => change
+                .delete::<SecondFactors>(Expected::Any, id.as_str())
+                .delete::<Invitation>(Expected::Any, id.as_str())
+                .delete::<PasswordCredential>(Expected::Version(version), id.as_str()),
+            None => change,
+        };
+        let change = self.stage_end_of_consents(change, id)?;
+        let passkeys = self.stored_passkeys(id)?;
+        let change = passkeys.iter().fold(change, |change, passkey| {
+            let version = Expected::Version(passkey.version);
+            change.delete::<Passkey>(version, passkey.record.id().as_str())
+        });
+        Ok(self.stage_end_of_all(change, id)?)
     }
 
     /// Writes the password record, as every login does: of the two, one happens after the other and sees it.

@@ -8,7 +8,7 @@ use crate::{
     notification_uri::NotificationUri,
     records::Registered,
     redirect_uri::{RedirectUri, is_anybodys, place_of},
-    scopes::{OFFLINE_ACCESS, OPENID_SCOPES, ScopeSet},
+    scopes::{ANYBODYS_SCOPES, OFFLINE_ACCESS, OPENID_SCOPES, ScopeSet},
 };
 
 /// An application through which people log in.
@@ -54,9 +54,13 @@ impl Client {
     /// Those of the scopes it may have; others are dropped, and the token answer says what is left (RFC 6749 section 3.3,
     /// OpenID Connect Core section 3.1.2.1).
     pub(crate) fn permitted(&self, asked: &ScopeSet) -> ScopeSet {
+        let openid: &[&str] = match self.registered {
+            Some(_) => &ANYBODYS_SCOPES,
+            None => &OPENID_SCOPES,
+        };
         let is_allowed = |scope: &&Scope| match scope.as_str() {
             OFFLINE_ACCESS => self.may_use(GrantType::RefreshToken),
-            name => OPENID_SCOPES.contains(&name) || self.scopes.contains(*scope),
+            name => openid.contains(&name) || self.scopes.contains(*scope),
         };
         asked.iter().filter(is_allowed).cloned().collect()
     }

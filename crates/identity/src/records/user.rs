@@ -23,6 +23,8 @@ pub struct User {
     pub groups: Vec<GroupName>,
     /// Roles they have themselves; groups give further ones.
     pub roles: Vec<RoleName>,
+    /// What only whoever provisions them says.
+    pub provisioned: Provisioned,
     /// When the record was made.
     pub created_at: Timestamp,
     /// When it was changed last.
@@ -39,6 +41,41 @@ impl Record for User {
     fn indexes(&self) -> Vec<(&'static str, String)> {
         let groups = self.groups.iter().map(|group| ("group", group.to_string()));
         let roles = self.roles.iter().map(|role| ("role", role.to_string()));
-        groups.chain(roles).collect()
+        let external = self.provisioned.external_id.iter();
+        let external = external.map(|id| ("external_id", id.clone()));
+        groups.chain(roles).chain(external).collect()
     }
+}
+
+/// Attributes that a provisioning system sets and reads again (RFC 7643 section 4.1), and nobody else uses.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Provisioned {
+    /// What it calls the user.
+    pub external_id: Option<String>,
+    /// The name in parts.
+    pub name: PersonName,
+    /// Mail addresses with what is said about them. The one that counts is [`User::email`].
+    pub emails: Vec<MailAddress>,
+}
+
+/// A name in parts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PersonName {
+    /// All of it, as it is to be shown.
+    pub formatted: Option<String>,
+    /// Surname.
+    pub family: Option<String>,
+    /// First name.
+    pub given: Option<String>,
+}
+
+/// A mail address as a provisioning system knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MailAddress {
+    /// The address.
+    pub value: String,
+    /// `work`, `home` or something else.
+    pub kind: Option<String>,
+    /// Whether it is said to be the one to use, or not to be.
+    pub primary: Option<bool>,
 }

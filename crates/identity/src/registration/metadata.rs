@@ -20,7 +20,7 @@ use crate::{
     },
     records::{About, ApplicationType, Client, ClientKind, ClientLogout, ClientPolicy, GrantType},
     redirect_uri::place_of,
-    scopes::{self, OPENID_SCOPES},
+    scopes::{self, ANYBODYS_SCOPES},
 };
 
 /// What has one value here, and is said in every answer.
@@ -236,7 +236,7 @@ pub(super) fn of_client(client: &Client) -> Map<String, Value> {
         true => &["code"],
         false => &[],
     };
-    let scopes = OPENID_SCOPES
+    let scopes = ANYBODYS_SCOPES
         .into_iter()
         .chain(client.scopes.iter().map(|scope| scope.as_str()));
     let jwks = client.jwks.as_deref();
@@ -349,12 +349,12 @@ fn asked_scopes(
     let malformed = || RegistrationError::metadata("scope", "is malformed, or has too many");
     let mut further = Vec::new();
     for scope in asked.ok_or_else(malformed)? {
-        if OPENID_SCOPES.contains(&scope.as_str()) {
+        if ANYBODYS_SCOPES.contains(&scope.as_str()) {
             continue;
         }
         if !policy.scopes.contains(&scope) {
             let known = policy.scopes.iter().map(|scope| scope.as_str());
-            let known = OPENID_SCOPES.into_iter().chain(known);
+            let known = ANYBODYS_SCOPES.into_iter().chain(known);
             return Err(one_of("scope", scope.as_str(), known));
         }
         further.push(scope);

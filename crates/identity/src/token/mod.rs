@@ -352,9 +352,10 @@ impl Provider {
                 authentication: &grant.authentication,
                 nonce,
                 access_token: &access_token,
+                memberships: self.memberships_of(&grant.user, granted)?,
             };
             let keys = self.signing_keys()?;
-            let claims = claims::id_token(&facts);
+            let claims = claims::id_token(facts);
             Some(
                 keys.current
                     .sign_jwt(ID_TOKEN_TYPE, &claims)

@@ -121,7 +121,7 @@ fn groups_and_roles_must_exist_and_stay_while_they_are_used() {
         .unwrap();
     let version = provider.group(&group("staff")).unwrap().version;
     let used = provider
-        .delete_group(&group("staff"), version, caller)
+        .delete_group(&group("staff"), version, false, caller)
         .unwrap_err();
     assert!(matches!(used, AdminError::InUse { users: 1, .. }));
     let version = provider.role(&role("clerk")).unwrap().version;

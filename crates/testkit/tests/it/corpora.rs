@@ -119,6 +119,7 @@ fn seeds_get_past_the_first_check() {
     accepted("join_token", &|text| {
         testudo_model::JoinToken::parse(text).is_ok()
     });
+    accepted("scim_filter", &|text| testudo_identity::scim_fuzz(text));
     accepted("snapshot_json", &|text| {
         serde_json::from_str(text)
             .is_ok_and(|snapshot| testudo_dataplane::state::Enforced::compile(&snapshot).is_ok())

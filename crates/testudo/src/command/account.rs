@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use testudo_controlplane::Redacted;
 
 use super::{Invocation, login::read_password};
 use crate::{
@@ -21,6 +22,37 @@ pub async fn user(invocation: &Invocation, command: UserCommand) -> Outcome {
                 .get(&format!("/api/v1/users/{}", segment(&username)))
                 .await?;
             Ok(invocation.output.value(&user, |user| format!("{user:#}"))?)
+        }
+        UserCommand::Create {
+            username,
+            display_name,
+            email,
+            groups,
+            roles,
+            no_password,
+        } => {
+            let password = match no_password {
+                true => None,
+                false => Some(read_password(&format!("Password for {username}: "))?),
+            };
+            let body = json!({
+                "username": username,
+                "display_name": display_name,
+                "email": email,
+                "groups": groups,
+                "roles": roles,
+                "password": password.as_ref().map(Redacted::expose),
+            });
+            let user: Value = connection.call("POST", "/api/v1/users", &body).await?;
+            Ok(invocation
+                .output
+                .done(&user, format!("{username} is created"))?)
+        }
+        UserCommand::Delete { username } => {
+            let path = format!("/api/v1/users/{}", segment(&username));
+            let deleted: Value = connection.call("DELETE", &path, &json!({})).await?;
+            let done = format!("{username} is deleted; all sessions and tokens have ended");
+            Ok(invocation.output.done(&deleted, done)?)
         }
         UserCommand::Disable { username } => set(invocation, &username, "disable").await,
         UserCommand::Enable { username } => set(invocation, &username, "enable").await,
@@ -52,7 +84,7 @@ pub async fn user(invocation: &Invocation, command: UserCommand) -> Outcome {
 
 async fn list(invocation: &Invocation, page: PageArguments) -> Outcome {
     let connection = invocation.context.admin().await?;
-    let users: Value = connection.get(&paged("/api/v1/users", page)).await?;
+    let users: Value = connection.get(&paged("/api/v1/users", &page)).await?;
     invocation.output.list(&users, |users| {
         let fields = ["/username", "/groups", "/roles", "/disabled", "/id"];
         table(
@@ -70,15 +102,6 @@ async fn set(invocation: &Invocation, username: &str, verb: &str) -> Outcome {
     Ok(invocation
         .output
         .done(&user, format!("{username} is {verb}d"))?)
-}
-
-/// The address of a page of a list.
-pub(super) fn paged(path: &str, page: PageArguments) -> String {
-    let after = page
-        .after
-        .map(|cursor| format!("&after={}", segment(&cursor)))
-        .unwrap_or_default();
-    format!("{path}?limit={}{after}", page.limit)
 }
 
 async fn invite(invocation: &Invocation, username: &str, ttl: Duration) -> Outcome {
@@ -115,7 +138,7 @@ pub async fn client(invocation: &Invocation, command: ClientCommand) -> Outcome 
     let connection = invocation.context.admin().await?;
     match command {
         ClientCommand::List(page) => {
-            let clients: Value = connection.get(&paged("/api/v1/clients", page)).await?;
+            let clients: Value = connection.get(&paged("/api/v1/clients", &page)).await?;
             invocation.output.list(&clients, |clients| {
                 let fields = [
                     "/client_id",
@@ -177,6 +200,21 @@ pub async fn session(invocation: &Invocation, command: SessionCommand) -> Outcom
                 .done(&revoked, format!("{session} is revoked"))?)
         }
     }
+}
+
+/// The address of a page of the list at `path`.
+pub fn paged(path: &str, page: &PageArguments) -> String {
+    let parameter = |name: &str, value: &Option<String>| {
+        let value = value.as_deref().map(segment);
+        value
+            .map(|value| format!("&{name}={value}"))
+            .unwrap_or_default()
+    };
+    let (after, filter) = (
+        parameter("after", &page.after),
+        parameter("filter", &page.filter),
+    );
+    format!("{path}?limit={}{after}{filter}", page.limit)
 }
 
 /// Rows of the `items` of a page.

@@ -6,6 +6,7 @@ mod bound;
 mod children;
 mod fleet;
 mod generate;
+mod group;
 mod import;
 mod invitation;
 mod login;
@@ -73,6 +74,8 @@ pub async fn run(cli: Cli) -> Outcome {
         Command::Policy(command) => policy::run(&invocation, command).await,
         Command::Audit(command) => audit::run(&invocation, command).await,
         Command::User(command) => account::user(&invocation, command).await,
+        Command::Group(command) => group::group(&invocation, command).await,
+        Command::Role(command) => group::role(&invocation, command).await,
         Command::Import(command) => import::run(&invocation, command).await,
         Command::Client(command) => account::client(&invocation, command).await,
         Command::Session(command) => account::session(&invocation, command).await,

@@ -28,7 +28,7 @@ pub async fn run(invocation: &Invocation, command: RegistrationTokenCommand) -> 
                 .value(&made, |made| field(made, "/token"))?;
         }
         RegistrationTokenCommand::List(page) => {
-            let tokens: Value = connection.get(&paged(PATH, page)).await?;
+            let tokens: Value = connection.get(&paged(PATH, &page)).await?;
             invocation
                 .output
                 .list(&tokens, |tokens| table(&COLUMNS, &rows(tokens, &FIELDS)))?;

@@ -20,6 +20,12 @@ fn request(method: &str, path: &str, fields: &str) -> String {
         .replace("{username}", "alice")
         .replace("{client}", "robot")
         .replace("{passkey}", "00000000000000000000000000000000")
+        .replace("{group}", "customers")
+        .replace("{kind}/{member}", "user/larry")
+        .replace("{role}", "shop-admin")
+        .replace("{resource}", "usr_00000000000000000000000000")
+        .replace("{type}", "User")
+        .replace("{schema}", "urn:ietf:params:scim:schemas:core:2.0:User")
         .replace("{session}", "ses_00000000000000000000000000")
         .replace("{token}", "join_00000000000000000000000000")
         .replace("{registration_token}", "rgt_00000000000000000000000000")
@@ -102,9 +108,11 @@ fn every_operation_refuses_whoever_has_no_right_to_it() {
         );
         let answer = ask(&bearer(lent));
         assert_eq!(answer.status, 403, "{what} by an application: {answer:?}");
-        assert_eq!(answer.json()["code"], "api.scope", "{what}: {answer:?}");
+        if operation.right != Right::Provision {
+            assert_eq!(answer.json()["code"], "api.scope", "{what}: {answer:?}");
+        }
         let answer = ask(&bearer(&audrey));
-        if operation.right == Right::Change {
+        if operation.right != Right::Read {
             assert_eq!(answer.status, 403, "{what} by an auditor: {answer:?}");
         } else {
             assert!(
@@ -159,7 +167,7 @@ fn every_operation_refuses_whoever_has_no_right_to_it() {
     let refused = 2 * operations.len()
         + operations
             .iter()
-            .filter(|operation| operation.right == Right::Change)
+            .filter(|operation| operation.right != Right::Read)
             .count();
     let arguments = [
         "audit",
