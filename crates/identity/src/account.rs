@@ -187,7 +187,7 @@ impl Provider {
                 Ok(self.account_overview(&session)?)
             }
             _ if !self.is_fresh(&session)? => {
-                let two_factors = self.can_show_two_factors(&session.user)?;
+                let two_factors = self.can_reach(&session.user, ASSURANCE_TWO_FACTORS)?;
                 let visit = Visit::Account { two_factors };
                 Ok(AccountPage::Login(self.prompt_visit(visit, browser)?))
             }
@@ -336,8 +336,8 @@ impl Provider {
     /// Whether the login is of the last minutes, and with all the user has.
     fn is_fresh(&self, session: &Session) -> Result<bool, Fault> {
         let age = self.clock.now().since(session.authentication.at);
-        let is_strong = session.authentication.context_class == ASSURANCE_TWO_FACTORS
-            || !self.can_show_two_factors(&session.user)?;
+        let is_strong = &*session.authentication.context_class >= ASSURANCE_TWO_FACTORS
+            || !self.can_reach(&session.user, ASSURANCE_TWO_FACTORS)?;
         Ok(age <= FRESH_LOGIN && is_strong)
     }
 }

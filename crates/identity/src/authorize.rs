@@ -15,7 +15,7 @@ use testudo_store::Expected;
 use crate::{
     Caller, ErrorCode, Fault, Parameters, Provider,
     change::{Change, Report, until_settled},
-    claims::{ASSURANCE_ONE_FACTOR, ASSURANCE_TWO_FACTORS},
+    claims::{ASSURANCE_ONE_FACTOR, ASSURANCE_PHISHING_RESISTANT, ASSURANCE_TWO_FACTORS},
     dpop::KeyThumbprint,
     flow::{Flow, GrantRequest, Purpose, Visit},
     limits::{FLOW_LIFETIME, MAX_COOKIE_BYTES, MAX_NONCE_BYTES, MAX_STATE_BYTES},
@@ -280,9 +280,9 @@ impl Provider {
             None => None,
         };
         if let Some(session) = &session
-            && request.two_factors
+            && let Some(least) = &request.least_class
             && freshness.prompt != Prompt::Login
-            && !self.can_show_two_factors(&session.user)?
+            && !self.can_reach(&session.user, least)?
         {
             return Err(refused(Refusal::UnmetAuthentication));
         }
@@ -377,7 +377,7 @@ impl Provider {
             key: bound_key(parameters)?,
             pushed: pushed.cloned(),
             is_signed,
-            two_factors: two_factors(parameters.get("acr_values")),
+            least_class: least_class(parameters.get("acr_values")).map(str::to_owned),
             asks_consent: prompts(parameters).any(|word| word == "consent"),
         };
         Ok((request, Freshness::of(parameters)?))
@@ -584,12 +584,16 @@ fn granted_scopes(asked: Option<&str>, client: &Client) -> Result<ScopeSet, Refu
     }
 }
 
-/// Whether `acr_values` leaves nothing else: values are in order of preference, and what is not known says nothing
+/// The class that is asked for: values are in order of preference, and what is not known says nothing
 /// (OpenID Connect Core section 3.1.2.1).
-fn two_factors(acr_values: Option<&str>) -> bool {
+fn least_class(acr_values: Option<&str>) -> Option<&str> {
     let mut values = acr_values.unwrap_or("").split(' ');
-    let known = [ASSURANCE_ONE_FACTOR, ASSURANCE_TWO_FACTORS];
-    values.find(|value| known.contains(value)) == Some(ASSURANCE_TWO_FACTORS)
+    let known = [
+        ASSURANCE_ONE_FACTOR,
+        ASSURANCE_TWO_FACTORS,
+        ASSURANCE_PHISHING_RESISTANT,
+    ];
+    values.find(|value| known.contains(value))
 }
 
 /// The words of `prompt`.

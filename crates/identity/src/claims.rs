@@ -13,10 +13,12 @@ use crate::{
     scopes::{self, EMAIL, GROUPS, PROFILE, ROLES, ScopeSet},
 };
 
-/// `acr` of a login with one factor.
+/// `acr` of a login with one factor. The classes are ordered as their texts are: each is more than the one before.
 pub const ASSURANCE_ONE_FACTOR: &str = "1";
 /// `acr` of a login with two factors.
 pub const ASSURANCE_TWO_FACTORS: &str = "2";
+/// `acr` of a login with two factors that no page of somebody else gets anything out of.
+pub const ASSURANCE_PHISHING_RESISTANT: &str = "3";
 /// `amr` of a password (RFC 8176).
 pub(crate) const METHOD_PASSWORD: &str = "pwd";
 /// `typ` of an ID token: plain, so that no resource takes it for an access token.

@@ -90,7 +90,7 @@ fn document(issuer: &str) -> Value {
             "iss", "sub", "aud", "exp", "iat", "auth_time", "nonce", "acr", "amr", "at_hash", "sid",
             "name", "preferred_username", "updated_at", "email", "email_verified", "groups", "roles"
         ],
-        "acr_values_supported": ["1", "2"],
+        "acr_values_supported": ["1", "2", "3"],
         "prompt_values_supported": ["none", "login", "consent", "select_account"],
         "code_challenge_methods_supported": ["S256"],
         "token_endpoint_auth_methods_supported": any_client,
@@ -182,7 +182,8 @@ mod tests {
           ],
           "acr_values_supported": [
             "1",
-            "2"
+            "2",
+            "3"
           ],
           "prompt_values_supported": [
             "none",

@@ -6,9 +6,17 @@ use testudo_store::{Expected, Record, StoreError, Tenant};
 use testudo_trust::{Keyring, RootKey, base64url};
 
 use crate::{
-    Fault, claims::ASSURANCE_TWO_FACTORS, discovery::paths, dpop::KeyThumbprint,
-    limits::MAX_FLOW_BYTES, pkce::CodeChallenge, pushed::Reference, records::Authentication,
-    redirect_uri::with_parameters, scopes::ScopeSet, secret::StoredSecret,
+    Fault,
+    claims::{ASSURANCE_ONE_FACTOR, ASSURANCE_TWO_FACTORS},
+    discovery::paths,
+    dpop::KeyThumbprint,
+    limits::MAX_FLOW_BYTES,
+    pkce::CodeChallenge,
+    pushed::Reference,
+    records::Authentication,
+    redirect_uri::with_parameters,
+    scopes::ScopeSet,
+    secret::StoredSecret,
 };
 
 /// What is sealed, and opens as nothing else.
@@ -52,12 +60,14 @@ impl Purpose {
         }
     }
 
-    /// Whether one factor is not enough.
-    pub(crate) const fn wants_two_factors(&self) -> bool {
-        match self {
-            Self::Authorize(request) => request.two_factors,
-            Self::Visit(visit) => matches!(visit, Visit::Account { two_factors: true }),
-        }
+    /// The `acr` that is at least needed.
+    pub(crate) fn least_class(&self) -> &str {
+        let least = match self {
+            Self::Authorize(request) => request.least_class.as_deref(),
+            Self::Visit(Visit::Account { two_factors: true }) => Some(ASSURANCE_TWO_FACTORS),
+            Self::Visit(_) => None,
+        };
+        least.unwrap_or(ASSURANCE_ONE_FACTOR)
     }
 }
 
@@ -114,8 +124,8 @@ pub(crate) struct GrantRequest {
     pub(crate) pushed: Option<Reference>,
     /// Whether the client has signed it.
     pub(crate) is_signed: bool,
-    /// Two factors are needed (`acr_values`).
-    pub(crate) two_factors: bool,
+    /// The least that is enough (`acr_values`).
+    pub(crate) least_class: Option<String>,
     /// The user is asked, whatever they said before (`prompt=consent`).
     pub(crate) asks_consent: bool,
 }
@@ -123,7 +133,8 @@ pub(crate) struct GrantRequest {
 impl GrantRequest {
     /// Whether a login like this is enough.
     pub(crate) fn accepts(&self, authentication: &Authentication) -> bool {
-        !self.two_factors || authentication.context_class == ASSURANCE_TWO_FACTORS
+        let least = self.least_class.as_ref();
+        least.is_none_or(|least| authentication.context_class >= *least)
     }
 }
 

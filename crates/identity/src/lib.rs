@@ -72,7 +72,8 @@ pub use admin::{
 pub use authorize::{Authorization, AuthorizeError, LoginPrompt, Refusal};
 pub use caller::{Caller, Peer};
 pub use claims::{
-    ASSURANCE_ONE_FACTOR, ASSURANCE_TWO_FACTORS, IdTokenClaims, Memberships, UserInfo,
+    ASSURANCE_ONE_FACTOR, ASSURANCE_PHISHING_RESISTANT, ASSURANCE_TWO_FACTORS, IdTokenClaims,
+    Memberships, UserInfo,
 };
 pub use consent::{ConsentDecision, ConsentError, ConsentQuestion, ConsentView};
 pub use device::{

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use testudo_model::{
-    Redacted, SessionId, Timestamp, Username, event::EventClass, limits::SESSION_LIFETIME,
+    Redacted, SessionId, Timestamp, UserId, Username, event::EventClass, limits::SESSION_LIFETIME,
 };
 use testudo_store::{Expected, Versioned};
 use testudo_trust::{constant_time_eq, dummy_verify, hash_password, needs_rehash, verify_password};
@@ -11,7 +11,9 @@ use testudo_trust::{constant_time_eq, dummy_verify, hash_password, needs_rehash,
 use crate::{
     Caller, Fault, Provider,
     change::{Change, Report, until_settled},
-    claims::{ASSURANCE_ONE_FACTOR, ASSURANCE_TWO_FACTORS, METHOD_PASSWORD},
+    claims::{
+        ASSURANCE_ONE_FACTOR, ASSURANCE_PHISHING_RESISTANT, ASSURANCE_TWO_FACTORS, METHOD_PASSWORD,
+    },
     flow::{Flow, Purpose},
     limits::MAX_PASSWORD_BYTES,
     passkey::{AcceptedPasskey, ShownPasskey},
@@ -156,7 +158,7 @@ impl Accepted {
             }
             Self::Passkey(passkey) => {
                 let methods = [&passkey.methods()[..], &[METHOD_SEVERAL]].concat();
-                (ASSURANCE_TWO_FACTORS, methods)
+                (ASSURANCE_PHISHING_RESISTANT, methods)
             }
         }
     }
@@ -198,17 +200,14 @@ impl Provider {
             return Err(LoginError::Throttled { retry_after });
         }
         match self.prove(username.as_ref(), request.password)? {
+            Ok(proven) if self.needs_passkey(&proven.user.id, flow.purpose.least_class())? => {
+                self.settle_forgiveness(&attempt)?;
+                Err(LoginError::PasskeyNeeded)
+            }
             Ok(proven) if self.second_factor(&proven.user.id)?.is_some() => {
                 self.settle_forgiveness(&attempt)?;
                 let flow = self.half_login(flow, &proven)?;
                 Err(LoginError::SecondFactorNeeded { flow })
-            }
-            Ok(proven)
-                if flow.purpose.wants_two_factors()
-                    && self.can_show_two_factors(&proven.user.id)? =>
-            {
-                self.settle_forgiveness(&attempt)?;
-                Err(LoginError::PasskeyNeeded)
             }
             Ok(proven) => {
                 let (session, means) = (request.session, Means::Password);
@@ -220,6 +219,11 @@ impl Provider {
                 Err(LoginError::WrongCredentials)
             }
         }
+    }
+
+    /// Whether the user has a passkey, and nothing else of theirs makes a login of this class.
+    fn needs_passkey(&self, user: &UserId, class: &str) -> Result<bool, Fault> {
+        Ok(self.class_of_password(user)? < class && self.can_reach(user, class)?)
     }
 
     /// Who asked for the login of a form, for people: what a page needs to show the form again. `None` if the form

@@ -28,6 +28,7 @@ pub use self::{
 use crate::{
     AdminError, Caller, Fault, Provider,
     change::{Report, until_settled},
+    claims::{ASSURANCE_ONE_FACTOR, ASSURANCE_TWO_FACTORS},
     records::Session,
     webauthn::{KnownCredential, NewCredential},
 };
@@ -264,9 +265,17 @@ impl Provider {
         Ok(self.tenant.find::<Passkey>("user", user.as_str())?)
     }
 
-    /// Whether a user has what makes a login one with two factors.
-    pub(crate) fn can_show_two_factors(&self, user: &UserId) -> Result<bool, Fault> {
-        Ok(self.second_factor(user)?.is_some() || !self.stored_passkeys(user)?.is_empty())
+    /// Whether a user has what makes a login one of this class (`acr`).
+    pub(crate) fn can_reach(&self, user: &UserId, class: &str) -> Result<bool, Fault> {
+        Ok(class <= self.class_of_password(user)? || !self.stored_passkeys(user)?.is_empty())
+    }
+
+    /// The class of a login with the password, and with the second factor if the user has one.
+    pub(crate) fn class_of_password(&self, user: &UserId) -> Result<&'static str, Fault> {
+        Ok(match self.second_factor(user)? {
+            Some(_) => ASSURANCE_TWO_FACTORS,
+            None => ASSURANCE_ONE_FACTOR,
+        })
     }
 
     /// Takes a passkey of the user of `session` away. Nobody learns whether there is one of that id.

@@ -170,7 +170,7 @@ fn a_passkey_is_added_and_logs_in_with_two_factors() {
     let tokens = house.redeem_claimed(&code_of(&done)).unwrap();
     let claims = house.access_claims(&tokens);
     assert_eq!(claims.sub, house.alice.as_str());
-    assert_eq!(claims.acr.as_deref(), Some("2"));
+    assert_eq!(claims.acr.as_deref(), Some("3"));
     assert_eq!(claims.amr, ["pop", "user", "mfa"]);
     let [passkey] = &passkeys(&house)[..] else {
         panic!("one passkey");
@@ -512,8 +512,14 @@ fn whoever_has_the_password_alone_cannot_change_the_passkeys_of_somebody_who_has
 
 #[test]
 fn an_application_that_asks_for_two_factors_gets_them_by_passkey() {
+    for class in ["2", "3"] {
+        asks_for(class);
+    }
+}
+
+fn asks_for(class: &str) {
     let (house, mut authenticator) = house();
-    let request = native_request(&[("acr_values", "2")]);
+    let request = native_request(&[("acr_values", class)]);
     let prompt = house.prompt(&request);
     let by_password = LoginRequest {
         flow: &prompt.flow,

@@ -117,7 +117,7 @@ fn a_person_adds_a_passkey_and_logs_in_with_it_alone() {
     let claims = claims_of(fleet.folder.run(&["token"]).trim());
     assert_eq!(
         (&claims["acr"], &claims["amr"]),
-        (&json!("2"), &json!(["pop", "user", "mfa"]))
+        (&json!("3"), &json!(["pop", "user", "mfa"]))
     );
     let [listed] = &passkeys(&fleet, "alice")[..] else {
         panic!("one passkey");
@@ -418,7 +418,7 @@ fn a_new_user_adds_a_passkey_uses_two_applications_and_logs_out_of_both() {
         assert_eq!(page.complaints, Vec::<String>::new());
         page.text.trim().to_owned()
     };
-    let logged_in = "nora, acr 2, amr pop user mfa";
+    let logged_in = "nora, acr 3, amr pop user mfa";
     assert_eq!(shown(&page, library), format!("At library: {logged_in}"));
     let page = browser.open(&reading_room.at("/login"));
     assert_eq!(
