@@ -15,7 +15,8 @@ use testudo_model::{ClientName, GroupName, Redacted, RoleName, Username};
 
 use super::{ImportClient, ImportUser, ImportedRealm, LeftOut};
 use crate::{
-    ClientKind, ClientLogout, ClientPolicy, ClientProfile, GrantType, RedirectUri, UserProfile,
+    ClientKind, ClientLogout, ClientPolicy, ClientProfile, ConsentRule, GrantType, RedirectUri,
+    UserProfile,
 };
 
 /// Clients that every realm has for Keycloak itself.
@@ -143,6 +144,8 @@ struct Client {
     standard_flow_enabled: bool,
     #[serde(default)]
     service_accounts_enabled: bool,
+    #[serde(default)]
+    consent_required: bool,
     #[serde(default)]
     secret: Option<Redacted<String>>,
     #[serde(default)]
@@ -480,6 +483,10 @@ impl Client {
                     require_pushed_authorization_requests: self
                         .is_on("require.pushed.authorization.requests"),
                     dpop_bound_access_tokens: self.is_on("dpop.bound.access.tokens"),
+                    consent: match self.consent_required {
+                        true => ConsentRule::Required,
+                        false => ConsentRule::Implied,
+                    },
                     ..ClientPolicy::default()
                 },
                 logout: ClientLogout {
@@ -640,6 +647,19 @@ mod tests {
         assert_eq!(shop.profile.logout.post_logout_redirect_uris.len(), 2);
         assert!(shop.profile.logout.backchannel_logout_session_required);
         assert_eq!(realm.clients.len(), 2, "and a native one");
+    }
+
+    #[test]
+    fn a_client_that_asked_its_users_still_does() {
+        let rule = |text: &str| {
+            let realm = read(text).unwrap();
+            let mut clients = realm.clients.iter();
+            let shop = clients.find(|client| client.client_id.as_str() == "shop");
+            shop.unwrap().profile.policy.consent
+        };
+        assert_eq!(rule(REALM), ConsentRule::Implied);
+        let (no, yes) = ("\"consentRequired\": false", "\"consentRequired\": true");
+        assert_eq!(rule(&REALM.replace(no, yes)), ConsentRule::Required);
     }
 
     #[test]
