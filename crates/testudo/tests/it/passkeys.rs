@@ -20,6 +20,8 @@ use crate::{
 };
 
 const PASSWORD: &str = "alice-reads-a-lot";
+/// The model that Chromium's virtual authenticators say they are.
+const MODEL: &str = "01020304-0506-0708-0102-030405060708";
 const BUTTON: &str = "Log in with a passkey";
 
 fn server(fleet: &Fleet, path: &str) -> String {
@@ -172,6 +174,35 @@ fn a_copy_of_an_authenticator_is_noticed_and_does_not_log_in() {
     );
     let found = events(&fleet, &["activity=passkey.clone"]);
     assert!(found.contains("the signature counter went back"), "{found}");
+}
+
+#[test]
+fn an_authenticator_of_another_model_than_those_allowed_is_refused() {
+    if left_out() {
+        return;
+    }
+    let folder = Folder::bookshop();
+    let text = fs::read_to_string(folder.fleet_file()).unwrap();
+    let other = "cb69481e-8ff7-4039-93ec-0a2729a154a8";
+    let rule = format!("[passkeys]\nattestation = \"direct\"\nallowed_aaguids = [\"{other}\"]");
+    fs::write(folder.fleet_file(), format!("{text}\n{rule}\n")).unwrap();
+    let fleet = folder.up();
+    let mut browser = chromium(&fleet);
+    browser.window(WINDOW);
+    browser.authenticator(json!({}));
+    let page = add_passkey(&mut browser, &fleet);
+    let alert = page.alert.expect("an alert");
+    assert_eq!(alert, "Authenticators of this model are not allowed.");
+    assert_eq!(passkeys(&fleet, "alice"), Vec::<Value>::new());
+    // The model says which it is, and is allowed then.
+    let refused = events(&fleet, &["activity=passkey.add", "outcome=denied"]);
+    assert!(refused.contains("not allowed"), "{refused}");
+    fleet.folder.edit(other, MODEL);
+    fleet.folder.run(&["apply", "fleet.toml"]);
+    browser.authenticator(json!({}));
+    let page = browser.click("Create the passkey");
+    assert!(page.text.contains("Passkey: added"), "{page:#?}");
+    assert_eq!(passkeys(&fleet, "alice")[0]["aaguid"], MODEL);
 }
 
 #[test]
