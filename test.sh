@@ -4,9 +4,10 @@
 #   ./test.sh        everything
 #   ./test.sh fast   without installing anything, and without the tests that need what would be installed
 #
-# Needs Rust (rustup). On a Debian-like system it installs nginx, Redis, Python, Node.js, Go, Chromium, NSS' certutil, oathtool
+# Needs Rust (rustup). On a Debian-like system it installs nginx, Redis, Python, Node.js, Chromium, NSS' certutil, oathtool
 # and slowhttptest with apt, through sudo if it is not run by root; what is written in Python, JavaScript, Go and Rust goes to
-# .tools, in fixed versions. Elsewhere install those nine yourself. Node.js 20 and Go 1.25 are the oldest that will do.
+# .tools, in fixed versions, and Go too where it is too old. Elsewhere install those eight yourself. Node.js 20 is the oldest
+# that will do.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -16,6 +17,8 @@ readonly PYTHON_PACKAGES=(
     httpbin==0.10.4 waitress==3.0.2 websockets==17.4 grpcio==1.85.1 h11==0.16.0 aioquic==1.7.2
     authlib==1.9.9 requests==2.34.2 'scim2-tester[httpx2]==0.5.2' schemathesis==4.32.5
 )
+# What the Go clients of the tests need; distributions are behind.
+readonly GO_VERSION=1.26.4
 readonly STARTED=$SECONDS
 
 main() {
@@ -61,6 +64,7 @@ install_tools() {
     fi
     "$TOOLS/venv/bin/pip" install --quiet --disable-pip-version-check "${PYTHON_PACKAGES[@]}" || return 1
     install_node_packages || return 1
+    install_go || return 1
     build_go h2spec h2spec github.com/summerwind/h2spec/cmd/h2spec || return 1
     build_go strict_clients/go go-oidc-client . || return 1
     build_go strict_clients/oauth2-proxy oauth2-proxy github.com/oauth2-proxy/oauth2-proxy/v7 || return 1
@@ -94,7 +98,39 @@ fetch_wycheproof() {
         mv "$folder.new" "$folder"
 }
 
+# Go as the module proxy has it, unless the system's is new enough.
+install_go() {
+    local folder=$TOOLS/go machine archive
+    go_is_new_enough && return
+    [[ -x $folder/bin/go ]] && return
+    case "$(uname -m)" in
+        aarch64 | arm64) machine=arm64 ;;
+        *) machine=amd64 ;;
+    esac
+    archive=v0.0.1-go$GO_VERSION.$(uname -s | tr '[:upper:]' '[:lower:]')-$machine
+    curl --fail --silent --show-error --location --output "$folder.zip" \
+        "https://proxy.golang.org/golang.org/toolchain/@v/$archive.zip" &&
+        python3 -m zipfile -e "$folder.zip" "$folder.new" &&
+        mv "$folder.new/golang.org/toolchain@$archive" "$folder" &&
+        rm -r "$folder.zip" "$folder.new" &&
+        chmod +x "$folder"/bin/* "$folder"/pkg/tool/*/*
+}
+
+go_is_new_enough() {
+    local version
+    version=$(go_of_system env GOVERSION 2>/dev/null) || return 1
+    [[ $(printf '%s\n' "$GO_VERSION" "${version#go}" | sort -V | head -n 1) == "$GO_VERSION" ]]
+}
+
 go_command() {
+    if [[ -x $TOOLS/go/bin/go ]]; then
+        GOTOOLCHAIN=local "$TOOLS/go/bin/go" "$@"
+    else
+        go_of_system "$@"
+    fi
+}
+
+go_of_system() {
     local go=go
     command -v go >/dev/null || go=/usr/local/go/bin/go
     GOTOOLCHAIN=local "$go" "$@"
@@ -113,7 +149,6 @@ install_system_packages() {
     command -v oathtool >/dev/null || missing+=(oathtool)
     command -v redis-server >/dev/null || missing+=(redis-server)
     command -v slowhttptest >/dev/null || missing+=(slowhttptest)
-    command -v go >/dev/null || [[ -x /usr/local/go/bin/go ]] || missing+=(golang-go)
     ((${#missing[@]})) || return 0
     if ! command -v apt-get >/dev/null; then
         printf 'install these and run this again: %s\n' "${missing[*]}" >&2
