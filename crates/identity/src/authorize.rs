@@ -306,7 +306,7 @@ impl Provider {
                     .get("login_hint")
                     .filter(|hint| hint.len() <= 128);
                 let name = client.name_at(Some(redirect_uri));
-                let purpose = Purpose::Authorize(request);
+                let purpose = Purpose::Authorize(Box::new(request));
                 let prompt = self.prompt_login(purpose, name, browser, hint)?;
                 Ok(Authorization::Login(prompt))
             }

@@ -46,7 +46,7 @@ impl Sealed for Flow {
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Purpose {
     /// A valid authorization request.
-    Authorize(GrantRequest),
+    Authorize(Box<GrantRequest>),
     /// A page of our own.
     Visit(Visit),
 }

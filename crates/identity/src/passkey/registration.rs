@@ -188,7 +188,7 @@ impl Provider {
     ) -> Result<(), Fault> {
         match added {
             Ok(()) | Err(RegistrationError::Unavailable(_)) => Ok(()),
-            Err(refused) => self.report(report.denied(&refused.to_string()), caller),
+            Err(refused) => self.report_refusal(report.denied(&refused.to_string()), caller),
         }
     }
 
