@@ -67,6 +67,8 @@ fn a_flag_wins_over_the_environment_and_that_over_the_file_and_that_over_the_def
     listen.sidecar_outbound = "127.0.0.1:15006"  # default
     outbound.allow_http = false  # default
     outbound.allow_networks = []  # default
+    passkeys.allowed_aaguids = []  # default
+    passkeys.attestation = "none"  # default
     policy.directory = "policies"  # default
     public_names = ["shop.example"]  # environment TESTUDO__PUBLIC_NAMES
     roles = []  # default
