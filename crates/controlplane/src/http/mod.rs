@@ -12,6 +12,7 @@ mod problem;
 mod registration;
 mod serve;
 mod timely;
+mod unread;
 
 use std::sync::Arc;
 

@@ -29,7 +29,10 @@ use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 use tracing::{debug, warn};
 
-use super::timely::Timely;
+use super::{
+    timely::Timely,
+    unread::{self, ReadOut},
+};
 use crate::connection::{Guarded, Sources};
 
 /// Connections at the same time; people and their browsers, not the fleet's traffic.
@@ -174,7 +177,11 @@ where
     let stream = Guarded::new(stream, limits::HEADER_READ_TIMEOUT);
     let service = router.map_request(move |mut request: http::Request<Incoming>| {
         request.extensions_mut().insert(remote.clone());
-        request.map(|body| Timely::new(body, limits::DEFAULT_REQUEST_TIMEOUT))
+        let reads_out = unread::must_be_read_out(&request);
+        request.map(|body| {
+            let body = Timely::new(body, limits::DEFAULT_REQUEST_TIMEOUT);
+            ReadOut::new(body, reads_out)
+        })
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
@@ -235,5 +242,27 @@ mod tests {
             open(b"PRI * HTT"),
             open(b"GET / HTTP/1.1\r\nHost: ")
         );
+    }
+
+    #[tokio::test]
+    async fn a_body_that_nobody_wanted_takes_neither_the_answer_nor_the_connection_with_it() {
+        let (mut client, server) = duplex(1024);
+        let (_signal, drain) = Drain::new();
+        tokio::spawn(serve_connection(
+            server,
+            Router::new(),
+            Remote::Local,
+            drain,
+        ));
+        let refused = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\n\r\n";
+        let next = "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        client.write_all(refused.as_bytes()).await.unwrap();
+        // The answer is on its way before the body.
+        client.read_exact(&mut [0; 12]).await.unwrap();
+        client.write_all(&vec![b'x'; 3_000_000]).await.unwrap();
+        client.write_all(next.as_bytes()).await.unwrap();
+        let mut answers = String::new();
+        client.read_to_string(&mut answers).await.unwrap();
+        assert_eq!(answers.matches("HTTP/1.1 404").count(), 1, "{answers}");
     }
 }

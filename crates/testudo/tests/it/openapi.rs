@@ -70,8 +70,6 @@ fn schemathesis_finds_no_crash_and_no_answer_that_is_not_described() {
         .arg(format!("--tls-verify={}", ca.display()))
         .args(["--phases", "examples,coverage,fuzzing", "--max-examples", "5"])
         .args(["--checks", "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"])
-        // A kept connection may end just when the next request goes out on it (RFC 9112 section 9.3.1).
-        .args(["--request-retries", "1"])
         // It waits for events.
         .args(["--exclude-path", "/api/v1/audit/tail"])
         .args(["--seed", "1", "--workers", "1", "--no-color", "--continue-on-failure"])
