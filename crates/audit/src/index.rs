@@ -16,6 +16,8 @@ use crate::{Entry, Ledger, LedgerError, filter::ById};
 const MOMENT_DIGITS: usize = 8;
 /// The same as a time: two digits less of milliseconds.
 const MOMENT: Duration = Duration::from_millis(1 << 10);
+/// Longest span that is looked at for a name.
+const MAX_SPAN: Duration = Duration::from_secs(10);
 /// Leaves in one run: what a search reads at once.
 const MAX_RUN: u64 = 1_024;
 /// Moments of one run. Blocks hold half a second of events; more moments come from a reporter that made its
@@ -127,22 +129,37 @@ impl Ledger {
         Ok(found)
     }
 
-    /// The events of about `at` (that second or the next) that have `name` somewhere, in the order of the ledger.
+    /// The events made from `from` to `to`, or in the same second as either, that have `name` somewhere, in the order of the
+    /// ledger. A span of more than [`MAX_SPAN`] ends there.
     ///
     /// An id says when what it stands for was made: that is how the event of the making is found, without an index of
     /// all that events name.
     ///
     /// # Errors
     /// The store fails, or a leaf is damaged.
-    pub fn about(&self, at: Timestamp, name: &str) -> Result<Vec<Entry>, LedgerError> {
+    pub fn between(
+        &self,
+        from: Timestamp,
+        to: Timestamp,
+        name: &str,
+    ) -> Result<Vec<Entry>, LedgerError> {
+        let last = Moment(Ulid::least_of(to.min(from + MAX_SPAN)));
         let mut runs = BTreeMap::new();
-        for moment in [at, at + MOMENT].map(|at| Moment(Ulid::least_of(at))) {
-            for run in self
-                .tenant
-                .find::<LeafRun>(LeafRun::MOMENT, moment.as_str())?
-            {
-                runs.insert(run.record.first, run.record.count);
+        let mut at = from;
+        loop {
+            let moment = Moment(Ulid::least_of(at));
+            if moment.as_str() > last.as_str() {
+                break;
             }
+            let found = self
+                .tenant
+                .find::<LeafRun>(LeafRun::MOMENT, moment.as_str())?;
+            runs.extend(
+                found
+                    .into_iter()
+                    .map(|run| (run.record.first, run.record.count)),
+            );
+            at = at + MOMENT;
         }
         let mut found = Vec::new();
         for (first, count) in runs {

@@ -3,7 +3,7 @@
 //! Nothing is kept about a token but its events. They are found by when they were made, which ids tell: of the token, of the
 //! session at the client, of the login.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{Json, extract::State};
 use serde_json::{Value, json};
@@ -21,6 +21,9 @@ use super::{
     extract::Path,
 };
 use crate::{http::Refusal, plane::Plane};
+
+/// What happens together is recorded together: the event of it is not further from the id that it is known by.
+const APART: Duration = Duration::from_secs(1);
 
 /// `GET /api/v1/tokens/{token}`: by `jti`.
 pub async fn explain(State(plane): State<Arc<Plane>>, Path(token): Path<TokenId>) -> Answer {
@@ -158,12 +161,18 @@ fn grounds(plane: &Plane, issued: &Event) -> Result<Vec<Entry>, Refusal> {
     };
     let in_login = |event: &Event| event.actor.session.as_ref() == Some(&login);
     if let Some(at) = detail(&given, "authorized_at").and_then(Timestamp::parse_rfc3339) {
-        let is_consent = |event: &Event| {
-            let is_consent =
-                is_done(event, "authorization.grant") || is_done(event, "device.decide");
-            is_consent && in_login(event) && event.actor.client == given.actor.client
-        };
-        steps.extend(made(plane, at, login.as_str(), is_consent)?);
+        // The code or the device, and the word of the user if they were asked for it.
+        let said: [&[&str]; 2] = [
+            &["authorization.grant", "device.decide"],
+            &["consent.decide"],
+        ];
+        for activities in said {
+            let is_it = |event: &Event| {
+                let is_one = activities.iter().any(|activity| is_done(event, activity));
+                is_one && in_login(event) && event.actor.client == given.actor.client
+            };
+            steps.extend(made(plane, at, login.as_str(), is_it)?);
+        }
     }
     let is_login = |event: &Event| {
         let is_login = event.activity.starts_with("login.") && event.outcome == Outcome::Success;
@@ -200,17 +209,23 @@ fn standing(
         };
         return Ok((standing, None));
     };
-    // What ended it names the token or whom it is about; the session at the client is in the revocation alone.
-    let name = match &entry.what {
-        Revoked::Token(id) => id.as_str(),
-        _ => names.subject,
+    // What ended it names the token, or whom it is about by id or, in a fleet file, by name; the session at the client is
+    // in the revocation alone.
+    let username = username(plane, issued);
+    let named = match &entry.what {
+        Revoked::Token(id) => [Some(id.as_str()), None],
+        _ => [Some(names.subject), username.as_deref()],
     };
     let is_end = |event: &Event| {
         let ends = ["session.end", "revocation.", "user.", "service_account."];
-        ends.iter().any(|end| event.activity.starts_with(end)) && event.time >= entry.at
+        ends.iter().any(|end| event.activity.starts_with(end))
     };
-    let end = made(plane, entry.at, name, is_end)?;
-    Ok((Standing::TakenBack(entry.at), end))
+    for name in named.into_iter().flatten() {
+        if let Some(end) = made(plane, entry.at, name, is_end)? {
+            return Ok((Standing::TakenBack(entry.at), Some(end)));
+        }
+    }
+    Ok((Standing::TakenBack(entry.at), None))
 }
 
 /// The event nearest to `at` that has `name` and of which `is_it` holds. Only what the control plane itself reports counts: a
@@ -221,10 +236,8 @@ fn made(
     name: &str,
     is_it: impl Fn(&Event) -> bool,
 ) -> Result<Option<Entry>, Refusal> {
-    let found = plane
-        .ledger
-        .about(at, name)
-        .map_err(|error| refusal(&error))?;
+    let found = plane.ledger.between(at - APART, at + APART, name);
+    let found = found.map_err(|error| refusal(&error))?;
     let own = found.into_iter().filter(|entry| {
         event(entry).is_some_and(|event| event.reporter == plane.reporter && is_it(event))
     });
@@ -274,6 +287,7 @@ fn what(event: &Event, username: Option<&str>) -> String {
     let text = |name| detail(event, name).unwrap_or("");
     match event.activity.as_str() {
         "authorization.grant" => format!("{who} let `{client}` have {}", text("scope")),
+        "consent.decide" => format!("{who} was asked, and allowed `{client}` {}", text("scope")),
         "device.decide" => format!(
             "{who} connected a device of `{client}` for {}",
             text("scope")

@@ -29,7 +29,7 @@ pub(crate) use users::{PasswordChange, stage_new_user};
 pub(crate) use validation::{check_clearance, check_count, check_keys, check_text};
 
 use crate::{
-    Caller, Fault, Provider,
+    Caller, Fault, Provider, ServiceAccount, User,
     change::{Change, Report},
     limits::MAX_PAGE,
 };
@@ -211,6 +211,22 @@ impl Provider {
     /// The event of an account change.
     pub(crate) fn account_report(&self, activity: &str, target: &str) -> Report {
         Report::new(EventClass::AccountChange, activity).target(target)
+    }
+
+    /// The event of a change to a user. Names are given again, ids are not.
+    pub(crate) fn user_report(&self, activity: &str, user: &User) -> Report {
+        self.account_report(activity, user.username.as_str())
+            .detail("id", user.id.to_string())
+    }
+
+    /// The same of a service account.
+    pub(crate) fn service_account_report(
+        &self,
+        activity: &str,
+        account: &ServiceAccount,
+    ) -> Report {
+        self.account_report(activity, account.name.as_str())
+            .detail("id", account.id.to_string())
     }
 
     /// Refuses to remove a name that `R` records still carry in `index`.

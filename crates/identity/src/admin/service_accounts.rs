@@ -137,7 +137,7 @@ impl Provider {
                 return Err(named(name.as_str()).taken());
             }
             let account = profile.clone().apply(self.blank_service_account(name));
-            let report = self.account_report("service_account.create", name.as_str());
+            let report = self.service_account_report("service_account.create", &account);
             let change = self.stage_memberships(self.change(), &[], &account.groups)?;
             let change = stage_new_service_account(change, &account, &secrets);
             let done = change.report(report, caller).commit()?;
@@ -228,7 +228,7 @@ impl Provider {
                 updated_at: self.clock.now(),
                 ..profile.clone().apply(stored.record)
             };
-            let report = self.account_report("service_account.update", account.name.as_str());
+            let report = self.service_account_report("service_account.update", &account);
             let change = self
                 .stage_memberships(self.change(), &before, &account.groups)?
                 .put(Expected::Version(version), &account)
@@ -259,7 +259,7 @@ impl Provider {
             } else {
                 "service_account.enable"
             };
-            let report = self.account_report(activity, account.name.as_str());
+            let report = self.service_account_report(activity, &account);
             let change = self
                 .change()
                 .put(Expected::Version(stored.version), &account);
@@ -294,7 +294,10 @@ impl Provider {
                 .delete::<NameClaim>(Expected::Any, &NameClaim::client_key(&account.name))
                 .delete::<SecretCredential>(Expected::Any, name)
                 .revoke(Revoked::Subject(id.to_string()))
-                .report(self.account_report("service_account.delete", name), caller);
+                .report(
+                    self.service_account_report("service_account.delete", &account),
+                    caller,
+                );
             Ok(change.commit()?.then_some(()))
         })
     }

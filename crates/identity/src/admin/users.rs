@@ -92,10 +92,9 @@ impl Provider {
         let record = until_settled(|| {
             self.check_memberships(&profile.groups, &profile.roles)?;
             let user = profile.clone().apply(self.blank_user(username));
-            let change = self.stage_creation(&user, hash.clone())?.report(
-                self.account_report("user.create", username.as_str()),
-                caller,
-            );
+            let change = self
+                .stage_creation(&user, hash.clone())?
+                .report(self.user_report("user.create", &user), caller);
             Ok::<_, AdminError>(change.commit()?.then_some(user))
         })?;
         Ok(Created { record, generated })
@@ -194,7 +193,7 @@ impl Provider {
                 ..profile.clone().apply(stored.record.clone())
             };
             let report = self
-                .account_report("user.update", user.username.as_str())
+                .user_report("user.update", &user)
                 .detail("self", Self::is_self(caller, id.as_str()));
             let change = self
                 .stage_user(self.change(), &stored, &user, PasswordChange::Keep)?
@@ -266,7 +265,7 @@ impl Provider {
                 updated_at: self.clock.now(),
                 ..stored.record
             };
-            let report = self.account_report("user.disable", user.username.as_str());
+            let report = self.user_report("user.disable", &user);
             let change = self
                 .change()
                 .put(Expected::Version(stored.version), &user)
@@ -289,7 +288,7 @@ impl Provider {
                 updated_at: self.clock.now(),
                 ..stored.record
             };
-            let report = self.account_report("user.enable", user.username.as_str());
+            let report = self.user_report("user.enable", &user);
             let change = self.change().put(Expected::Version(stored.version), &user);
             Ok(change.report(report, caller).commit()?.then_some(()))
         })
@@ -315,7 +314,7 @@ impl Provider {
                 ..stored.record
             };
             let report = self
-                .account_report("user.password", user.username.as_str())
+                .user_report("user.password", &user)
                 .detail("self", Self::is_self(caller, id.as_str()));
             let change = self
                 .change()
@@ -333,7 +332,7 @@ impl Provider {
     pub fn delete_user(&self, id: &UserId, caller: &Caller) -> Result<(), AdminError> {
         until_settled(|| {
             let stored = self.user(id)?;
-            let report = self.account_report("user.delete", stored.record.username.as_str());
+            let report = self.user_report("user.delete", &stored.record);
             let change = self.stage_user_deletion(&stored)?;
             Ok(change.report(report, caller).commit()?.then_some(()))
         })

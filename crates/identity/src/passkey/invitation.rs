@@ -150,7 +150,7 @@ impl Provider {
                 ));
             }
             let report = self
-                .account_report("user.invite", user.username.as_str())
+                .user_report("user.invite", &user)
                 .detail("expires", invitation.expires_at.to_string());
             let change = self.change().put(Expected::Any, &invitation);
             // Of this and disabling or deleting the user one happens after the other.

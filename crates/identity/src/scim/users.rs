@@ -5,7 +5,7 @@ use testudo_model::{GroupName, Redacted, UserId, Username};
 use testudo_store::Versioned;
 
 use super::{
-    Expectation, Provisioner, entity_tag, error::ScimError, groups::GroupLookup,
+    Expectation, Provisioner, Stamps, error::ScimError, groups::GroupLookup,
     patch::read_operations, schema::ResourceType, values::read_resource,
 };
 use crate::{
@@ -30,16 +30,13 @@ impl Provider {
         if !memberships.is_empty() {
             resource.insert("groups".to_owned(), Value::Array(memberships));
         }
-        resource.insert("schemas".to_owned(), json!([ResourceType::User.urn()]));
-        resource.insert("id".to_owned(), json!(user.id));
-        let meta = json!({
-            "resourceType": ResourceType::User.name(),
-            "created": user.created_at.to_string(),
-            "lastModified": user.updated_at.to_string(),
-            "location": format!("{base}/Users/{}", user.id),
-            "version": entity_tag(stored.version),
-        });
-        resource.insert("meta".to_owned(), meta);
+        let stamps = Stamps {
+            id: user.id.as_str(),
+            created_at: user.created_at,
+            updated_at: user.updated_at,
+            version: stored.version,
+        };
+        stamps.put_on(&mut resource, ResourceType::User, &base);
         Ok(Value::Object(resource))
     }
 
@@ -104,7 +101,7 @@ impl Provider {
         let id = until_settled(|| {
             let user = draft.applied(self.blank_user(&draft.username));
             let report = self
-                .account_report("user.create", user.username.as_str())
+                .user_report("user.create", &user)
                 .detail("source", "scim");
             let change = self.stage_creation(&user, hash.clone())?;
             let done = change.report(report, &by.caller).commit()?;
@@ -168,7 +165,7 @@ impl Provider {
             // A later user of the name would get from the fleet file what this one has.
             self.refuse_reserved(&stored.record, by)?;
             let report = self
-                .account_report("user.delete", stored.record.username.as_str())
+                .user_report("user.delete", &stored.record)
                 .detail("source", "scim");
             let change = self.stage_user_deletion(&stored)?;
             Ok(change.report(report, &by.caller).commit()?.then_some(()))
@@ -216,16 +213,15 @@ impl Provider {
         has_new_password: bool,
         by: &Provisioner,
     ) -> Change<'p> {
-        let name = after.username.as_str();
-        let mut reports = vec![self.account_report("user.update", name)];
+        let mut reports = vec![self.user_report("user.update", after)];
         if after.disabled && !before.disabled {
-            reports.push(self.account_report("user.disable", name));
+            reports.push(self.user_report("user.disable", after));
         }
         if before.disabled && !after.disabled {
-            reports.push(self.account_report("user.enable", name));
+            reports.push(self.user_report("user.enable", after));
         }
         if has_new_password {
-            reports.push(self.account_report("user.password", name));
+            reports.push(self.user_report("user.password", after));
         }
         reports.into_iter().fold(change, |change, report| {
             change.report(report.detail("source", "scim"), &by.caller)

@@ -57,6 +57,31 @@ fn a_token_tells_who_logged_in_what_they_allowed_and_how_it_ended_and_proves_it(
 }
 
 #[test]
+fn whatever_takes_a_token_back_ends_its_story() {
+    let shop = Shop::open("");
+    let folder = &shop.fleet.folder;
+    for (user, end) in [("alice", "disable"), ("audrey", "delete")] {
+        let token = shop.token(user);
+        folder.run(&["user", end, user]);
+        let story = explained(folder, &token);
+        assert_eq!(story["standing"], "taken back", "{story}");
+        let last = activities(&story).pop().unwrap().to_owned();
+        assert_eq!(last, format!("user.{end}"));
+    }
+    // A fleet file knows names alone.
+    let token = shop.token("larry");
+    folder.edit("[users.larry]", "[users.larry]\ndisabled = true");
+    folder.run(&["apply", "fleet.toml"]);
+    let story = explained(folder, &token);
+    assert_eq!(activities(&story).pop(), Some("user.update"), "{story}");
+    // An end that was before has nothing to do with a later token.
+    folder.run(&["user", "enable", "alice"]);
+    std::thread::sleep(std::time::Duration::from_millis(1_100));
+    let later = explained(folder, &shop.token("alice"));
+    assert_eq!(later["standing"], "good", "{later}");
+}
+
+#[test]
 fn a_token_that_was_never_issued_has_no_story() {
     let shop = Shop::open("");
     let folder = &shop.fleet.folder;
