@@ -53,6 +53,7 @@ pub const ALL: &[Target] = &[
     ("http2_frames", http2_frames),
     ("http3_head", http3_head),
     ("join_token", join_token),
+    ("keycloak_realm", keycloak_realm),
     ("jwt_verification", jwt_verification),
     ("oauth_parameters", oauth_parameters),
     ("policy_check", policy_check),
@@ -360,6 +361,24 @@ pub fn join_token(data: &[u8]) {
         (token.id.clone(), token.secret.expose())
     );
     assert!(!format!("{token:?}").contains(secret.expose().as_str()));
+}
+
+/// A realm as Keycloak exports it. Nobody comes out of it with a role of the fleet's own.
+pub fn keycloak_realm(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let Ok(realm) = testudo_identity::import::keycloak::read(text) else {
+        return;
+    };
+    let of_users = realm.users.iter().flat_map(|user| &user.profile.roles);
+    for role in realm.roles.iter().chain(of_users) {
+        assert!(!role.as_str().starts_with("testudo-"), "{role}");
+    }
+    for user in &realm.users {
+        let groups = &user.profile.groups;
+        assert!(groups.iter().all(|group| realm.groups.contains_key(group)));
+    }
 }
 
 /// A key set in the first line, a token in the second.

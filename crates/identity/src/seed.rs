@@ -87,6 +87,8 @@ pub struct SeedReport {
     pub created: Vec<String>,
     /// Records changed, as `kind name`.
     pub updated: Vec<String>,
+    /// Records that were there and were left as they are, as `kind name`, where they are to be.
+    pub present: Vec<String>,
     /// Passwords and secrets made here. Show them now: they cannot be asked for again.
     pub generated: Vec<GeneratedCredential>,
 }
@@ -133,13 +135,23 @@ pub enum SeedError {
 struct Sowing<'a> {
     provider: &'a Provider,
     caller: &'a Caller,
-    /// For the events.
-    source: &'static str,
+    manner: Manner,
     report: SeedReport,
     /// Groups that somebody comes into or leaves.
     members_changed: BTreeSet<GroupName>,
     /// Groups that are new, or in other groups than before.
     written: BTreeSet<GroupName>,
+}
+
+/// How a seed is sown.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Manner {
+    /// Who says so, for the events.
+    pub(crate) source: &'static str,
+    /// Whether what is there is left as it is.
+    pub(crate) keeps_present: bool,
+    /// Whether it is only told what would be done.
+    pub(crate) dry_run: bool,
 }
 
 impl Provider {
@@ -148,14 +160,19 @@ impl Provider {
     /// # Errors
     /// See [`SeedError`]; then nothing was changed.
     pub fn seed(&self, seed: &Seed, caller: &Caller) -> Result<SeedReport, SeedError> {
-        self.seed_from(seed, "fleet file", caller)
+        let manner = Manner {
+            source: "fleet file",
+            keeps_present: false,
+            dry_run: false,
+        };
+        self.seed_in(manner, seed, caller)
     }
 
-    /// The same, of what `source` says.
-    pub(crate) fn seed_from(
+    /// The same in another manner.
+    pub(crate) fn seed_in(
         &self,
+        manner: Manner,
         seed: &Seed,
-        source: &'static str,
         caller: &Caller,
     ) -> Result<SeedReport, SeedError> {
         until_settled(|| {
@@ -164,7 +181,7 @@ impl Provider {
             let mut sowing = Sowing {
                 provider: self,
                 caller,
-                source,
+                manner,
                 report: SeedReport::default(),
                 members_changed: BTreeSet::new(),
                 written: BTreeSet::new(),
@@ -175,8 +192,8 @@ impl Provider {
                 false => stage_nesting(change, nesting),
             };
             let report = sowing.report;
-            let nothing_to_do = report.created.is_empty() && report.updated.is_empty();
-            let done = nothing_to_do || change.commit()?;
+            let is_nothing = report.created.is_empty() && report.updated.is_empty();
+            let done = is_nothing || manner.dry_run || change.commit()?;
             Ok(done.then_some(report))
         })
     }
@@ -316,6 +333,7 @@ impl<'a> Sowing<'a> {
 
     fn role(&mut self, change: Change<'a>, name: &RoleName) -> Result<Change<'a>, Fault> {
         if self.provider.tenant.get::<Role>(name.as_str())?.is_some() {
+            self.keeps("role", name.as_str());
             return Ok(change);
         }
         let now = self.provider.clock.now();
@@ -346,7 +364,7 @@ impl<'a> Sowing<'a> {
             let change = change.put(Expected::Absent, &group);
             return Ok(self.created(change, "group", "group.create", name.as_str()));
         };
-        if stored.record.parents == parents {
+        if self.keeps("group", name.as_str()) || stored.record.parents == parents {
             return Ok(change);
         }
         self.members_change(&stored.record.parents, parents);
@@ -363,6 +381,7 @@ impl<'a> Sowing<'a> {
     fn user(&mut self, change: Change<'a>, seed: &SeedUser) -> Result<Change<'a>, AdminError> {
         let name = seed.username.as_str();
         let stored = match self.provider.user_by_name(&seed.username) {
+            Ok(_) if self.keeps("user", name) => return Ok(change),
             Ok(stored) => stored,
             Err(AdminError::NotFound { .. }) => {
                 let change = self.new_user(change, seed)?;
@@ -441,6 +460,7 @@ impl<'a> Sowing<'a> {
                 let change = stage_new_service_account(change, &account, &secrets);
                 return Ok(self.created(change, "service account", "service_account.create", name));
             }
+            Some(_) if self.keeps("service account", name) => return Ok(change),
             Some(Holder::ServiceAccount(id)) => self.provider.service_account(&id)?,
             Some(_) => {
                 return Err(AdminError::Taken {
@@ -488,6 +508,7 @@ impl<'a> Sowing<'a> {
                 let change = stage_new_client(change, &client, &secrets);
                 return Ok(self.created(change, "client", "client.create", name));
             }
+            Some(_) if self.keeps("client", name) => return Ok(change),
             Some(Holder::Client) => self.provider.client(&seed.client_id)?,
             Some(_) => {
                 return Err(AdminError::Taken {
@@ -524,6 +545,10 @@ impl<'a> Sowing<'a> {
         change: Change<'a>,
         wanted: Option<&RegistrationPolicy>,
     ) -> Result<Change<'a>, Fault> {
+        // An import says nothing about it.
+        if self.manner.keeps_present {
+            return Ok(change);
+        }
         let key = RegistrationPolicy::KEY;
         let stored = self.provider.tenant.get::<RegistrationPolicy>(key)?;
         let expected = stored
@@ -548,6 +573,14 @@ impl<'a> Sowing<'a> {
             .tenant
             .get::<NameClaim>(&NameClaim::client_key(name))?;
         Ok(claim.map(|claim| claim.record.holder))
+    }
+
+    /// Whether a record that is there is left as it is.
+    fn keeps(&mut self, kind: &str, name: &str) -> bool {
+        if self.manner.keeps_present {
+            self.report.present.push(format!("{kind} {name}"));
+        }
+        self.manner.keeps_present
     }
 
     fn created(
@@ -576,7 +609,7 @@ impl<'a> Sowing<'a> {
         let report = self
             .provider
             .account_report(activity, name)
-            .detail("source", self.source);
+            .detail("source", self.manner.source);
         change.report(report, self.caller)
     }
 

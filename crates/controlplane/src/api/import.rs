@@ -163,8 +163,10 @@ pub async fn import(
             let report = plane.provider.import(batch, dry_run, &caller);
             let report = report.map_err(|error| refusal(&error))?;
             let generated = report.generated.iter();
+            // One that is only told of is no secret of anybody.
             let generated: Vec<Value> = generated
-                .map(|(client, secret)| json!({ "client": client, "secret": secret.expose() }))
+                .filter(|_| !dry_run)
+                .map(|made| json!({ "client": made.name, "secret": made.secret.expose() }))
                 .collect();
             Ok(Json(json!({
                 "dry_run": dry_run,

@@ -37,10 +37,22 @@ const MAX_DEPTH: usize = 16;
 /// What an export says instead of a secret.
 const MASK: &str = "**********";
 
+/// Longest export: a user has about a kilobyte.
+const MAX_REALM_BYTES: usize = 512 * 1024 * 1024;
+
 /// Why a text is not a realm.
 #[derive(Debug, thiserror::Error)]
-#[error("this is not a realm as Keycloak exports it")]
-pub struct NotARealm(#[from] serde_json::Error);
+pub enum NotARealm {
+    /// Something else, or cut short.
+    #[error("this is not a realm as Keycloak exports it")]
+    Json(#[from] serde_json::Error),
+    /// Beyond what is read at once.
+    #[error(
+        "the export has more than {} MiB: export users in several files and import each",
+        MAX_REALM_BYTES / 1024 / 1024
+    )]
+    TooLarge,
+}
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -159,6 +171,9 @@ struct Client {
 /// # Errors
 /// It is no JSON, or not of a realm.
 pub fn read(text: &str) -> Result<ImportedRealm, NotARealm> {
+    if text.len() > MAX_REALM_BYTES {
+        return Err(NotARealm::TooLarge);
+    }
     let realm: Realm = serde_json::from_str(text)?;
     let mut reading = Reading {
         imported: ImportedRealm {

@@ -14,8 +14,7 @@ use crate::{
     Caller, ClientProfile, Provider, UserProfile,
     admin::{AdminError, NewPassword, NewSecret},
     limits::MAX_TOTP_SECRET_BYTES,
-    records::{Group, NameClaim, Role},
-    seed::{Seed, SeedClient, SeedError, SeedUser},
+    seed::{Manner, Seed, SeedClient, SeedError, SeedReport, SeedUser},
 };
 
 /// What was read of a realm.
@@ -85,19 +84,8 @@ pub struct ImportBatch {
     pub clients: Vec<ImportClient>,
 }
 
-/// What an import did, or would do.
-#[derive(Debug, Default)]
-pub struct ImportReport {
-    /// Records made, as `kind name`.
-    pub created: Vec<String>,
-    /// Records whose names are taken, as `kind name`: they were left as they are.
-    pub present: Vec<String>,
-    /// Secrets made here, by client id. Show them now: they cannot be asked for again.
-    pub generated: Vec<(String, Redacted<String>)>,
-}
-
 impl Provider {
-    /// Imports what is not here yet. `dry_run` changes nothing.
+    /// Imports what is not here yet. `dry_run` says what would be done, and does nothing.
     ///
     /// # Errors
     /// See [`SeedError`]; then nothing was changed.
@@ -106,84 +94,22 @@ impl Provider {
         batch: ImportBatch,
         dry_run: bool,
         caller: &Caller,
-    ) -> Result<ImportReport, SeedError> {
-        let mut report = ImportReport::default();
-        let seed = self.missing(batch, &mut report)?;
-        if dry_run {
-            self.check_seed(&seed)?;
-            let created = seed
-                .roles
-                .iter()
-                .map(|role| format!("role {role}"))
-                .chain(seed.groups.keys().map(|group| format!("group {group}")))
-                .chain(
-                    seed.users
-                        .iter()
-                        .map(|user| format!("user {}", user.username)),
-                )
-                .chain(
-                    seed.clients
-                        .iter()
-                        .map(|client| format!("client {}", client.client_id)),
-                );
-            report.created = created.collect();
-            return Ok(report);
-        }
-        let seeded = self.seed_from(&seed, "import", caller)?;
-        report.created = seeded.created;
-        let generated = seeded.generated.into_iter();
-        report.generated = generated.map(|made| (made.name, made.secret)).collect();
-        Ok(report)
-    }
-
-    /// What of `batch` is not here; the rest is in the report.
-    fn missing(&self, batch: ImportBatch, report: &mut ImportReport) -> Result<Seed, SeedError> {
-        let mut seed = Seed::default();
-        for role in batch.roles {
-            match self
-                .tenant
-                .get::<Role>(role.as_str())
-                .map_err(crate::Fault::from)?
-            {
-                Some(_) => report.present.push(format!("role {role}")),
-                None => seed.roles.push(role),
-            }
-        }
-        for (group, parents) in batch.groups {
-            match self
-                .tenant
-                .get::<Group>(group.as_str())
-                .map_err(crate::Fault::from)?
-            {
-                Some(_) => report.present.push(format!("group {group}")),
-                None => {
-                    seed.groups.insert(group, parents);
-                }
-            }
-        }
-        for user in batch.users {
-            if self.is_taken(&NameClaim::user_key(&user.username))? {
-                report.present.push(format!("user {}", user.username));
-                continue;
-            }
-            seed.users.push(user.seed()?);
-        }
-        for client in batch.clients {
-            if self.is_taken(&NameClaim::client_key(&client.client_id))? {
-                report.present.push(format!("client {}", client.client_id));
-                continue;
-            }
-            seed.clients.push(client.seed());
-        }
-        Ok(seed)
-    }
-
-    fn is_taken(&self, key: &str) -> Result<bool, SeedError> {
-        let claim = self
-            .tenant
-            .get::<NameClaim>(key)
-            .map_err(crate::Fault::from)?;
-        Ok(claim.is_some())
+    ) -> Result<SeedReport, SeedError> {
+        let users = batch.users.into_iter().map(ImportUser::seed);
+        let seed = Seed {
+            roles: batch.roles,
+            groups: batch.groups,
+            users: users.collect::<Result<_, _>>()?,
+            service_accounts: Vec::new(),
+            clients: batch.clients.into_iter().map(ImportClient::seed).collect(),
+            registration: None,
+        };
+        let manner = Manner {
+            source: "import",
+            keeps_present: true,
+            dry_run,
+        };
+        self.seed_in(manner, &seed, caller)
     }
 }
 
