@@ -8,7 +8,7 @@ use axum::{
     http::request::Parts,
 };
 use http::StatusCode;
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
 use crate::http::Refusal;
@@ -21,6 +21,13 @@ pub struct Query<T>(pub T);
 
 /// The JSON body.
 pub struct Body<T>(pub T);
+
+/// `?version=…`: what a change was decided on; without one the last writer wins.
+#[derive(Deserialize)]
+pub struct Decided {
+    /// The version.
+    pub version: Option<u64>,
+}
 
 impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T> {
     type Rejection = Refusal;

@@ -11,7 +11,7 @@ use testudo_store::Versioned;
 
 use super::{
     Administrator, Answer,
-    extract::{Body, Path, Query, apart},
+    extract::{Body, Decided, Path, Query, apart},
     paging::Paging,
     users::refusal,
 };
@@ -51,12 +51,6 @@ pub async fn create(
 /// `GET /api/v1/groups/{group}`.
 pub async fn show(State(plane): State<Arc<Plane>>, Path(group): Path<GroupName>) -> Answer {
     plane.blocking(move |plane| shown(plane, &group)).await?
-}
-
-/// `?version=…`: what a change was decided on; without one the last writer wins.
-#[derive(Deserialize)]
-pub struct Decided {
-    version: Option<u64>,
 }
 
 /// `PUT /api/v1/groups/{group}`.

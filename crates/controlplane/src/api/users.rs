@@ -11,7 +11,7 @@ use testudo_store::Versioned;
 
 use super::{
     Administrator, Answer,
-    extract::{Body, Path, Query, apart},
+    extract::{Body, Decided, Path, Query, apart},
     paging::Paging,
 };
 use crate::{http::Refusal, plane::Plane};
@@ -49,12 +49,6 @@ pub async fn create(
             shown(plane, &id)
         })
         .await?
-}
-
-/// `?version=…`: what a change was decided on; without one the last writer wins.
-#[derive(Deserialize)]
-pub struct Decided {
-    version: Option<u64>,
 }
 
 /// `PUT /api/v1/users/{username}`.

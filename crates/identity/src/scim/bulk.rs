@@ -178,15 +178,8 @@ impl Job {
 
     /// The answer to this job.
     fn shown(&self, answer: ScimAnswer, base: &str) -> Value {
-        let method = match self.method {
-            ScimMethod::Get => "GET",
-            ScimMethod::Post => "POST",
-            ScimMethod::Put => "PUT",
-            ScimMethod::Patch => "PATCH",
-            ScimMethod::Delete => "DELETE",
-        };
         let mut shown = Map::from_iter([
-            ("method".to_owned(), json!(method)),
+            ("method".to_owned(), json!(self.method.as_str())),
             ("status".to_owned(), json!(answer.status.to_string())),
         ]);
         let own = (self.method != ScimMethod::Post).then(|| format!("{base}{}", self.path));

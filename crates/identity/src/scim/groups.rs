@@ -10,7 +10,7 @@ use testudo_model::{GroupId, GroupName, InvalidName, Ulid, UserId};
 use testudo_store::{Expected, Versioned};
 
 use super::{
-    Expectation, Provisioner, ScimAnswer, entity_tag,
+    Expectation, Provisioner, ScimAnswer, Stamps,
     error::ScimError,
     filter::Filter,
     patch::{Operation, Verb, read_operations},
@@ -65,16 +65,13 @@ impl Provider {
                 resource.insert("members".to_owned(), Value::Array(shown));
             }
         }
-        resource.insert("schemas".to_owned(), json!([ResourceType::Group.urn()]));
-        resource.insert("id".to_owned(), json!(group.id));
-        let meta = json!({
-            "resourceType": ResourceType::Group.name(),
-            "created": group.created_at.to_string(),
-            "lastModified": group.updated_at.to_string(),
-            "location": format!("{base}/Groups/{}", group.id),
-            "version": entity_tag(stored.version),
-        });
-        resource.insert("meta".to_owned(), meta);
+        let stamps = Stamps {
+            id: group.id.as_str(),
+            created_at: group.created_at,
+            updated_at: group.updated_at,
+            version: stored.version,
+        };
+        stamps.put_on(&mut resource, ResourceType::Group, &base);
         Ok(Value::Object(resource))
     }
 

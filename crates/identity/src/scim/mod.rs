@@ -17,8 +17,8 @@ mod search;
 mod users;
 mod values;
 
-use serde_json::Value;
-use testudo_model::RoleName;
+use serde_json::{Map, Value, json};
+use testudo_model::{RoleName, Timestamp};
 
 pub use self::discovery::scim_fuzz;
 use self::{error::ScimError, schema::ResourceType, search::Query};
@@ -50,6 +50,14 @@ impl ScimMethod {
         (Self::Patch, "PATCH"),
         (Self::Delete, "DELETE"),
     ];
+
+    /// Its name.
+    fn as_str(self) -> &'static str {
+        let mut known = Self::ALL.into_iter();
+        known
+            .find(|(method, _)| *method == self)
+            .map_or("", |(_, name)| name)
+    }
 
     /// The method of this name.
     pub fn parse(text: &str) -> Option<Self> {
@@ -284,6 +292,29 @@ impl Expectation<'_> {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// What every resource says of itself (RFC 7643 section 3.1).
+struct Stamps<'a> {
+    id: &'a str,
+    created_at: Timestamp,
+    updated_at: Timestamp,
+    version: u64,
+}
+
+impl Stamps<'_> {
+    fn put_on(&self, resource: &mut Map<String, Value>, of: ResourceType, base: &str) {
+        let meta = json!({
+            "resourceType": of.name(),
+            "created": self.created_at.to_string(),
+            "lastModified": self.updated_at.to_string(),
+            "location": format!("{base}/{}s/{}", of.name(), self.id),
+            "version": entity_tag(self.version),
+        });
+        resource.insert("schemas".to_owned(), json!([of.urn()]));
+        resource.insert("id".to_owned(), json!(self.id));
+        resource.insert("meta".to_owned(), meta);
     }
 }
 
