@@ -6,8 +6,7 @@
 #
 # Needs Rust (rustup). On a Debian-like system it installs nginx, Redis, Python, Node.js, Chromium, NSS' certutil, oathtool
 # and slowhttptest with apt, through sudo if it is not run by root; what is written in Python, JavaScript, Go and Rust goes to
-# .tools, in fixed versions, and Go too where it is too old. Elsewhere install those eight yourself. Node.js 20 is the oldest
-# that will do.
+# .tools, in fixed versions, and so do Node.js and Go where they are too old. Elsewhere install those eight yourself.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -17,9 +16,11 @@ readonly PYTHON_PACKAGES=(
     httpbin==0.10.4 waitress==3.0.2 websockets==17.4 grpcio==1.85.1 h11==0.16.0 aioquic==1.7.2
     authlib==1.9.9 requests==2.34.2 'scim2-tester[httpx2]==0.5.2' schemathesis==4.32.5
 )
-# What the Go clients of the tests need; distributions are behind.
-readonly GO_VERSION=1.26.4
+# What the clients of the tests need at least; distributions are behind.
+readonly GO_VERSION=1.26.4 OLDEST_NODE=20.19.0 NODE_VERSION=22.23.3
 readonly STARTED=$SECONDS
+# What was brought along comes first.
+export PATH="$TOOLS/node/node_modules/.bin:$PATH"
 
 main() {
     case "${1:-}" in
@@ -63,6 +64,7 @@ install_tools() {
         python3 -m venv "$TOOLS/venv" || return 1
     fi
     "$TOOLS/venv/bin/pip" install --quiet --disable-pip-version-check "${PYTHON_PACKAGES[@]}" || return 1
+    install_node || return 1
     install_node_packages || return 1
     install_go || return 1
     build_go h2spec h2spec github.com/summerwind/h2spec/cmd/h2spec || return 1
@@ -71,6 +73,19 @@ install_tools() {
     fetch_wycheproof || return 1
     # A workspace of its own, which nothing of ours is built with.
     cargo build --quiet --locked --manifest-path "$IT/strict_clients/rust/Cargo.toml" --target-dir "$TOOLS/openidconnect"
+}
+
+# Node.js as npm has it, unless the system's is new enough.
+install_node() {
+    local version
+    version=$(node --version)
+    is_at_least "$OLDEST_NODE" "${version#v}" || [[ -x $TOOLS/node/node_modules/.bin/node ]] ||
+        npm install --prefix "$TOOLS/node" --silent --no-audit --no-fund "node@$NODE_VERSION"
+}
+
+# Whether version $2 is $1 or newer.
+is_at_least() {
+    [[ $(printf '%s\n' "$1" "$2" | sort -V | head -n 1) == "$1" ]]
 }
 
 # The lock file fixes all of them; nothing is done while it is the one of last time.
@@ -119,7 +134,7 @@ install_go() {
 go_is_new_enough() {
     local version
     version=$(go_of_system env GOVERSION 2>/dev/null) || return 1
-    [[ $(printf '%s\n' "$GO_VERSION" "${version#go}" | sort -V | head -n 1) == "$GO_VERSION" ]]
+    is_at_least "$GO_VERSION" "${version#go}"
 }
 
 go_command() {
