@@ -14,7 +14,7 @@ use crate::{
     activation::{Activated, ActivationError, Declaration},
     plane::{Note, Plane},
     proxies::PublishError,
-    seed::{attestation_policy, roles_of, seed_of, trusted_issuers},
+    seed::{attestation_policy, identity_providers, roles_of, seed_of, trusted_issuers},
     start_settings::StartSettings,
 };
 
@@ -126,6 +126,8 @@ pub fn apply(plane: &Plane, fleet: &Fleet, actor: &Actor) -> Result<Applied, App
     plane.distribution.publish(&activated.snapshot)?;
     plane.outbound_rules.send_replace(fleet.outbound.clone());
     plane.provider.trust_issuers(known_issuers(fleet)?);
+    let elsewhere = identity_providers(fleet);
+    plane.provider.trust_identity_providers(elsewhere);
     plane.provider.demand_of_authenticators(attestation);
     Ok(Applied {
         activated,

@@ -21,6 +21,7 @@ mod plane;
 mod relay;
 mod seed;
 mod start_settings;
+mod upstreams;
 mod wire;
 
 pub mod api;

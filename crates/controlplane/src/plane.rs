@@ -26,6 +26,7 @@ use crate::{
     http::{Refusal, Workload},
     proxies::{Distribution, RevocationLog},
     start_settings::StartSettings,
+    upstreams::Upstreams,
 };
 
 /// Store operations at the same time. SQLite has one writer; readers beyond this only wait elsewhere.
@@ -80,6 +81,8 @@ pub struct Plane {
     pub entropy: Arc<dyn Entropy>,
     /// The settings this process started with.
     pub started_with: OnceLock<StartSettings>,
+    /// Identity providers elsewhere, once requests outside can be made.
+    pub upstreams: OnceLock<Upstreams>,
     /// Where requests outside may go, as applied last.
     pub outbound_rules: watch::Sender<OutboundRules>,
     /// Who this control plane is in its events.
@@ -202,6 +205,7 @@ impl Plane {
             clock,
             entropy,
             started_with: OnceLock::new(),
+            upstreams: OnceLock::new(),
             outbound_rules: watch::Sender::default(),
             tenant,
             reporter,

@@ -3,15 +3,16 @@
 use std::collections::BTreeSet;
 
 use testudo_identity::{
-    AuthMethod, ClientKind, ClientLogout, ClientPolicy, ClientProfile, ConsentRule,
-    ExternalWorkload, GrantType, IssuerIdentity, KeySource, NewPassword, NewSecret, RedirectKind,
-    RedirectUri, RegistrationPolicy, Seed, SeedClient, SeedServiceAccount, SeedUser,
-    ServiceAccountProfile, TrustedIssuer, UserProfile, webauthn::AttestationPolicy,
+    AssuranceRule, AuthMethod, ClientKind, ClientLogout, ClientPolicy, ClientProfile, ConsentRule,
+    ExternalWorkload, GrantType, GroupClaim, IdentityProvider, IssuerIdentity, KeySource,
+    NewPassword, NewSecret, NewUsers, RedirectKind, RedirectUri, RegistrationPolicy, Seed,
+    SeedClient, SeedServiceAccount, SeedUser, ServiceAccountProfile, TrustedIssuer,
+    UpstreamAuthentication, UserProfile, webauthn::AttestationPolicy,
 };
-use testudo_model::{ClientName, RoleName, Scope};
+use testudo_model::{ClientName, Redacted, RoleName, Scope};
 use testudo_runtime::fleet::{
-    self, Attestation, Fleet, PasskeyRules, RegistrationAuthMethod, RegistrationSection,
-    SeedAuthentication, SeedCredential,
+    self, Attestation, Fleet, NewUserRule, PasskeyRules, RegistrationAuthMethod,
+    RegistrationSection, SeedAuthentication, SeedCredential, UpstreamAuthMethod,
 };
 use testudo_trust::{AttestationRoots, X509Error};
 
@@ -160,6 +161,59 @@ pub fn trusted_issuers(fleet: &Fleet) -> Vec<TrustedIssuer> {
         },
     };
     fleet.trusted_issuers.iter().map(issuer).collect()
+}
+
+/// Where people may log in elsewhere.
+pub fn identity_providers(fleet: &Fleet) -> Vec<IdentityProvider> {
+    fleet
+        .identity_providers
+        .iter()
+        .map(identity_provider)
+        .collect()
+}
+
+fn identity_provider(declared: &fleet::IdentityProvider) -> IdentityProvider {
+    let fleet::IdentityProvider {
+        name,
+        section,
+        secret,
+    } = declared;
+    let secret = || {
+        secret
+            .clone()
+            .unwrap_or_else(|| Redacted::new(String::new()))
+    };
+    IdentityProvider {
+        name: name.clone(),
+        label: section.label.clone().unwrap_or_else(|| name.clone()),
+        issuer: section.issuer.clone(),
+        client_id: section.client_id.clone(),
+        authentication: match section.authentication {
+            UpstreamAuthMethod::ClientSecretBasic => UpstreamAuthentication::SecretBasic(secret()),
+            UpstreamAuthMethod::ClientSecretPost => UpstreamAuthentication::SecretPost(secret()),
+            UpstreamAuthMethod::PrivateKeyJwt => UpstreamAuthentication::PrivateKeyJwt,
+        },
+        scopes: section.scopes.clone(),
+        new_users: match section.new_users {
+            NewUserRule::Link => NewUsers::Link,
+            NewUserRule::Create => NewUsers::Create,
+        },
+        trusts_email: section.trust_email,
+        username_claim: section.username_claim.clone(),
+        groups: section.groups.as_ref().map(|groups| GroupClaim {
+            claim: groups.claim.clone(),
+            map: groups.map.clone(),
+        }),
+        assurance: section.assurance.iter().map(assurance).collect(),
+    }
+}
+
+fn assurance(rule: &fleet::AssuranceSection) -> AssuranceRule {
+    AssuranceRule {
+        acr: rule.acr.clone(),
+        amr: rule.amr.clone(),
+        class: rule.class.to_string(),
+    }
 }
 
 fn client(client: &fleet::SeedClient) -> SeedClient {

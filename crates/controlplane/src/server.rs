@@ -31,6 +31,7 @@ use crate::{
     plane::{OpenError, Plane, PlaneOptions, store_folder},
     proxies::{self, ProxyPort},
     relay,
+    upstreams::Upstreams,
 };
 
 /// How often metrics are brought up to date.
@@ -160,6 +161,11 @@ pub async fn start(options: ServerOptions, tasks: &Tasks) -> Result<Server, Star
         Arc::clone(&plane.clock),
         &["h2", "http/1.1"],
     );
+    let outbound = Outbound::new(plane.outbound_rules.subscribe(), own.identity.clone());
+    let outbound = Arc::new(outbound);
+    let upstreams = Upstreams::new(Arc::clone(&outbound), Arc::clone(&plane.clock));
+    // Nobody else sets it.
+    let _ = plane.upstreams.set(upstreams);
     let drain = &options.drain;
     let metrics = ControlMetrics::register(&options.metrics);
     let router = public_router(&plane, &metrics);
@@ -197,8 +203,6 @@ pub async fn start(options: ServerOptions, tasks: &Tasks) -> Result<Server, Star
         "CA file",
         keep_ca_file(own.identity.clone(), ca_file.clone(), drain.clone()),
     );
-    let outbound = Outbound::new(plane.outbound_rules.subscribe(), own.identity.clone());
-    let outbound = Arc::new(outbound);
     tasks.spawn(
         "notices",
         notices::deliver(Arc::clone(&plane), Arc::clone(&outbound), drain.clone()),

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use testudo_model::{ClientName, Redacted, SessionId, Timestamp};
 
 use crate::{
-    Caller, ConsentView, EndReason, Fault, LoginPrompt, PasskeyCreation, PasskeyId, PasskeyView,
-    Provider, SecondFactorView, SessionView, TotpSetup,
+    Caller, ConsentView, EndReason, Fault, LinkId, LinkView, LoginPrompt, PasskeyCreation,
+    PasskeyId, PasskeyView, Provider, SecondFactorView, SessionView, TotpSetup,
     claims::ASSURANCE_TWO_FACTORS,
     flow::{Sealed, Visit},
     limits::{FLOW_LIFETIME, FRESH_LOGIN},
@@ -68,6 +68,10 @@ pub struct AccountView {
     pub passkeys: Vec<PasskeyView>,
     /// Whether passkeys work at this provider's address.
     pub can_have_passkeys: bool,
+    /// Accounts elsewhere that log them in.
+    pub links: Vec<LinkView>,
+    /// Whether the last of these may go.
+    pub can_part_with_links: bool,
 }
 
 /// What a user wants to change.
@@ -108,6 +112,8 @@ pub enum AccountAction<'a> {
     },
     /// Take a passkey away.
     RemovePasskey(PasskeyId),
+    /// Part with an account elsewhere.
+    Disconnect(LinkId),
 }
 
 /// Why an account is not shown or changed.
@@ -187,9 +193,7 @@ impl Provider {
                 Ok(self.account_overview(&session)?)
             }
             _ if !self.is_fresh(&session)? => {
-                let two_factors = self.can_reach(&session.user, ASSURANCE_TWO_FACTORS)?;
-                let visit = Visit::Account { two_factors };
-                Ok(AccountPage::Login(self.prompt_visit(visit, browser)?))
+                Ok(AccountPage::Login(self.prompt_fresh(&session, browser)?))
             }
             AccountAction::ConfirmPasskey { name, response } => {
                 let new = NewPasskey {
@@ -229,6 +233,7 @@ impl Provider {
             }
             AccountAction::RemoveTotp => self.remove_totp(session, caller)?,
             AccountAction::RemovePasskey(id) => self.remove_own_passkey(session, &id, caller)?,
+            AccountAction::Disconnect(link) => self.disconnect_own(session, &link, caller)?,
             _ => {}
         }
         self.account_overview(session)
@@ -272,6 +277,8 @@ impl Provider {
             consents: self.consents_of(&session.user)?,
             passkeys: self.passkeys_of(&session.user)?,
             can_have_passkeys: self.relying_party.is_some(),
+            links: self.links_of(&session.user)?,
+            can_part_with_links: self.can_part_with_links(session)?,
         })))
     }
 
@@ -333,8 +340,34 @@ impl Provider {
         self.account_overview(session)
     }
 
+    /// The session that a form of the account page was shown to.
+    pub(crate) fn session_of_form(
+        &self,
+        flow: &str,
+        session: Option<&str>,
+    ) -> Result<Session, AccountError> {
+        let form: AccountForm = self
+            .flow_seal
+            .unseal(flow)
+            .ok_or(AccountError::FormInvalid)?;
+        let session = self
+            .logged_in(session)?
+            .filter(|session| session.id == form.session && self.clock.now() <= form.expires_at);
+        session.ok_or(AccountError::FormInvalid)
+    }
+
+    /// The login form of who must log in again, with all they have.
+    pub(crate) fn prompt_fresh(
+        &self,
+        session: &Session,
+        browser: Option<&str>,
+    ) -> Result<LoginPrompt, Fault> {
+        let two_factors = self.can_reach(&session.user, ASSURANCE_TWO_FACTORS)?;
+        self.prompt_visit(Visit::Account { two_factors }, browser)
+    }
+
     /// Whether the login is of the last minutes, and with all the user has.
-    fn is_fresh(&self, session: &Session) -> Result<bool, Fault> {
+    pub(crate) fn is_fresh(&self, session: &Session) -> Result<bool, Fault> {
         let age = self.clock.now().since(session.authentication.at);
         let is_strong = &*session.authentication.context_class >= ASSURANCE_TWO_FACTORS
             || !self.can_reach(&session.user, ASSURANCE_TWO_FACTORS)?;

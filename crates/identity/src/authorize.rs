@@ -55,6 +55,8 @@ pub struct LoginPrompt {
     pub browser: Redacted<String>,
     /// What the login is for: the client that asks, or a page of ours.
     pub client_name: String,
+    /// The identity provider of the account elsewhere that the login connects, if it does.
+    pub connects: Option<String>,
     /// Name to fill in (`login_hint`): text from outside, escape it.
     pub username_hint: Option<String>,
 }
@@ -283,6 +285,7 @@ impl Provider {
             && let Some(least) = &request.least_class
             && freshness.prompt != Prompt::Login
             && !self.can_reach(&session.user, least)?
+            && !self.can_reach_elsewhere(&session.user, least)?
         {
             return Err(refused(Refusal::UnmetAuthentication));
         }
@@ -366,6 +369,7 @@ impl Provider {
         if !parameters.ask_for(&self.settings.audience) {
             return Err(Refusal::Resource);
         }
+        let freshness = Freshness::of(parameters)?;
         let request = GrantRequest {
             client_id: client.client_id.clone(),
             client_created_at: client.created_at,
@@ -378,9 +382,10 @@ impl Provider {
             pushed: pushed.cloned(),
             is_signed,
             least_class: least_class(parameters.get("acr_values")).map(str::to_owned),
+            max_age: freshness.seconds(),
             asks_consent: prompts(parameters).any(|word| word == "consent"),
         };
-        Ok((request, Freshness::of(parameters)?))
+        Ok((request, freshness))
     }
 
     /// The login page of a page of our own.
@@ -407,8 +412,10 @@ impl Provider {
             client_name,
             browser: secret::digest(browser.expose()),
             expires_at: self.clock.now() + FLOW_LIFETIME,
+            connects: None,
         };
         Ok(LoginPrompt {
+            connects: None,
             flow: self.flow_seal.seal(&*self.entropy, &flow)?,
             browser,
             client_name: flow.client_name,
@@ -613,6 +620,14 @@ impl Freshness {
             prompt: Prompt::of(parameters)?,
             max_age,
         })
+    }
+
+    /// How old a login may be.
+    fn seconds(&self) -> Option<u64> {
+        match self.prompt {
+            Prompt::Login => Some(0),
+            Prompt::None | Prompt::Default => self.max_age.map(|age| age.as_secs()),
+        }
     }
 
     fn is_satisfied_by(&self, session: &Session, now: Timestamp) -> bool {

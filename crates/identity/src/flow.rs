@@ -10,7 +10,8 @@ use crate::{
     claims::{ASSURANCE_ONE_FACTOR, ASSURANCE_TWO_FACTORS},
     discovery::paths,
     dpop::KeyThumbprint,
-    limits::MAX_FLOW_BYTES,
+    federation::Voucher,
+    limits::{FRESH_LOGIN, MAX_FLOW_BYTES},
     pkce::CodeChallenge,
     pushed::Reference,
     records::Authentication,
@@ -35,6 +36,8 @@ pub(crate) struct Flow {
     /// others from logging a victim in as themselves.
     pub(crate) browser: String,
     pub(crate) expires_at: Timestamp,
+    /// Whoever logs in is connected to this account elsewhere.
+    pub(crate) connects: Option<Box<Voucher>>,
 }
 
 impl Sealed for Flow {
@@ -57,6 +60,15 @@ impl Purpose {
         match self {
             Self::Authorize(request) => Some(request),
             Self::Visit(_) => None,
+        }
+    }
+
+    /// How old a login elsewhere may be, in seconds. Who logs in to change their account does it now, wherever that is.
+    pub(crate) const fn max_age(&self) -> Option<u64> {
+        match self {
+            Self::Authorize(request) => request.max_age,
+            Self::Visit(Visit::Account { .. }) => Some(FRESH_LOGIN.as_secs()),
+            Self::Visit(Visit::Device { .. }) => None,
         }
     }
 
@@ -126,6 +138,8 @@ pub(crate) struct GrantRequest {
     pub(crate) is_signed: bool,
     /// The least that is enough (`acr_values`).
     pub(crate) least_class: Option<String>,
+    /// How old the login may be, in seconds (`max_age`; 0 with `prompt=login`).
+    pub(crate) max_age: Option<u64>,
     /// The user is asked, whatever they said before (`prompt=consent`).
     pub(crate) asks_consent: bool,
 }

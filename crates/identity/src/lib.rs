@@ -28,6 +28,7 @@ mod directory;
 mod discovery;
 mod dpop;
 mod fault;
+mod federation;
 mod flow;
 pub mod import;
 mod introspection;
@@ -84,10 +85,15 @@ pub use directory::{SNAPSHOT_COLLECTIONS, Standing};
 pub use discovery::paths;
 pub use dpop::{DpopError, ProofTarget};
 pub use fault::Fault;
+pub use federation::{
+    AssuranceRule, Connecting, GroupClaim, GroupMap, IdentityProvider, InvalidMetadata, LinkId,
+    LinkView, NewUsers, TokenCall, UpstreamAnswer, UpstreamAuthentication, UpstreamCaller,
+    UpstreamClaims, UpstreamError, UpstreamLogin, UpstreamMetadata,
+};
 pub use introspection::{ActiveToken, IntrospectError, Introspection};
 pub use journal::{Journal, Outbox, OutboxEntry};
 pub use keys::KeyRotation;
-pub use login::{LoggedIn, LoginError, LoginRequest};
+pub use login::{LoggedIn, LoginError, LoginForm, LoginRequest};
 pub use logout::{Logout, LogoutError, LogoutQuestion};
 pub use notice::{Delivery, DueNotice, Message, Notice, NoticeContent, Receiver};
 pub use notification_uri::{InvalidNotificationUri, NotificationUri};

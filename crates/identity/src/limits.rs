@@ -187,6 +187,11 @@ pub const MAX_PASSKEYS_PER_USER: usize = 16;
 /// Longest life of a link with which a user adds a passkey: over a long weekend.
 pub const MAX_INVITATION_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
 
+/// Accounts elsewhere that one user may be connected to. All are deleted with the user in one transaction.
+pub const MAX_LINKS_PER_USER: usize = 16;
+/// How far the clock of an identity provider elsewhere may be off.
+pub const UPSTREAM_CLOCK_SKEW: Duration = Duration::from_secs(30);
+
 /// Failed logins for one name from one network before answers are delayed.
 pub const FREE_FAILURES_PER_NAME: u32 = 5;
 /// Failed logins for one name from everywhere, in one [`FAILURE_MEMORY`], before answers are delayed. One network gets to

@@ -14,11 +14,12 @@ use crate::{
     claims::{
         ASSURANCE_ONE_FACTOR, ASSURANCE_PHISHING_RESISTANT, ASSURANCE_TWO_FACTORS, METHOD_PASSWORD,
     },
+    federation::{AcceptedVoucher, LinkError, LinkId, Voucher, link_report},
     flow::{Flow, Purpose},
     limits::MAX_PASSWORD_BYTES,
     passkey::{AcceptedPasskey, ShownPasskey},
     records::{Authentication, Holder, NameClaim, PasswordCredential, Session, User},
-    second_factor::{AcceptedCode, METHOD_ONE_TIME, METHOD_SEVERAL},
+    second_factor::{AcceptedCode, FirstFactor, METHOD_ONE_TIME, METHOD_SEVERAL},
     secret::{self, StoredSecret},
     session::session_cookie,
     throttle::Attempt,
@@ -50,6 +51,15 @@ pub struct LoggedIn {
     pub session: SessionId,
     /// When it ends.
     pub expires_at: Timestamp,
+}
+
+/// What a login form is for, for people.
+#[derive(Debug)]
+pub struct LoginForm {
+    /// Who asked for it.
+    pub client_name: String,
+    /// The identity provider of the account elsewhere that the login connects, if it does.
+    pub connects: Option<String>,
 }
 
 /// Why a login failed. What the user may know is `Display`; the event knows more.
@@ -87,6 +97,9 @@ pub enum LoginError {
     /// The passkey is not known, its user is disabled, or what it said is not right: which one is nobody's business.
     #[error("this passkey was not accepted; try another one, or log in in another way")]
     WrongPasskey,
+    /// The account elsewhere that was to be connected is connected to another one, or there are too many.
+    #[error("you are not logged in: {0}")]
+    NotConnected(String),
     /// Too many failures.
     #[error("too many failed logins; wait {} seconds and try again", retry_after.as_secs().max(1))]
     Throttled {
@@ -108,6 +121,7 @@ impl LoginError {
                 401
             }
             Self::OtherBrowser => 403,
+            Self::NotConnected(_) => 409,
             Self::Throttled { .. } => 429,
             Self::Unavailable(fault) => fault.status(),
         }
@@ -130,6 +144,10 @@ pub(crate) enum Means<'a> {
     /// And this, as typed.
     PasswordAndCode(&'a str),
     Passkey(&'a ShownPasskey),
+    /// A login elsewhere.
+    Elsewhere(&'a Voucher),
+    /// And this, as typed.
+    ElsewhereAndCode(&'a Voucher, &'a str),
 }
 
 /// What must be written with the login, so that what was shown is not good again.
@@ -137,6 +155,7 @@ enum Accepted {
     Password,
     PasswordAndCode(AcceptedCode),
     Passkey(AcceptedPasskey),
+    Elsewhere(Box<AcceptedVoucher>, Option<AcceptedCode>),
 }
 
 impl Accepted {
@@ -145,13 +164,36 @@ impl Accepted {
             Self::Password => change,
             Self::PasswordAndCode(code) => code.use_up(change),
             Self::Passkey(passkey) => passkey.use_up(change),
+            Self::Elsewhere(voucher, code) => {
+                let change = voucher.use_up(change);
+                code.iter().fold(change, |change, code| code.use_up(change))
+            }
+        }
+    }
+
+    /// The account elsewhere that it was, if it was one, and when its user logged in there.
+    fn elsewhere(&self) -> Option<(&LinkId, Timestamp)> {
+        match self {
+            Self::Elsewhere(accepted, _) => Some((accepted.link(), accepted.voucher.at)),
+            _ => None,
         }
     }
 
     /// `acr` and `amr`.
-    fn assurance(&self) -> (&'static str, Vec<&'static str>) {
+    fn assurance(&self) -> (&str, Vec<&str>) {
         match self {
             Self::Password => (ASSURANCE_ONE_FACTOR, vec![METHOD_PASSWORD]),
+            Self::Elsewhere(accepted, code) => {
+                let voucher = &accepted.voucher;
+                let mut methods: Vec<&str> = voucher.methods.iter().map(String::as_str).collect();
+                match code {
+                    None => (&voucher.class, methods),
+                    Some(_) => {
+                        methods.extend([METHOD_ONE_TIME, METHOD_SEVERAL]);
+                        (ASSURANCE_TWO_FACTORS, methods)
+                    }
+                }
+            }
             Self::PasswordAndCode(_) => {
                 let methods = vec![METHOD_PASSWORD, METHOD_ONE_TIME, METHOD_SEVERAL];
                 (ASSURANCE_TWO_FACTORS, methods)
@@ -165,7 +207,7 @@ impl Accepted {
 
     /// The event of the login.
     fn report(&self) -> Report {
-        let report = |activity| Report::new(EventClass::Authentication, activity);
+        let report = |activity: &str| Report::new(EventClass::Authentication, activity);
         match self {
             Self::Password => report("login.password"),
             Self::PasswordAndCode(code) => {
@@ -173,6 +215,14 @@ impl Accepted {
             }
             Self::Passkey(passkey) => {
                 report("login.passkey").detail("passkey", passkey.id().as_str())
+            }
+            Self::Elsewhere(accepted, code) => {
+                let voucher = &accepted.voucher;
+                let report = voucher.describe(report(&voucher.activity));
+                match code {
+                    Some(code) => report.detail("second_factor", code.kind),
+                    None => report,
+                }
             }
         }
     }
@@ -206,7 +256,8 @@ impl Provider {
             }
             Ok(proven) if self.second_factor(&proven.user.id)?.is_some() => {
                 self.settle_forgiveness(&attempt)?;
-                let flow = self.half_login(flow, &proven)?;
+                let first = FirstFactor::password(&proven);
+                let flow = self.half_login(flow, &proven.user.id, first)?;
                 Err(LoginError::SecondFactorNeeded { flow })
             }
             Ok(proven) => {
@@ -226,11 +277,20 @@ impl Provider {
         Ok(self.class_of_password(user)? < class && self.can_reach(user, class)?)
     }
 
-    /// Who asked for the login of a form, for people: what a page needs to show the form again. `None` if the form
-    /// is not ours.
-    pub fn client_of_form(&self, flow: &str) -> Option<String> {
+    /// What a page needs to show a form again. `None` if the form is not ours.
+    pub fn login_form(&self, flow: &str) -> Option<LoginForm> {
         let flow: Flow = self.flow_seal.unseal(flow)?;
-        Some(flow.client_name)
+        Some(LoginForm {
+            connects: self.label_of(&flow),
+            client_name: flow.client_name,
+        })
+    }
+
+    /// The identity provider of the account elsewhere that a login connects, for people.
+    fn label_of(&self, flow: &Flow) -> Option<String> {
+        let source = &flow.connects.as_ref()?.source;
+        let at = self.identity_provider(source);
+        Some(at.map_or_else(|| source.clone(), |at| at.label.clone()))
     }
 
     pub(crate) fn open_flow(&self, flow: &str, browser: Option<&str>) -> Result<Flow, LoginError> {
@@ -334,7 +394,7 @@ impl Provider {
             }
             let accepted = self.accept(&proven.user, means)?;
             let (session, cookie) = self.new_session(&proven.user, &accepted, caller);
-            credential.record.last_login_at = Some(session.authentication.at);
+            credential.record.last_login_at = Some(session.used_at);
             if let Some(rehashed) = &proven.rehashed {
                 credential.record.hash = Some(rehashed.clone());
             }
@@ -347,6 +407,10 @@ impl Provider {
                     caller,
                 );
             let change = accepted.use_up(change);
+            let change = match &flow.connects {
+                Some(voucher) => self.connect(change, &proven.user, voucher, caller)?,
+                None => change,
+            };
             let change = self.forget_cookie(change, previous)?;
             let change = self.make_room_for_session(change, &proven.user.id, None)?;
             let change = self.forgive(change, attempt)?;
@@ -381,7 +445,35 @@ impl Provider {
                 let accepted = self.accept_passkey(shown)?;
                 Accepted::Passkey(accepted.ok_or(LoginError::WrongPasskey)?)
             }
+            Means::Elsewhere(voucher) => {
+                let accepted = self.accept_voucher(&user.id, voucher)?;
+                let accepted = accepted.ok_or(LoginError::WrongCredentials)?;
+                Accepted::Elsewhere(Box::new(accepted), None)
+            }
+            Means::ElsewhereAndCode(voucher, typed) => {
+                let accepted = self.accept_voucher(&user.id, voucher)?;
+                let accepted = accepted.ok_or(LoginError::FlowUsed)?;
+                let code = self.accept_code(&user.id, typed)?;
+                let code = code.ok_or(LoginError::WrongCode)?;
+                Accepted::Elsewhere(Box::new(accepted), Some(code))
+            }
         })
+    }
+
+    /// Connects the account elsewhere that the login was to be for. The login writes the password record already.
+    fn connect<'p>(
+        &self,
+        change: Change<'p>,
+        user: &User,
+        voucher: &Voucher,
+        caller: &Caller,
+    ) -> Result<Change<'p>, LoginError> {
+        match self.stage_link_alone(change, &user.id, voucher) {
+            Ok((change, _)) => Ok(change.report(link_report(user, voucher), caller)),
+            Err(LinkError::Unavailable(fault)) => Err(fault.into()),
+            Err(LinkError::NoUser) => Err(LoginError::WrongCredentials),
+            Err(refused) => Err(LoginError::NotConnected(refused.to_string())),
+        }
     }
 
     /// The credential as it is now, if it still is what the password was checked against. Writing it makes a
@@ -416,16 +508,18 @@ impl Provider {
         let now = self.clock.now();
         let id = SessionId::generate(&*self.clock, &*self.entropy);
         let (context_class, methods) = accepted.assurance();
+        let (link, at) = accepted.elsewhere().unzip();
         let cookie_secret = secret::generate(&*self.entropy);
         let session = Session {
             id: id.clone(),
             user: user.id.clone(),
             authentication: Authentication {
-                at: now,
+                at: at.unwrap_or(now),
                 context_class: context_class.to_owned(),
                 methods: methods.into_iter().map(str::to_owned).collect(),
             },
             cookie_digest: Some(StoredSecret::new(secret::digest(cookie_secret.expose()))),
+            link: link.cloned(),
             source_ip: caller.source_ip,
             used_at: now,
             expires_at: now + SESSION_LIFETIME,

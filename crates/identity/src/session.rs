@@ -22,6 +22,8 @@ pub enum EndReason {
     Logout,
     /// An administrator said so.
     Administrator,
+    /// The account elsewhere that it was is connected no longer.
+    Disconnected,
     /// The client revoked its refresh token (RFC 7009).
     ClientRevocation,
     /// An authorization code came a second time.
@@ -39,6 +41,7 @@ impl EndReason {
         match self {
             Self::Logout => "logout",
             Self::Administrator => "administrator",
+            Self::Disconnected => "account disconnected",
             Self::ClientRevocation => "client revocation",
             Self::CodeReuse => "authorization code reuse",
             Self::RefreshReuse => "refresh token reuse",

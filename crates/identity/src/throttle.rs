@@ -116,6 +116,20 @@ impl Attempt {
         }
     }
 
+    /// An attempt to log in elsewhere. Who logs in there guesses nothing here; this bounds how often one network can have the
+    /// other side asked.
+    pub(crate) fn elsewhere(source: Option<IpAddr>) -> Self {
+        let by_source = source.map(|address| Count {
+            key: format!("upstream from {}", SourceNetwork::of(address)),
+            free: FREE_FAILURES_PER_SOURCE,
+            span: Span::Quiet,
+            forgiving: false,
+        });
+        Self {
+            counts: by_source.into_iter().collect(),
+        }
+    }
+
     /// An attempt of `user` to connect a device by its code, from the caller's address.
     pub(crate) fn at_user_code(user: &UserId, source: Option<IpAddr>) -> Self {
         let by_user = Count {

@@ -1,6 +1,7 @@
 //! The command tree: one definition feeds parsing, help, man pages and completions.
 
 mod groups;
+mod identity_providers;
 
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
@@ -8,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use testudo_controlplane::ServiceName;
 
 pub use self::groups::{GroupCommand, GroupProfileArguments, MemberArguments, RoleCommand};
+pub use self::identity_providers::IdentityProviderCommand;
 
 /// Security in every service of a fleet, from one binary.
 #[derive(Debug, Parser)]
@@ -168,6 +170,9 @@ pub enum Command {
     /// Applications and service accounts
     #[command(subcommand)]
     Client(ClientCommand),
+    /// Identity providers elsewhere where users may log in
+    #[command(subcommand)]
+    IdentityProvider(IdentityProviderCommand),
     /// Login sessions
     #[command(subcommand)]
     Session(SessionCommand),
@@ -575,6 +580,29 @@ pub enum UserCommand {
         username: String,
         /// Its id, as `passkeys` lists it
         passkey: String,
+    },
+    /// List the accounts elsewhere that log one in
+    Links {
+        /// Login name
+        username: String,
+    },
+    /// Connect one to an account elsewhere, which logs them in from now on
+    Connect {
+        /// Login name
+        username: String,
+        /// Name of the identity provider, as `identity-provider list` shows it
+        #[arg(long, value_name = "NAME")]
+        identity_provider: String,
+        /// What it calls them: the `sub` of its ID tokens
+        #[arg(long)]
+        subject: String,
+    },
+    /// Part one from an account elsewhere: sessions by it end
+    Disconnect {
+        /// Login name
+        username: String,
+        /// Its id, as `links` lists it
+        link: String,
     },
     /// Remove the authenticator and recovery codes of somebody who has lost them
     ResetSecondFactor {

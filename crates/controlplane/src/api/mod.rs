@@ -9,6 +9,7 @@ mod clients;
 mod extract;
 mod fleet;
 mod groups;
+mod identity_providers;
 pub mod import;
 mod join_tokens;
 mod keys;
@@ -214,6 +215,30 @@ pub fn operations() -> Vec<Operation> {
             "/api/v1/users/{username}/invitation",
             Change,
             passkeys::invite,
+        ),
+        operation(
+            get.clone(),
+            "/api/v1/users/{username}/links",
+            Read,
+            identity_providers::links,
+        ),
+        operation(
+            post.clone(),
+            "/api/v1/users/{username}/links",
+            Change,
+            identity_providers::connect,
+        ),
+        operation(
+            delete.clone(),
+            "/api/v1/users/{username}/links/{link}",
+            Change,
+            identity_providers::disconnect,
+        ),
+        operation(
+            get.clone(),
+            "/api/v1/identity-providers",
+            Read,
+            identity_providers::list,
         ),
         operation(
             put,

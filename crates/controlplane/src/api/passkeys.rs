@@ -6,12 +6,12 @@ use axum::{Extension, Json, extract::State};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use testudo_identity::{PasskeyId, PasskeyView};
-use testudo_model::{UserId, Username};
+use testudo_model::Username;
 
 use super::{
     Administrator, Answer,
     extract::{Body, Path},
-    users::refusal,
+    users::{refusal, user_named},
 };
 use crate::{http::Refusal, plane::Plane};
 
@@ -74,11 +74,6 @@ pub async fn invite(
             })))
         })
         .await?
-}
-
-fn user_named(plane: &Plane, username: &Username) -> Result<UserId, Refusal> {
-    let user = plane.provider.user_by_name(username);
-    Ok(user.map_err(|error| refusal(&error))?.record.id)
 }
 
 fn view(passkey: &PasskeyView) -> Value {

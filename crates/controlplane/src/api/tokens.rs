@@ -305,6 +305,13 @@ fn what(event: &Event, username: Option<&str>) -> String {
             text("scope"),
             text("policies")
         ),
+        "login.upstream" => {
+            let (at, subject) = (text("upstream"), text("upstream_subject"));
+            match text("second_factor") {
+                "" => format!("{who} logged in at {at} as {subject}"),
+                second => format!("{who} logged in at {at} as {subject}, and with {second}"),
+            }
+        }
         login if login.starts_with("login.") => {
             let first = login.trim_start_matches("login.");
             match text("second_factor") {

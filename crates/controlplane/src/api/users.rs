@@ -214,6 +214,12 @@ fn view(stored: &Versioned<User>) -> Value {
     })
 }
 
+/// The user of a path.
+pub fn user_named(plane: &Plane, username: &Username) -> Result<UserId, Refusal> {
+    let user = plane.provider.user_by_name(username);
+    Ok(user.map_err(|error| refusal(&error))?.record.id)
+}
+
 /// The answer to a refused administrative operation.
 pub fn refusal(error: &AdminError) -> Refusal {
     match error.status() {

@@ -8,21 +8,21 @@ use axum::{
 };
 use http::StatusCode;
 use testudo_identity::{
-    AccountAction, AccountError, AccountPage, AccountView, ConsentView, Parameters, PasskeyView,
-    SessionView, paths,
+    AccountAction, AccountError, AccountPage, AccountView, ConsentView, LinkView, Parameters,
+    PasskeyView, SessionView, paths,
 };
 
 use super::{
     Endpoint, Refusal,
-    authorize::{login_page, message, refuse_cross_site, sentence},
+    authorize::{buttons, login_page, message, refuse_cross_site, sentence},
     body::Form,
     cookies,
     passkey::{creation_page, registration_of},
 };
 use crate::{
     pages::{
-        self, AccountOverviewPage, ConsentLine, PasskeyLine, RecoveryCodesPage, SessionLine,
-        TotpPage,
+        self, AccountOverviewPage, ConsentLine, LinkLine, PasskeyLine, RecoveryCodesPage,
+        SessionLine, TotpPage,
     },
     plane::Plane,
 };
@@ -94,6 +94,7 @@ fn action_of(parameters: &Parameters) -> Option<AccountAction<'_>> {
             id: parameters.get("passkey")?.parse().ok()?,
             name: parameters.get("name").unwrap_or(""),
         },
+        "disconnect" => AccountAction::Disconnect(parameters.get("link")?.parse().ok()?),
         "remove-passkey" => AccountAction::RemovePasskey(parameters.get("passkey")?.parse().ok()?),
         _ => return None,
     })
@@ -158,6 +159,13 @@ fn overview(plane: &Plane, view: &AccountView) -> Response {
         added: passkey.created_at.to_string(),
         used: passkey.last_used_at.map(|used| used.to_string()),
     };
+    let link_line = |link: &LinkView| LinkLine {
+        id: link.id.to_string(),
+        label: label_of(plane, link),
+        account: link.account.clone(),
+        since: link.created_at.to_string(),
+        used: link.last_login_at.map(|used| used.to_string()),
+    };
     let second_factor = view.second_factor;
     let page = AccountOverviewPage {
         fleet: plane.fleet_name(),
@@ -169,8 +177,19 @@ fn overview(plane: &Plane, view: &AccountView) -> Response {
         consents: view.consents.iter().map(consent).collect(),
         passkeys: view.passkeys.iter().map(passkey_line).collect(),
         can_have_passkeys: view.can_have_passkeys,
+        links: view.links.iter().map(link_line).collect(),
+        can_part_with_links: view.can_part_with_links,
+        elsewhere: buttons(plane),
     };
     pages::render(StatusCode::OK, &page)
+}
+
+/// What the identity provider of a link is called now.
+fn label_of(plane: &Plane, link: &LinkView) -> String {
+    let known = plane.provider.identity_providers();
+    let mut known = known.iter();
+    let at = known.find(|at| at.issuer == link.authority);
+    at.map_or_else(|| link.source.clone(), |at| at.label.clone())
 }
 
 fn clients_of(session: &SessionView) -> String {

@@ -8,14 +8,14 @@ use axum::{
 };
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use testudo_identity::{
-    Authorization, AuthorizeError, Caller, LoggedIn, LoginError, LoginPrompt, LoginRequest, Logout,
-    LogoutError, Provider, SecondFactorRequest, paths,
+    Authorization, AuthorizeError, Caller, IdentityProvider, LoggedIn, LoginError, LoginPrompt,
+    LoginRequest, Logout, LogoutError, Provider, SecondFactorRequest, paths,
 };
 use testudo_model::Redacted;
 
 use super::{Endpoint, Refusal, body::Form, cookies};
 use crate::{
-    pages::{self, LoginCodePage, LoginPage, LogoutPage, MessagePage},
+    pages::{self, Button, LoginCodePage, LoginPage, LogoutPage, MessagePage},
     plane::Plane,
 };
 
@@ -80,6 +80,8 @@ pub(super) fn login_page(plane: &Plane, prompt: &LoginPrompt) -> Response {
         message: None,
         passkey: plane.provider.passkey_request(&prompt.flow),
         offer_passkeys: true,
+        connects: prompt.connects.as_deref(),
+        elsewhere: buttons(plane),
     };
     let mut response = pages::render_with_script(StatusCode::OK, &page);
     cookies::set(
@@ -89,6 +91,16 @@ pub(super) fn login_page(plane: &Plane, prompt: &LoginPrompt) -> Response {
         None,
     );
     response
+}
+
+/// Where else people may log in.
+pub(super) fn buttons(plane: &Plane) -> Vec<Button> {
+    let elsewhere = plane.provider.identity_providers();
+    let button = |at: &Arc<IdentityProvider>| Button {
+        name: at.name.clone(),
+        label: at.label.clone(),
+    };
+    elsewhere.iter().map(button).collect()
 }
 
 /// What was typed, kept to show the form again.
@@ -179,7 +191,12 @@ async fn finish_login(
     }
 }
 
-fn code_page(plane: &Plane, status: StatusCode, flow: &str, message: Option<&str>) -> Response {
+pub(super) fn code_page(
+    plane: &Plane,
+    status: StatusCode,
+    flow: &str,
+    message: Option<&str>,
+) -> Response {
     let page = LoginCodePage {
         fleet: plane.fleet_name(),
         flow,
@@ -205,19 +222,37 @@ pub(super) fn logged_in_answer(logged_in: &LoggedIn) -> Response {
     response
 }
 
-pub(super) fn login_page_again(plane: &Plane, typed: &Typed, error: &LoginError) -> Response {
-    let client = plane.provider.client_of_form(&typed.flow);
+/// Why a login form is shown again.
+pub(super) struct Shown<'a> {
+    pub(super) status: StatusCode,
+    pub(super) text: &'a str,
+    pub(super) offer_passkeys: bool,
+}
+
+pub(super) fn login_page_saying(plane: &Plane, typed: &Typed, shown: &Shown<'_>) -> Response {
+    let form = plane.provider.login_form(&typed.flow);
+    let client = form.as_ref().map(|form| form.client_name.as_str());
     let page = LoginPage {
         fleet: plane.fleet_name(),
-        client: client.as_deref().unwrap_or("the application"),
+        client: client.unwrap_or("the application"),
         flow: &typed.flow,
         username: &typed.username,
-        message: Some(&sentence(error)),
+        message: Some(shown.text),
         passkey: plane.provider.passkey_request(&typed.flow),
+        offer_passkeys: shown.offer_passkeys,
+        connects: form.as_ref().and_then(|form| form.connects.as_deref()),
+        elsewhere: buttons(plane),
+    };
+    pages::render_with_script(shown.status, &page)
+}
+
+pub(super) fn login_page_again(plane: &Plane, typed: &Typed, error: &LoginError) -> Response {
+    let shown = Shown {
+        status: StatusCode::from_u16(error.status()).unwrap_or(StatusCode::UNAUTHORIZED),
+        text: &sentence(error),
         offer_passkeys: !matches!(error, LoginError::WrongPasskey),
     };
-    let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::UNAUTHORIZED);
-    let response = pages::render_with_script(status, &page);
+    let response = login_page_saying(plane, typed, &shown);
     match error {
         LoginError::Throttled { retry_after } => with_retry_after(response, *retry_after),
         _ => response,

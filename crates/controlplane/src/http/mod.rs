@@ -13,6 +13,7 @@ mod registration;
 mod serve;
 mod timely;
 mod unread;
+mod upstream;
 
 use std::sync::Arc;
 
@@ -35,6 +36,7 @@ use crate::{api, metrics::ControlMetrics, openapi, pages, plane::Plane};
 pub use authorize::{LOGIN, LOGIN_CODE, LOGOUT};
 pub use passkey::LOGIN_PASSKEY;
 pub use registration::REGISTERED;
+pub use upstream::{CONNECT, ELSEWHERE};
 
 /// Largest form. A token request has less than 16 KiB.
 const MAX_FORM_BYTES: usize = 64 * 1024;
@@ -130,6 +132,7 @@ pub fn endpoints() -> Vec<Endpoint> {
         account::endpoints(),
         consent::endpoints(),
         passkey::endpoints(),
+        upstream::endpoints(),
         own,
     ]
     .into_iter()

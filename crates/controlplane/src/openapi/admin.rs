@@ -179,6 +179,34 @@ fn people() -> Vec<Entry> {
         .takes(JSON, object([("ttl_seconds", count())])),
         entry(
             GET,
+            "/api/v1/users/{username}/links",
+            "Accounts elsewhere that log a user in",
+            items(named("Link")),
+        ),
+        entry(
+            POST,
+            "/api/v1/users/{username}/links",
+            "Connect one",
+            object([("link", text())]),
+        )
+        .takes(
+            JSON,
+            object([("identity_provider", text()), ("subject", text())]),
+        ),
+        entry(
+            DELETE,
+            "/api/v1/users/{username}/links/{link}",
+            "Part with one",
+            object([("removed", text())]),
+        ),
+        entry(
+            GET,
+            "/api/v1/identity-providers",
+            "Where people may log in elsewhere",
+            items(named("IdentityProvider")),
+        ),
+        entry(
+            GET,
             "/api/v1/users/{username}/sessions",
             "Sessions of a user",
             items(named("Session")),
@@ -469,6 +497,35 @@ pub(super) fn schemas() -> Vec<(&'static str, Value)> {
                 ("synchronised", flag()),
                 ("created", text()),
                 ("last_used", maybe_text()),
+            ]),
+        ),
+        (
+            "Link",
+            object([
+                ("id", text()),
+                ("identity_provider", text()),
+                ("issuer", text()),
+                ("subject", text()),
+                ("account", maybe_text()),
+                ("created", text()),
+                ("last_login", maybe_text()),
+            ]),
+        ),
+        (
+            "IdentityProvider",
+            object([
+                ("name", text()),
+                ("label", text()),
+                ("issuer", text()),
+                ("client_id", text()),
+                ("redirect_uri", text()),
+                ("authentication", text()),
+                ("scopes", texts()),
+                ("new_users", one_of(&["link", "create"])),
+                ("trust_email", flag()),
+                ("username_claim", text()),
+                ("groups", any()),
+                ("assurance", list(any())),
             ]),
         ),
         (

@@ -9,7 +9,7 @@ use super::{
     shape::{any, count, list, named, one_of, open, text},
 };
 use crate::{
-    http::{LOGIN, LOGIN_CODE, LOGIN_PASSKEY, LOGOUT, REGISTERED},
+    http::{CONNECT, ELSEWHERE, LOGIN, LOGIN_CODE, LOGIN_PASSKEY, LOGOUT, REGISTERED},
     pages,
 };
 
@@ -139,6 +139,8 @@ fn browsers() -> Vec<Entry> {
         form_page(LOGIN, "Name and password"),
         form_page(LOGIN_CODE, "A second factor"),
         form_page(LOGIN_PASSKEY, "A passkey"),
+        form_page(ELSEWHERE, "Go and log in elsewhere"),
+        page(GET, ELSEWHERE, "Come back from there"),
         page(GET, paths::INVITATION, "Add a passkey with a link"),
         form_page(paths::INVITATION, "The same"),
         page(GET, paths::END_SESSION, "An application asks for a logout"),
@@ -149,6 +151,7 @@ fn browsers() -> Vec<Entry> {
         form_page(paths::CONSENT, "Answer that"),
         page(GET, paths::ACCOUNT, "The account page"),
         form_page(paths::ACCOUNT, "Change something there"),
+        form_page(CONNECT, "Connect it to an account elsewhere"),
         page(GET, paths::DEVICE, "Connect a device"),
         form_page(paths::DEVICE, "The same"),
     ]

@@ -14,11 +14,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, header};
+use http::{HeaderValue, Request, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use testudo_identity::Message;
+use testudo_model::Redacted;
 use testudo_runtime::fleet::{Network, OutboundRules};
 use testudo_trust::IdentitySource;
 use tokio::{
@@ -102,6 +103,42 @@ impl Outbound {
         let answer = self.send(&message.url, |target| target.post(message));
         // The status is the answer; a body that is too long or breaks off changes nothing about it.
         answer.await.map(|answer| answer.status)
+    }
+
+    /// Sends a form that holds secrets; the status and the answer.
+    ///
+    /// # Errors
+    /// See [`OutboundError`].
+    pub async fn post_form(
+        &self,
+        url: &str,
+        authorization: Option<&Redacted<String>>,
+        form: &Redacted<String>,
+    ) -> Result<(u16, Bytes), OutboundError> {
+        let request = |target: &Target| target.post_form(authorization, form);
+        let answer = self.send(url, request).await?;
+        Ok((answer.status, answer.body?))
+    }
+
+    /// As [`Outbound::get`], with an access token.
+    ///
+    /// # Errors
+    /// See [`OutboundError`].
+    pub async fn get_as(
+        &self,
+        url: &str,
+        access_token: &Redacted<String>,
+    ) -> Result<Bytes, OutboundError> {
+        let answer = self.send(url, |target| target.get_as(access_token)).await?;
+        match answer.status {
+            200 => answer.body,
+            status => Err(OutboundError::Status(status)),
+        }
+    }
+
+    /// Whether addresses without TLS are called too.
+    pub fn allows_http(&self) -> bool {
+        self.rules.borrow().allow_http
     }
 
     /// What is at `url`, if the answer is 200 and all of it.
@@ -206,6 +243,33 @@ impl Target {
             .map_err(|_| OutboundError::Address)
     }
 
+    fn post_form(
+        &self,
+        authorization: Option<&Redacted<String>>,
+        form: &Redacted<String>,
+    ) -> Result<Request<Full<Bytes>>, OutboundError> {
+        let mut request = self
+            .request("POST")?
+            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
+        if let Some(authorization) = authorization {
+            request = request.header(header::AUTHORIZATION, secret_value(authorization.expose())?);
+        }
+        request
+            .body(Full::new(Bytes::from(form.expose().clone())))
+            .map_err(|_| OutboundError::Address)
+    }
+
+    fn get_as(
+        &self,
+        access_token: &Redacted<String>,
+    ) -> Result<Request<Full<Bytes>>, OutboundError> {
+        let bearer = format!("Bearer {}", access_token.expose());
+        self.request("GET")?
+            .header(header::AUTHORIZATION, secret_value(&bearer)?)
+            .body(Full::default())
+            .map_err(|_| OutboundError::Address)
+    }
+
     fn get(&self) -> Result<Request<Full<Bytes>>, OutboundError> {
         self.request("GET")?
             .body(Full::default())
@@ -229,6 +293,13 @@ impl Target {
             .header(header::ACCEPT, "application/json")
             .header(header::CONNECTION, "close"))
     }
+}
+
+fn secret_value(text: &str) -> Result<HeaderValue, OutboundError> {
+    let mut value =
+        HeaderValue::from_str(text).map_err(|error| OutboundError::Http(error.into()))?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 fn is_allowed(address: IpAddr, rules: &OutboundRules) -> bool {

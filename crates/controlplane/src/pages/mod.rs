@@ -41,6 +41,18 @@ pub struct LoginPage<'a> {
     pub passkey: Option<PasskeyRequest>,
     /// Whether the browser offers them by itself. Not right after one was refused: some answer at once.
     pub offer_passkeys: bool,
+    /// The identity provider of the account elsewhere that the login connects, if it does.
+    pub connects: Option<&'a str>,
+    /// Where else people may log in.
+    pub elsewhere: Vec<Button>,
+}
+
+/// An identity provider elsewhere.
+pub struct Button {
+    /// Its name in addresses.
+    pub name: String,
+    /// What it is called.
+    pub label: String,
 }
 
 /// A heading and a sentence.
@@ -99,6 +111,26 @@ pub struct AccountOverviewPage<'a> {
     pub passkeys: Vec<PasskeyLine>,
     /// Whether passkeys work here.
     pub can_have_passkeys: bool,
+    /// Accounts elsewhere that log them in.
+    pub links: Vec<LinkLine>,
+    /// Whether the last of them may go.
+    pub can_part_with_links: bool,
+    /// Where further ones may be.
+    pub elsewhere: Vec<Button>,
+}
+
+/// An account elsewhere in a list.
+pub struct LinkLine {
+    /// Its id.
+    pub id: String,
+    /// What the identity provider is called.
+    pub label: String,
+    /// What it calls them.
+    pub account: Option<String>,
+    /// Since when.
+    pub since: String,
+    /// When it was last used, if it was.
+    pub used: Option<String>,
 }
 
 /// An application in a list.
@@ -301,6 +333,11 @@ mod tests {
             message: None,
             passkey: None,
             offer_passkeys: true,
+            connects: Some("<script>"),
+            elsewhere: vec![Button {
+                name: "\"><b>".to_owned(),
+                label: "<script>".to_owned(),
+            }],
         };
         let html = page.render().unwrap();
         assert!(

@@ -8,6 +8,7 @@ use super::{AdminError, Created, Named, NewPassword, check_clearance, check_text
 use crate::{
     Caller, Provider,
     change::{Change, until_settled},
+    federation::Link,
     passkey::{Invitation, Passkey},
     records::{Holder, NameClaim, PasswordCredential, Provisioned, User},
     second_factor::SecondFactors,
@@ -366,6 +367,10 @@ impl Provider {
         let change = passkeys.iter().fold(change, |change, passkey| {
             let version = Expected::Version(passkey.version);
             change.delete::<Passkey>(version, passkey.record.id().as_str())
+        });
+        let links = self.stored_links(id)?;
+        let change = links.iter().fold(change, |change, link| {
+            change.delete::<Link>(Expected::Version(link.version), link.record.id.as_str())
         });
         Ok(self.stage_end_of_all(change, id)?)
     }

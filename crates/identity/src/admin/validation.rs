@@ -66,7 +66,7 @@ pub(crate) fn check_count(
 impl Provider {
     /// Groups and roles must exist when they are given. One that is deleted at the same moment is left out of
     /// the directory.
-    pub(super) fn check_memberships(
+    pub(crate) fn check_memberships(
         &self,
         groups: &[GroupName],
         roles: &[RoleName],

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use testudo_model::{SessionId, Timestamp, UserId};
 use testudo_store::Record;
 
-use crate::secret::StoredSecret;
+use crate::{federation::LinkId, secret::StoredSecret};
 
 /// One login of a user in one browser or terminal.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -19,6 +19,8 @@ pub struct Session {
     pub authentication: Authentication,
     /// SHA-256 of the cookie's secret; none once a later login in the same browser took its place.
     pub(crate) cookie_digest: Option<StoredSecret>,
+    /// The account elsewhere that it was, if it was one.
+    pub(crate) link: Option<LinkId>,
     /// From where.
     pub source_ip: Option<IpAddr>,
     /// When it was last used to get tokens.

@@ -2,11 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 use testudo_model::{Timestamp, UserId, event::EventClass};
+use testudo_store::Versioned;
 use testudo_trust::constant_time_eq;
 
 use crate::{
     Caller, Fault, LoggedIn, LoginError, Provider,
     change::Report,
+    federation::Voucher,
     flow::{Flow, Sealed},
     limits::SECOND_FACTOR_LIFETIME,
     login::{Means, Proven},
@@ -28,14 +30,29 @@ pub struct SecondFactorRequest<'a> {
     pub code: &'a str,
 }
 
-/// A login whose password was right.
+/// A login whose first half was right.
 #[derive(Serialize, Deserialize)]
 struct HalfLogin {
     flow: Flow,
     user: UserId,
-    /// Digest of the hash that the password was right for: a new password makes this worthless.
-    hash: String,
+    first: FirstFactor,
     expires_at: Timestamp,
+}
+
+/// What was right.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum FirstFactor {
+    /// A password: digest of the hash that it was right for. A new password makes this worthless.
+    Password(String),
+    /// A login elsewhere.
+    Elsewhere(Box<Voucher>),
+}
+
+impl FirstFactor {
+    pub(crate) fn password(proven: &Proven) -> Self {
+        Self::Password(digest_of(proven))
+    }
 }
 
 impl Sealed for HalfLogin {
@@ -44,17 +61,22 @@ impl Sealed for HalfLogin {
 
 impl Provider {
     /// The hidden field of the form for the code.
-    pub(crate) fn half_login(&self, flow: Flow, proven: &Proven) -> Result<String, Fault> {
+    pub(crate) fn half_login(
+        &self,
+        flow: Flow,
+        user: &UserId,
+        first: FirstFactor,
+    ) -> Result<String, Fault> {
         let half = HalfLogin {
             flow,
-            user: proven.user.id.clone(),
-            hash: digest_of(proven),
+            user: user.clone(),
+            first,
             expires_at: self.clock.now() + SECOND_FACTOR_LIFETIME,
         };
         self.flow_seal.seal(&*self.entropy, &half)
     }
 
-    /// Goes on with a login whose password was right.
+    /// Goes on with a login whose first half was right.
     ///
     /// # Errors
     /// See [`LoginError`]. After `WrongCode` and `Throttled` the same form may be sent again.
@@ -76,7 +98,10 @@ impl Provider {
         if let Err(retry_after) = self.begin_attempt(&attempt, caller)? {
             return Err(LoginError::Throttled { retry_after });
         }
-        let means = Means::PasswordAndCode(request.code);
+        let means = match &half.first {
+            FirstFactor::Password(_) => Means::PasswordAndCode(request.code),
+            FirstFactor::Elsewhere(voucher) => Means::ElsewhereAndCode(voucher, request.code),
+        };
         let done = self.start_session(
             &half.flow,
             &proven,
@@ -98,13 +123,18 @@ impl Provider {
         let user = self.tenant.get::<User>(half.user.as_str())?;
         let credential = self.tenant.get::<PasswordCredential>(half.user.as_str())?;
         let hash = credential.and_then(|credential| credential.record.hash);
-        let proven = user.zip(hash).map(|(user, hash)| Proven {
+        let proven = |user: Versioned<User>, hash| Proven {
             user: user.record,
-            hash: Some(hash),
+            hash,
             rehashed: None,
-        });
-        Ok(proven
-            .filter(|proven| constant_time_eq(digest_of(proven).as_bytes(), half.hash.as_bytes())))
+        };
+        Ok(match &half.first {
+            FirstFactor::Password(digest) => user
+                .zip(hash)
+                .map(|(user, hash)| proven(user, Some(hash)))
+                .filter(|proven| constant_time_eq(digest_of(proven).as_bytes(), digest.as_bytes())),
+            FirstFactor::Elsewhere(_) => user.map(|user| proven(user, None)),
+        })
     }
 }
 

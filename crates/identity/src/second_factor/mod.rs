@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use testudo_model::{Entropy, Redacted, Timestamp, UserId, event::EventClass, random_bytes};
 use testudo_store::{Expected, Record, Versioned};
 
+pub(crate) use self::login::FirstFactor;
 pub use self::login::SecondFactorRequest;
 use crate::{
     Caller, Fault, Provider,

@@ -1,6 +1,6 @@
 //! The device code grant (RFC 8628 section 3.4).
 
-use testudo_model::{SessionId, UserId, limits::SESSION_LIFETIME};
+use testudo_model::{SessionId, limits::SESSION_LIFETIME};
 use testudo_store::{Expected, Versioned};
 
 use super::{AuthenticatedClient, ClientHolder, GrantBasis, TokenError, TokenResponse};
@@ -66,7 +66,7 @@ impl Provider {
         let now = self.clock.now();
         // Apart from the rest, because both kinds of room may be made by ending the same grant.
         self.settle_room_for_session(user, login)?;
-        let session = self.device_session(user, authentication, caller);
+        let session = self.device_session(&approving.record, authentication, caller);
         let basis = GrantBasis {
             user,
             scopes: &record.scopes,
@@ -125,16 +125,17 @@ impl Provider {
     /// The device's own login: it is listed and ended apart from the one it was allowed in.
     fn device_session(
         &self,
-        user: &UserId,
+        approving: &Session,
         authentication: &Authentication,
         caller: &Caller,
     ) -> Session {
         let now = self.clock.now();
         Session {
             id: SessionId::generate(&*self.clock, &*self.entropy),
-            user: user.clone(),
+            user: approving.user.clone(),
             authentication: authentication.clone(),
             cookie_digest: None,
+            link: approving.link.clone(),
             source_ip: caller.source_ip,
             used_at: now,
             expires_at: now + SESSION_LIFETIME,

@@ -19,6 +19,7 @@ mod dpop;
 mod exchange;
 mod external;
 mod fapi;
+mod federation;
 mod groups;
 mod house;
 mod introspection;

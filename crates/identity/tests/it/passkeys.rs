@@ -224,6 +224,7 @@ fn an_answer_is_good_once_in_its_form_in_its_browser_in_its_time() {
     assert_refused(send(&house, &other, &asserted));
     let elsewhere = LoginPrompt {
         browser: other.browser.clone(),
+        connects: None,
         flow: prompt.flow.clone(),
         client_name: String::new(),
         username_hint: None,

@@ -13,7 +13,7 @@ use testudo_trust::hmac_sha1_otp;
 use crate::house::{House, PASSWORD, claimed_request, code_of, native_request, query};
 
 /// What a user has in the pocket.
-struct Authenticator(Vec<u8>);
+pub struct Authenticator(Vec<u8>);
 
 impl Authenticator {
     /// From the key as typed.
@@ -27,7 +27,7 @@ impl Authenticator {
         Self(bytes.collect())
     }
 
-    fn code(&self, house: &House) -> String {
+    pub fn code(&self, house: &House) -> String {
         let step = house.clock.now().unix_seconds() as u64 / 30;
         let hash = hmac_sha1_otp(&self.0, &step.to_be_bytes());
         let offset = usize::from(hash[19] & 0xf);
@@ -111,7 +111,7 @@ fn act(
 }
 
 /// Adds an authenticator in a session; the recovery codes with it.
-fn enrol(house: &House, cookie: &str) -> (Authenticator, Vec<String>) {
+pub fn enrol(house: &House, cookie: &str) -> (Authenticator, Vec<String>) {
     let view = overview(house, cookie);
     let begun = act(house, cookie, &view.flow, AccountAction::BeginTotp).unwrap();
     let AccountPage::AddTotp { flow, setup, .. } = begun else {

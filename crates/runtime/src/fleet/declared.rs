@@ -10,7 +10,7 @@ use testudo_model::{
     snapshot::{GatewayRules, PolicyFile, TransferRules},
 };
 
-use super::{ConsentRule, Network, RegistrationSection};
+use super::{ConsentRule, IdentityProvider, Network, RegistrationSection};
 use crate::LogFormat;
 
 /// A validated fleet file with the files it names.
@@ -36,6 +36,8 @@ pub struct Fleet {
     pub service_accounts: Vec<SeedServiceAccount>,
     /// Issuers outside the fleet whose word about workloads counts.
     pub trusted_issuers: Vec<TrustedIssuer>,
+    /// OpenID providers elsewhere where people may log in.
+    pub identity_providers: Vec<IdentityProvider>,
     /// OAuth clients, by name.
     pub clients: Vec<SeedClient>,
     /// `*.cedar` of the policy folder, in name order.

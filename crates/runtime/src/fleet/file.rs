@@ -13,6 +13,7 @@ use testudo_model::{
 use super::{
     Attestation, GrantType, TlsMinimum,
     host::HostName,
+    identity_providers::IdentityProviderSection,
     network::{ListenAddress, Network},
     route_match::RouteMatch,
     secret::SecretReference,
@@ -56,6 +57,9 @@ pub struct FleetFile {
     /// Issuers outside the fleet whose word about workloads counts, by a name for them.
     #[serde(default)]
     pub trusted_issuers: BTreeMap<String, TrustedIssuerSection>,
+    /// OpenID providers elsewhere where people may log in, by a name for them.
+    #[serde(default)]
+    pub identity_providers: BTreeMap<String, IdentityProviderSection>,
     /// OAuth clients, by client id. `testudo login` has a built-in one.
     #[serde(default)]
     pub clients: BTreeMap<ClientName, ClientSection>,

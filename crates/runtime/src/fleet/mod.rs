@@ -11,6 +11,7 @@ mod document;
 mod file;
 mod files;
 mod host;
+mod identity_providers;
 mod layers;
 mod network;
 mod origins;
@@ -51,6 +52,10 @@ pub use file::{
     ServiceSection, SidecarSection, TrustedIssuerSection, UserSection,
 };
 pub use host::HostName;
+pub use identity_providers::{
+    AssuranceSection, GroupClaimSection, IdentityProvider, IdentityProviderSection, NewUserRule,
+    UpstreamAuthMethod,
+};
 pub use layers::{Override, VARIABLE_PREFIX};
 pub use network::{ListenAddress, Network};
 pub use origins::{Origin, Origins, Setting};

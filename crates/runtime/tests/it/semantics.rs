@@ -364,6 +364,68 @@ fn who_is_trusted_is_named_with_its_keys_and_vouches_for_somebody_in_particular(
 }
 
 #[test]
+fn an_identity_provider_elsewhere_is_named_whole_and_gives_only_groups_there_are() {
+    let with = |text: &str| format!("[services]\n[groups]\nstaff = []\n{text}");
+    let good = "[identity_providers.corp]\nissuer = \"https://login.corp.example\"\nclient_id = \"fleet\"\n\
+                authentication = \"private_key_jwt\"\n";
+    let loaded = accept(&with(&format!(
+        "{good}groups = {{ map = {{ admins = [\"staff\"] }} }}\nassurance = [{{ amr = [\"mfa\"], class = 2 }}]\n"
+    )));
+    let [corp] = &loaded.fleet.identity_providers[..] else {
+        panic!("{:?}", loaded.fleet.identity_providers);
+    };
+    assert_eq!((&*corp.name, corp.secret.is_none()), ("corp", true));
+    assert_eq!(corp.section.scopes, ["openid", "profile", "email"]);
+    assert_eq!(corp.section.groups.as_ref().unwrap().claim, "groups");
+    for (from, to) in [
+        ("https://login.corp.example", "http://login.corp.example"),
+        ("https://login.corp.example", "login.corp.example"),
+        ("https://login.corp.example", "https://a@login.corp.example"),
+        ("https://login.corp.example", "https://login.corp.example?x"),
+        ("\"fleet\"", "\"\""),
+        (".corp]", ".Corp]"),
+        (".corp]", ".\"a/b\"]"),
+        ("private_key_jwt", "client_secret_basic"),
+        (
+            "private_key_jwt\"",
+            "private_key_jwt\"\nscopes = [\"profile\"]",
+        ),
+        (
+            "private_key_jwt\"",
+            "private_key_jwt\"\nscopes = [\"openid\", \"a b\"]",
+        ),
+        (
+            "private_key_jwt\"",
+            "private_key_jwt\"\nsecret = { env = \"S\" }",
+        ),
+        (
+            "private_key_jwt\"",
+            "client_secret_post\"\nsecret = { hash = \"$argon2id$x\" }",
+        ),
+        (
+            "private_key_jwt\"",
+            "private_key_jwt\"\nassurance = [{ class = 2 }]",
+        ),
+    ] {
+        let found = codes(&with(&good.replace(from, to)));
+        assert!(
+            found.contains(&"fleet.identity_provider"),
+            "{to}: {found:?}"
+        );
+    }
+    let twice = format!("{good}{}", good.replace(".corp]", ".club]"));
+    assert!(codes(&with(&twice)).contains(&"fleet.identity_provider"));
+    let nowhere = format!("{good}groups = {{ map = {{ admins = [\"nobody\"] }} }}\n");
+    assert!(codes(&with(&nowhere)).contains(&"fleet.unknown_reference"));
+    let class = format!("{good}assurance = [{{ acr = \"x\", class = 4 }}]\n");
+    assert!(codes(&with(&class)).contains(&"fleet.out_of_range"));
+    accept(&format!(
+        "[outbound]\nallow_http = true\n{}",
+        with(&good.replace("https://", "http://"))
+    ));
+}
+
+#[test]
 fn limits_and_ranges_hold() {
     let route = |more: &str| {
         let routes = [("x", "GET /")];

@@ -7,7 +7,7 @@ use testudo_controlplane::Redacted;
 
 use super::{Invocation, login::read_password};
 use crate::{
-    cli::{ClientCommand, PageArguments, SessionCommand, UserCommand},
+    cli::{ClientCommand, IdentityProviderCommand, PageArguments, SessionCommand, UserCommand},
     failure::Outcome,
     output::{field, say, table},
 };
@@ -63,6 +63,25 @@ pub async fn user(invocation: &Invocation, command: UserCommand) -> Outcome {
             let path = format!("/api/v1/users/{user}/passkeys/{id}");
             let removed: Value = connection.call("DELETE", &path, &json!({})).await?;
             let done = format!("{username} cannot log in with that passkey any more");
+            Ok(invocation.output.done(&removed, done)?)
+        }
+        UserCommand::Links { username } => links(invocation, &username).await,
+        UserCommand::Connect {
+            username,
+            identity_provider,
+            subject,
+        } => {
+            let path = format!("/api/v1/users/{}/links", segment(&username));
+            let body = json!({ "identity_provider": identity_provider, "subject": subject });
+            let made: Value = connection.call("POST", &path, &body).await?;
+            let done = format!("{subject} at {identity_provider} logs in as {username}");
+            Ok(invocation.output.done(&made, done)?)
+        }
+        UserCommand::Disconnect { username, link } => {
+            let (user, id) = (segment(&username), segment(&link));
+            let path = format!("/api/v1/users/{user}/links/{id}");
+            let removed: Value = connection.call("DELETE", &path, &json!({})).await?;
+            let done = format!("that account does not log in as {username} any more");
             Ok(invocation.output.done(&removed, done)?)
         }
         UserCommand::ResetSecondFactor { username } => {
@@ -128,6 +147,50 @@ async fn passkeys(invocation: &Invocation, username: &str) -> Outcome {
         table(
             &["PASSKEY", "NAME", "CREATED", "LAST USED", "MODEL"],
             &rows(passkeys, &fields),
+        )
+    })?;
+    Ok(())
+}
+
+async fn links(invocation: &Invocation, username: &str) -> Outcome {
+    let connection = invocation.context.admin().await?;
+    let path = format!("/api/v1/users/{}/links", segment(username));
+    let links: Value = connection.get(&path).await?;
+    invocation.output.list(&links, |links| {
+        let fields = [
+            "/id",
+            "/identity_provider",
+            "/account",
+            "/subject",
+            "/last_login",
+        ];
+        table(
+            &["LINK", "AT", "ACCOUNT", "SUBJECT", "LAST LOGIN"],
+            &rows(links, &fields),
+        )
+    })?;
+    Ok(())
+}
+
+/// `testudo identity-provider …`.
+pub async fn identity_provider(
+    invocation: &Invocation,
+    command: IdentityProviderCommand,
+) -> Outcome {
+    let IdentityProviderCommand::List = command;
+    let connection = invocation.context.admin().await?;
+    let providers: Value = connection.get("/api/v1/identity-providers").await?;
+    invocation.output.list(&providers, |providers| {
+        let fields = [
+            "/name",
+            "/issuer",
+            "/client_id",
+            "/new_users",
+            "/redirect_uri",
+        ];
+        table(
+            &["NAME", "ISSUER", "CLIENT", "NEW USERS", "REDIRECT URI"],
+            &rows(providers, &fields),
         )
     })?;
     Ok(())

@@ -78,6 +78,9 @@ pub async fn run(cli: Cli) -> Outcome {
         Command::Role(command) => group::role(&invocation, command).await,
         Command::Import(command) => import::run(&invocation, command).await,
         Command::Client(command) => account::client(&invocation, command).await,
+        Command::IdentityProvider(command) => {
+            account::identity_provider(&invocation, command).await
+        }
         Command::Session(command) => account::session(&invocation, command).await,
         Command::Proxy(command) => operate::proxy(&invocation, command).await,
         Command::JoinToken(command) => operate::join_token(&invocation, command).await,

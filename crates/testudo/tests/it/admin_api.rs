@@ -20,6 +20,7 @@ fn request(method: &str, path: &str, fields: &str) -> String {
         .replace("{username}", "alice")
         .replace("{client}", "robot")
         .replace("{passkey}", "00000000000000000000000000000000")
+        .replace("{link}", "00000000000000000000000000000000")
         .replace("{group}", "customers")
         .replace("{kind}/{member}", "user/larry")
         .replace("{role}", "shop-admin")

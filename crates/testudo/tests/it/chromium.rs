@@ -108,9 +108,14 @@ impl Page {
 impl Chromium {
     /// Starts it with the CA file of a fleet among the CAs it trusts, or without.
     pub fn start(ca: Option<&Path>) -> Self {
+        Self::trusting(&ca.into_iter().collect::<Vec<_>>())
+    }
+
+    /// The same with several.
+    pub fn trusting(authorities: &[&Path]) -> Self {
         let home = TempDir::new().unwrap();
-        if let Some(ca) = ca {
-            trust(home.path(), ca);
+        if !authorities.is_empty() {
+            trust(home.path(), authorities);
         }
         let driver = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/chromium/driver.mjs");
         let mut child = Command::new("node")
@@ -259,8 +264,8 @@ impl Drop for Chromium {
     }
 }
 
-/// Adds a CA to the ones that Chromium trusts for the owner of `home`: NSS keeps them.
-fn trust(home: &Path, ca: &Path) {
+/// Adds CAs to the ones that Chromium trusts for the owner of `home`: NSS keeps them.
+fn trust(home: &Path, authorities: &[&Path]) {
     let database = home.join(".pki/nssdb");
     fs::create_dir_all(&database).unwrap();
     let database = format!("sql:{}", database.display());
@@ -275,6 +280,8 @@ fn trust(home: &Path, ca: &Path) {
         assert!(output.status.success(), "certutil {arguments:?}: {errors}");
     };
     run(&["-N", "--empty-password"]);
-    let ca = ca.display().to_string();
-    run(&["-A", "-n", "fleet", "-t", "C,,", "-i", &ca]);
+    for (number, ca) in authorities.iter().enumerate() {
+        let (name, ca) = (format!("ca {number}"), ca.display().to_string());
+        run(&["-A", "-n", &name, "-t", "C,,", "-i", &ca]);
+    }
 }

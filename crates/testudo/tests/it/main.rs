@@ -27,6 +27,7 @@ mod crash;
 mod databases;
 mod differential;
 mod exhaustion;
+mod federation;
 mod fleet;
 mod forge;
 mod forged;

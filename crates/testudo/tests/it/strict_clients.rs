@@ -4,7 +4,7 @@
 
 mod languages;
 mod proxy;
-mod reference;
+pub mod reference;
 
 use std::{
     fs,
@@ -356,7 +356,7 @@ fn run(shop: &Shop, script: &str, libraries: &[String], told: &Value) -> Result<
 }
 
 /// The certificate of the fleet's CA.
-fn authority(shop: &Shop) -> PathBuf {
+pub fn authority(shop: &Shop) -> PathBuf {
     let ca = shop.fleet.ready["ca"].as_str().unwrap();
     shop.fleet.folder.path().join(ca)
 }
