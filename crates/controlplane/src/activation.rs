@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use testudo_identity::{Fault, Journal, Outbox, Provider};
+use testudo_identity::{Fault, Journal, Outbox};
 use testudo_model::{
     Service, TenantName, TrustDomain,
     event::Event,
@@ -15,6 +15,8 @@ use testudo_model::{
 use testudo_policy::{PolicyEngine, PolicyErrors};
 use testudo_runtime::fleet::Fleet;
 use testudo_store::{Expected, Record, StoreError, Tenant};
+
+use crate::tenants::Tenants;
 
 /// Attempts when others change the snapshot at the same time.
 const MAX_ATTEMPTS: usize = 16;
@@ -131,13 +133,31 @@ impl Activated {
 /// Makes snapshots.
 pub struct Activation {
     tenant: Tenant,
-    provider: Arc<Provider>,
+    tenants: Arc<Tenants>,
 }
 
 impl Activation {
-    /// Over one tenant's records.
-    pub const fn new(tenant: Tenant, provider: Arc<Provider>) -> Self {
-        Self { tenant, provider }
+    /// Of the people of all `tenants`; `tenant` is where snapshots are kept.
+    pub const fn new(tenant: Tenant, tenants: Arc<Tenants>) -> Self {
+        Self { tenant, tenants }
+    }
+
+    /// Everybody, of all tenants.
+    fn directory(&self) -> Result<Directory, Fault> {
+        let mut all = Directory::default();
+        for provider in self.tenants.providers() {
+            let Directory {
+                subjects,
+                groups,
+                roles,
+            } = provider.directory()?;
+            all.subjects.extend(subjects);
+            all.groups.extend(groups);
+            all.roles.extend(roles);
+        }
+        all.subjects.sort_by(|a, b| a.id.cmp(&b.id));
+        all.roles.sort();
+        Ok(all)
     }
 
     /// The snapshot in force, if a fleet was ever applied.
@@ -154,7 +174,7 @@ impl Activation {
         newcomers: &Directory,
     ) -> Result<Activated, ActivationError> {
         let stored = self.tenant.get::<InForce>(CURRENT)?;
-        let mut directory = self.provider.directory()?;
+        let mut directory = self.directory()?;
         directory.groups.extend(newcomers.groups.clone());
         directory.roles.extend(newcomers.roles.clone());
         directory.roles.sort();
@@ -196,7 +216,7 @@ impl Activation {
         for _ in 0..MAX_ATTEMPTS {
             let stored = self.tenant.get::<InForce>(CURRENT)?;
             let before = stored.as_ref().map(|stored| &stored.record.snapshot);
-            let directory = self.provider.directory()?;
+            let directory = self.directory()?;
             let activated = match (declaration, before) {
                 (Some(declaration), _) => self.next(declaration, directory, before)?,
                 (None, Some(before)) => {
@@ -236,8 +256,10 @@ impl Activation {
         before: Option<&Snapshot>,
     ) -> Result<Activated, ActivationError> {
         let version = before.map_or(SnapshotVersion(0), |before| before.version);
-        let tenant = self.provider.settings().tenant.clone();
-        let issuers = vec![self.provider.issuer()?];
+        let tenant = TenantName::default_tenant();
+        let providers = self.tenants.providers();
+        let issuers = providers.iter().map(|provider| provider.issuer());
+        let issuers = issuers.collect::<Result<_, _>>()?;
         let mut snapshot = declaration
             .clone()
             .snapshot(version, tenant, directory, issuers);

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use testudo_identity::{GeneratedCredential, KnownIssuer, OutboxEntry, SeedError};
 use testudo_model::{
     event::{Actor, Detail, EventClass, Outcome},
-    snapshot::{Directory, Snapshot},
+    snapshot::Snapshot,
 };
 use testudo_runtime::fleet::Fleet;
 use testudo_trust::{JoseError, X509Error};
@@ -12,10 +12,12 @@ use testudo_workload::{Caller, FleetIdentities, WorkloadError};
 
 use crate::{
     activation::{Activated, ActivationError, Declaration},
+    api::Administrator,
     plane::{Note, Plane},
     proxies::PublishError,
-    seed::{attestation_policy, identity_providers, roles_of, seed_of, trusted_issuers},
+    seed::{attestation_policy, directory_of, identity_providers, seed_of, trusted_issuers},
     start_settings::StartSettings,
+    tenants::TenantError,
 };
 
 /// Why a fleet was not applied. Up to [`ApplyError::Seed`] nothing has changed.
@@ -49,6 +51,9 @@ pub enum ApplyError {
         #[source]
         source: JoseError,
     },
+    /// Its tenants cannot be made.
+    #[error("the tenants cannot be made")]
+    Tenants(#[from] TenantError),
     /// Its services cannot be registered.
     #[error("the services cannot be registered")]
     Workloads(#[from] WorkloadError),
@@ -118,6 +123,7 @@ pub fn apply(plane: &Plane, fleet: &Fleet, actor: &Actor) -> Result<Applied, App
             source_ip: None,
         },
     )?;
+    declare_tenants(plane, fleet, actor)?;
     let report = |activated: &Activated| plane.event(note_of(activated, actor));
     let activated = plane
         .activation
@@ -128,7 +134,9 @@ pub fn apply(plane: &Plane, fleet: &Fleet, actor: &Actor) -> Result<Applied, App
     plane.provider.trust_issuers(known_issuers(fleet)?);
     let elsewhere = identity_providers(fleet);
     plane.provider.trust_identity_providers(elsewhere);
-    plane.provider.demand_of_authenticators(attestation);
+    for provider in plane.tenants.providers() {
+        provider.demand_of_authenticators(attestation.clone());
+    }
     Ok(Applied {
         activated,
         generated: seeded.generated,
@@ -162,6 +170,34 @@ fn known_issuers(fleet: &Fleet) -> Result<Vec<KnownIssuer>, ApplyError> {
     issuers.collect()
 }
 
+/// Makes the tenants that are new, and gives all what the fleet gives them. One that is gone from the file stays: who is in
+/// it is not in the file either.
+fn declare_tenants(plane: &Plane, fleet: &Fleet, actor: &Actor) -> Result<(), TenantError> {
+    let by = Administrator {
+        actor: actor.clone(),
+        source_ip: None,
+        is_provisioner: false,
+    };
+    for (name, declared) in &fleet.tenants {
+        let stored = match plane.tenants.get(name) {
+            Ok(stored) => stored,
+            Err(TenantError::Unknown(_)) => {
+                plane.create_tenant(name, &declared.display_name, &by)?;
+                plane.tenants.get(name)?
+            }
+            Err(error) => return Err(error),
+        };
+        let disabled = stored.record.disabled || declared.disabled;
+        if stored.record.display_name != declared.display_name || stored.record.disabled != disabled
+        {
+            let event = plane.tenant_event("tenant.update", name, &by);
+            let name = &declared.display_name;
+            plane.tenants.change(stored, name, disabled, &event)?;
+        }
+    }
+    plane.tenants.furnish(&by.identity_caller())
+}
+
 fn rehearsal(plane: &Plane, fleet: &Fleet) -> Result<Activated, ApplyError> {
     let known = plane.workloads.trust_domain();
     if *known != fleet.trust_domain {
@@ -171,14 +207,9 @@ fn rehearsal(plane: &Plane, fleet: &Fleet) -> Result<Activated, ApplyError> {
     attestation_policy(&fleet.passkeys)?;
     plane.provider.check_seed(&seed_of(fleet))?;
     known_issuers(fleet)?;
-    let newcomers = Directory {
-        subjects: Vec::new(),
-        groups: fleet.groups.clone(),
-        roles: roles_of(fleet),
-    };
     Ok(plane
         .activation
-        .rehearse(&Declaration::from(fleet), &newcomers)?)
+        .rehearse(&Declaration::from(fleet), &directory_of(fleet))?)
 }
 
 /// What differs between two snapshots, in words.

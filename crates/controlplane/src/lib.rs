@@ -21,6 +21,7 @@ mod plane;
 mod relay;
 mod seed;
 mod start_settings;
+mod tenants;
 mod upstreams;
 mod wire;
 
@@ -33,6 +34,6 @@ pub mod server;
 
 pub use testudo_model::{
     Clock, Entropy, Exposure, InvalidName, Redacted, Route, Service, ServiceName, ServiceProtocol,
-    SpiffeId, TrustDomain, UserRequirement,
+    SpiffeId, TenantName, TrustDomain, UserRequirement,
 };
 pub use testudo_trust::SystemEntropy;

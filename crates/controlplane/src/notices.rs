@@ -1,8 +1,8 @@
-//! Carries the provider's notices to whom they are for.
+//! Carries the notices of all providers to whom they are for.
 
 use std::{sync::Arc, time::Duration};
 
-use testudo_identity::{Delivery, DueNotice, Fault};
+use testudo_identity::{Delivery, DueNotice, Fault, Provider};
 use testudo_runtime::{Drain, with_causes};
 use tokio::task::{JoinError, JoinSet, spawn_blocking};
 use tracing::error;
@@ -17,8 +17,10 @@ pub async fn deliver(plane: Arc<Plane>, outbound: Arc<Outbound>, drain: Drain) {
     let mut watch = drain.watch();
     let mut under_way = JoinSet::new();
     loop {
-        for due in due(&plane).await {
-            under_way.spawn(tell(Arc::clone(&plane), Arc::clone(&outbound), due));
+        for provider in plane.tenants.providers() {
+            for due in due(&provider).await {
+                under_way.spawn(tell(Arc::clone(&provider), Arc::clone(&outbound), due));
+            }
         }
         tokio::select! {
             () = watch.drained() => break,
@@ -30,11 +32,11 @@ pub async fn deliver(plane: Arc<Plane>, outbound: Arc<Outbound>, drain: Drain) {
     while under_way.join_next().await.is_some() {}
 }
 
-async fn due(plane: &Arc<Plane>) -> Vec<DueNotice> {
-    if !plane.provider.has_due_notice() {
+async fn due(provider: &Arc<Provider>) -> Vec<DueNotice> {
+    if !provider.has_due_notice() {
         return Vec::new();
     }
-    let provider = Arc::clone(&plane.provider);
+    let provider = Arc::clone(provider);
     match spawn_blocking(move || provider.due_notices()).await {
         Ok(Ok(due)) => due,
         failed => {
@@ -44,12 +46,11 @@ async fn due(plane: &Arc<Plane>) -> Vec<DueNotice> {
     }
 }
 
-async fn tell(plane: Arc<Plane>, outbound: Arc<Outbound>, due: DueNotice) {
+async fn tell(provider: Arc<Provider>, outbound: Arc<Outbound>, due: DueNotice) {
     let delivery = match outbound.post(&due.message).await {
         Ok(status) => Delivery::Answered(status),
         Err(error) => Delivery::Failed(error.to_string()),
     };
-    let provider = Arc::clone(&plane.provider);
     report(spawn_blocking(move || provider.settle_notice(&due, &delivery)).await);
 }
 

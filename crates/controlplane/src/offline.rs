@@ -16,7 +16,10 @@ use testudo_policy::{PolicyEngine, PolicyErrors, PolicyProblem, TestReport};
 use testudo_runtime::{SystemClock, fleet::Fleet, with_causes};
 use testudo_trust::{SystemEntropy, TrustBundle, base64url};
 
-use crate::{activation::Declaration, seed::roles_of};
+use crate::{
+    activation::Declaration,
+    seed::{directory_of, policy_groups, policy_roles},
+};
 
 /// The snapshot a fleet file would make on a fresh store, with ids nobody has.
 pub fn snapshot_of(fleet: &Fleet) -> Snapshot {
@@ -31,8 +34,8 @@ pub fn snapshot_of(fleet: &Fleet) -> Snapshot {
         tenant: tenant.clone(),
         disabled: user.disabled,
         clearance: user.clearance,
-        groups: user.groups.clone(),
-        roles: user.roles.clone(),
+        groups: policy_groups(&user.groups),
+        roles: policy_roles(&user.roles),
     });
     let accounts = fleet.service_accounts.iter().map(|account| Subject {
         id: ServiceAccountId::generate(&clock, &entropy).to_string(),
@@ -40,13 +43,12 @@ pub fn snapshot_of(fleet: &Fleet) -> Snapshot {
         tenant: tenant.clone(),
         disabled: account.disabled,
         clearance: account.clearance,
-        groups: account.groups.clone(),
-        roles: account.roles.clone(),
+        groups: policy_groups(&account.groups),
+        roles: policy_roles(&account.roles),
     });
     let directory = Directory {
         subjects: users.chain(accounts).collect(),
-        groups: fleet.groups.clone(),
-        roles: roles_of(fleet),
+        ..directory_of(fleet)
     };
     Declaration::from(fleet).snapshot(SnapshotVersion(0), tenant, directory, Vec::new())
 }

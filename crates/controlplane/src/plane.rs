@@ -8,7 +8,7 @@ use std::{
 };
 
 use testudo_audit::{Ledger, LedgerError, LedgerOptions};
-use testudo_identity::{Fault, Outbox, Peer, Provider, Settings};
+use testudo_identity::{ExchangePolicy, Fault, Outbox, Peer, Provider, Settings};
 use testudo_model::{
     Clock, Entropy, EventId, SpiffeId, TenantName, TrustDomain,
     event::{Actor, Detail, Event, EventClass, Outcome},
@@ -21,11 +21,14 @@ use tokio::sync::watch;
 
 use crate::{
     activation::Activation,
+    api::Administrator,
     exchange::ExchangeRules,
     gatekeeper::{Gatekeeper, NotDone},
     http::{Refusal, Workload},
+    pages::Site,
     proxies::{Distribution, RevocationLog},
     start_settings::StartSettings,
+    tenants::{OpenTenant, TENANTS_PATH, TenantError, TenantRecord, Tenants},
     upstreams::Upstreams,
 };
 
@@ -59,18 +62,22 @@ pub struct PlaneOptions {
     pub entropy: Arc<dyn Entropy>,
 }
 
-/// All rooms. Handlers get it behind an `Arc` and use it on blocking threads.
+/// All rooms, as one tenant has them: the fleet itself, or another. Handlers get it behind an `Arc` and use it on blocking
+/// threads.
+#[derive(Clone)]
 pub struct Plane {
     /// The sealed store.
     pub store: Store,
-    /// The identity provider.
+    /// The tenant's identity provider.
     pub provider: Arc<Provider>,
+    /// The other tenants.
+    pub tenants: Arc<Tenants>,
     /// Workload identities.
     pub workloads: Arc<Workloads>,
     /// The ledger.
     pub ledger: Arc<Ledger>,
     /// Makes snapshots.
-    pub activation: Activation,
+    pub activation: Arc<Activation>,
     /// Hands them out.
     pub distribution: Arc<Distribution>,
     /// `host:port` for proxies.
@@ -80,16 +87,18 @@ pub struct Plane {
     /// Randomness.
     pub entropy: Arc<dyn Entropy>,
     /// The settings this process started with.
-    pub started_with: OnceLock<StartSettings>,
+    pub started_with: Arc<OnceLock<StartSettings>>,
     /// Identity providers elsewhere, once requests outside can be made.
-    pub upstreams: OnceLock<Upstreams>,
+    pub upstreams: Arc<OnceLock<Upstreams>>,
     /// Where requests outside may go, as applied last.
     pub outbound_rules: watch::Sender<OutboundRules>,
     /// Who this control plane is in its events.
     pub reporter: SpiffeId,
     tenant: TenantName,
-    blocking: Gatekeeper,
-    hashing: Gatekeeper,
+    display_name: String,
+    base: String,
+    blocking: Arc<Gatekeeper>,
+    hashing: Arc<Gatekeeper>,
 }
 
 /// Why the control plane does not start.
@@ -110,6 +119,9 @@ pub enum OpenError {
     /// The identity provider.
     #[error("the identity provider cannot be opened")]
     Identity(#[from] Fault),
+    /// A tenant.
+    #[error("the tenants cannot be opened")]
+    Tenants(#[from] TenantError),
     /// The workload identities.
     #[error("the workload identities cannot be opened")]
     Workloads(#[from] WorkloadError),
@@ -185,7 +197,10 @@ impl Plane {
                 }
             })?;
         let distribution = Distribution::new(revocations);
-        let rules = ExchangeRules::new(Arc::clone(&distribution), Arc::clone(&clock));
+        let rules = Arc::new(ExchangeRules::new(
+            Arc::clone(&distribution),
+            Arc::clone(&clock),
+        ));
         let provider = Provider::open(
             &store,
             settings,
@@ -193,33 +208,93 @@ impl Plane {
             Arc::clone(&entropy),
             Arc::new(Outbox),
         )?;
-        let provider = Arc::new(provider.exchanging(Arc::new(rules)));
+        let rules: Arc<dyn ExchangePolicy> = rules;
+        let provider = Arc::new(provider.exchanging(Arc::clone(&rules)));
+        let tenants = Arc::new(Tenants::open(
+            &store,
+            Arc::clone(&provider),
+            rules,
+            Arc::clone(&clock),
+            Arc::clone(&entropy),
+        )?);
+        let activation = Activation::new(store.tenant(&tenant), Arc::clone(&tenants));
         Ok(Self {
-            activation: Activation::new(store.tenant(&tenant), Arc::clone(&provider)),
+            activation: Arc::new(activation),
+            display_name: trust_domain.to_string(),
+            base: String::new(),
             distribution,
             store,
             provider,
+            tenants,
             workloads,
             ledger,
             grpc_address,
             clock,
             entropy,
-            started_with: OnceLock::new(),
-            upstreams: OnceLock::new(),
+            started_with: Arc::default(),
+            upstreams: Arc::default(),
             outbound_rules: watch::Sender::default(),
             tenant,
             reporter,
-            blocking: Gatekeeper::new(MAX_BLOCKING, MAX_WAITING),
-            hashing: Gatekeeper::new(MAX_HASHING, MAX_WAITING),
+            blocking: Arc::new(Gatekeeper::new(MAX_BLOCKING, MAX_WAITING)),
+            hashing: Arc::new(Gatekeeper::new(MAX_HASHING, MAX_WAITING)),
         })
     }
 
-    /// The fleet's name for people.
-    pub fn fleet_name(&self) -> &str {
-        self.workloads.trust_domain().as_str()
+    /// The same as another tenant has it.
+    pub fn of_tenant(&self, name: &TenantName, tenant: &OpenTenant) -> Self {
+        Self {
+            provider: Arc::clone(&tenant.provider),
+            tenant: name.clone(),
+            display_name: tenant.display_name.clone(),
+            base: format!("{TENANTS_PATH}{name}"),
+            ..self.clone()
+        }
     }
 
-    /// The tenant everything belongs to until realms exist.
+    /// How the tenant's pages call it, and where they are.
+    pub fn site(&self) -> Site<'_> {
+        Site {
+            name: &self.display_name,
+            base: &self.base,
+        }
+    }
+
+    /// Makes a tenant, with what every tenant has.
+    ///
+    /// # Errors
+    /// See [`TenantError`].
+    pub fn create_tenant(
+        &self,
+        name: &TenantName,
+        display_name: &str,
+        by: &Administrator,
+    ) -> Result<TenantRecord, TenantError> {
+        let event = self.tenant_event("tenant.create", name, by);
+        let made = self.tenants.create(name, display_name, &event)?;
+        self.tenants.furnish(&by.identity_caller())?;
+        Ok(made)
+    }
+
+    /// The event of a change to a tenant.
+    pub fn tenant_event(
+        &self,
+        activity: &'static str,
+        name: &TenantName,
+        by: &Administrator,
+    ) -> Event {
+        self.event(Note {
+            class: EventClass::EntityManagement,
+            activity,
+            outcome: Outcome::Success,
+            actor: by.actor.clone(),
+            source_ip: by.source_ip,
+            target: Some(name.to_string()),
+            details: Vec::new(),
+        })
+    }
+
+    /// Whose the provider is.
     pub const fn tenant(&self) -> &TenantName {
         &self.tenant
     }

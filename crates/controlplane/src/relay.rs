@@ -5,10 +5,10 @@ use std::{sync::Arc, time::Duration};
 
 use testudo_identity::{OutboxEntry, SNAPSHOT_COLLECTIONS};
 use testudo_runtime::{Drain, with_causes};
-use testudo_store::{Change, Store, StoreError};
+use testudo_store::{Change, Record, Store, StoreError};
 use tracing::{error, info, warn};
 
-use crate::{activation::ActivationError, plane::Plane};
+use crate::{activation::ActivationError, plane::Plane, tenants::TenantRecord};
 
 /// Longest sleep between two looks.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -20,11 +20,13 @@ pub fn follow(plane: &Arc<Plane>, drain: &Drain) {
     let mut subscription = plane.store.subscribe();
     let mut directory = Following::from(subscription.told());
     loop {
-        if let Err(error) = plane.provider.report_unrecorded_refusals() {
-            error!(
-                error = with_causes(&error),
-                "refused token requests cannot be told of"
-            );
+        for provider in plane.tenants.providers() {
+            if let Err(error) = provider.report_unrecorded_refusals() {
+                error!(
+                    error = with_causes(&error),
+                    "refused token requests cannot be told of"
+                );
+            }
         }
         if let Err(error) = plane.ledger.take::<OutboxEntry>() {
             warn!(
@@ -89,7 +91,7 @@ impl Following {
             self.seen = last.sequence;
             self.stale |= page
                 .iter()
-                .any(|change| SNAPSHOT_COLLECTIONS.contains(&change.collection.as_str()));
+                .any(|change| shows_in_snapshots(&change.collection));
         }
     }
 
@@ -97,6 +99,10 @@ impl Following {
     fn bring_into_force(&mut self, refresh: impl FnOnce() -> bool) {
         self.stale = self.stale && !refresh();
     }
+}
+
+fn shows_in_snapshots(collection: &str) -> bool {
+    collection == TenantRecord::COLLECTION || SNAPSHOT_COLLECTIONS.contains(&collection)
 }
 
 /// What a look at the changes after a point finds.
@@ -108,6 +114,10 @@ enum Read {
 
 /// Puts the directory as it is now in force. `false`: trying again may help.
 fn refresh(plane: &Plane) -> bool {
+    if let Err(error) = plane.tenants.look() {
+        error!(error = with_causes(&error), "the tenants cannot be read");
+        return false;
+    }
     match plane.activation.refresh() {
         Ok(activated) => {
             if activated.changed {

@@ -4,12 +4,15 @@ use std::collections::BTreeSet;
 
 use testudo_identity::{
     AssuranceRule, AuthMethod, ClientKind, ClientLogout, ClientPolicy, ClientProfile, ConsentRule,
-    ExternalWorkload, GrantType, GroupClaim, IdentityProvider, IssuerIdentity, KeySource,
-    NewPassword, NewSecret, NewUsers, RedirectKind, RedirectUri, RegistrationPolicy, Seed,
-    SeedClient, SeedServiceAccount, SeedUser, ServiceAccountProfile, TrustedIssuer,
+    ExternalWorkload, Fault, GrantType, GroupClaim, IdentityProvider, IssuerIdentity, KeySource,
+    NewPassword, NewSecret, NewUsers, Provider, RedirectKind, RedirectUri, RegistrationPolicy,
+    Seed, SeedClient, SeedServiceAccount, SeedUser, ServiceAccountProfile, TrustedIssuer,
     UpstreamAuthentication, UserProfile, webauthn::AttestationPolicy,
 };
-use testudo_model::{ClientName, Redacted, RoleName, Scope};
+use testudo_model::{
+    ClientName, GroupName, PolicyGroup, PolicyRole, Redacted, RoleName, Scope, TenantName,
+    snapshot::Directory,
+};
 use testudo_runtime::fleet::{
     self, Attestation, Fleet, NewUserRule, PasskeyRules, RegistrationAuthMethod,
     RegistrationSection, SeedAuthentication, SeedCredential, UpstreamAuthMethod,
@@ -62,12 +65,43 @@ fn registration(section: &RegistrationSection) -> RegistrationPolicy {
 }
 
 /// The fleet's roles and the two that administer it.
-pub fn roles_of(fleet: &Fleet) -> Vec<RoleName> {
-    let built_in = [ADMIN_ROLE, AUDITOR_ROLE]
-        .into_iter()
-        .filter_map(|role| role.parse().ok());
-    let roles: BTreeSet<RoleName> = fleet.roles.iter().cloned().chain(built_in).collect();
+fn roles_of(fleet: &Fleet) -> Vec<RoleName> {
+    let all = fleet.roles.iter().cloned().chain(built_in_roles());
+    let roles: BTreeSet<RoleName> = all.collect();
     roles.into_iter().collect()
+}
+
+fn built_in_roles() -> impl Iterator<Item = RoleName> {
+    let roles = [ADMIN_ROLE, AUDITOR_ROLE].into_iter();
+    roles.filter_map(|role| role.parse().ok())
+}
+
+/// The groups and roles of the fleet as policies name them.
+pub fn directory_of(fleet: &Fleet) -> Directory {
+    let groups = fleet.groups.iter();
+    Directory {
+        subjects: Vec::new(),
+        groups: groups
+            .map(|(group, parents)| (policy_group(group), policy_groups(parents)))
+            .collect(),
+        roles: policy_roles(&roles_of(fleet)),
+    }
+}
+
+/// Groups of the fleet itself as policies name them.
+pub fn policy_groups(groups: &[GroupName]) -> Vec<PolicyGroup> {
+    groups.iter().map(policy_group).collect()
+}
+
+/// Roles of the fleet itself as policies name them.
+pub fn policy_roles(roles: &[RoleName]) -> Vec<PolicyRole> {
+    let tenant = TenantName::default_tenant();
+    let roles = roles.iter();
+    roles.map(|role| PolicyRole::of(&tenant, role)).collect()
+}
+
+fn policy_group(group: &GroupName) -> PolicyGroup {
+    PolicyGroup::of(&TenantName::default_tenant(), group)
 }
 
 /// What the fleet demands of authenticators.
@@ -282,14 +316,35 @@ const fn grant(grant: fleet::GrantType) -> GrantType {
     }
 }
 
+/// What every tenant has of its fleet: the roles for administration, the command line, the rules of registration.
+///
+/// # Errors
+/// The store fails.
+pub fn tenant_seed(own: &Provider) -> Result<Seed, Fault> {
+    let command_line = CLI_CLIENT.parse().ok().and_then(|client_id: ClientName| {
+        let stored = own.client(&client_id).ok()?;
+        command_line_with(stored.record.scopes)
+    });
+    Ok(Seed {
+        roles: built_in_roles().collect(),
+        clients: command_line.into_iter().collect(),
+        registration: own.registration_policy()?,
+        ..Seed::default()
+    })
+}
+
 /// The command line: a public client that may ask for every scope the fleet's routes know, and to administer.
 fn command_line(fleet: &Fleet) -> Option<SeedClient> {
-    let client_id: ClientName = CLI_CLIENT.parse().ok()?;
     let routes = fleet.services.iter().flat_map(|service| &service.routes);
     let scopes: BTreeSet<Scope> = routes
         .flat_map(|route| route.scopes.iter().cloned())
         .chain(ADMIN_SCOPE.parse())
         .collect();
+    command_line_with(scopes.into_iter().collect())
+}
+
+fn command_line_with(scopes: Vec<Scope>) -> Option<SeedClient> {
+    let client_id: ClientName = CLI_CLIENT.parse().ok()?;
     Some(SeedClient {
         client_id,
         profile: ClientProfile {
@@ -297,7 +352,7 @@ fn command_line(fleet: &Fleet) -> Option<SeedClient> {
             kind: ClientKind::Public,
             redirect_uris: CLI_REDIRECT.parse::<RedirectUri>().into_iter().collect(),
             grants: vec![GrantType::AuthorizationCode, GrantType::RefreshToken],
-            scopes: scopes.into_iter().collect(),
+            scopes,
             ..ClientProfile::default()
         },
         secret: NewSecret::None,

@@ -458,11 +458,14 @@ async fn keep_up(plane: Arc<Plane>, own: Own, drain: Drain) {
             }
             // A changed key is a changed directory: the relay thread distributes it.
             let caller = testudo_identity::Caller::default();
-            if let Err(error) = plane.provider.rotate_signing_keys_if_due(&caller) {
-                error!(
-                    error = with_causes(&error),
-                    "the signing keys could not be rotated"
-                );
+            for provider in plane.tenants.providers() {
+                if let Err(error) = provider.rotate_signing_keys_if_due(&caller) {
+                    error!(
+                        error = with_causes(&error),
+                        tenant = %provider.settings().tenant,
+                        "the signing keys could not be rotated"
+                    );
+                }
             }
             match renew.then(|| web_certificate(&plane, &own.names)) {
                 Some(Ok(web)) => own.web.swap(&web),

@@ -2,7 +2,7 @@
 
 use testudo_model::{
     ActionClass, ConnectionRules, Exposure, IpLists, Priority, Route, Service, ServiceProtocol,
-    UserRequirement, limits::DEFAULT_MAX_BODY_BYTES,
+    UserRequirement, limits::DEFAULT_MAX_BODY_BYTES, own_tenant,
 };
 
 /// An external service without routes.
@@ -18,6 +18,7 @@ pub(crate) fn service(name: &str) -> Service {
         protocol: ServiceProtocol::Http1,
         connections: ConnectionRules::default(),
         routes: vec![],
+        tenants: own_tenant(),
         groups: vec![],
         environment: "production".to_owned(),
         ip: IpLists::default(),

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use testudo_model::{
-    EventId, SessionId,
+    EventId, SessionId, TenantName,
     event::{Actor, Detail, Event, EventClass, Outcome},
     limits::{ACCESS_TOKEN_LIFETIME, CLOCK_SKEW, TRANSACTION_TOKEN_LIFETIME},
     snapshot::Revoked,
@@ -127,7 +127,7 @@ impl<'p> Change<'p> {
         self
     }
 
-    /// Takes tokens back at every proxy. The entry outlives the longest-lived token it can concern.
+    /// Takes tokens back at every proxy: those follow one log, whatever the tenant. The entry outlives the longest-lived token it can concern.
     pub(crate) fn revoke(mut self, what: Revoked) -> Self {
         let at = self.provider.clock.now();
         let longest: Duration = ACCESS_TOKEN_LIFETIME + TRANSACTION_TOKEN_LIFETIME + CLOCK_SKEW;
@@ -136,7 +136,8 @@ impl<'p> Change<'p> {
             expires: at + longest,
             what,
         };
-        self.transaction = self.transaction.append(&entry);
+        let fleet = TenantName::default_tenant();
+        self.transaction = self.transaction.append_in(&fleet, &entry);
         self
     }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use testudo_model::{
-    GroupName, RoleName,
+    GroupName, PolicyGroup, PolicyRole, RoleName,
     snapshot::{Directory, Subject},
 };
 use testudo_store::Record;
@@ -60,8 +60,8 @@ impl Provider {
                 tenant: self.settings.tenant.clone(),
                 disabled: user.disabled,
                 clearance: user.clearance,
-                roles: known.roles_of(&user.roles, &user.groups),
-                groups: known.existing(&user.groups),
+                roles: self.policy_roles(known.roles_of(&user.roles, &user.groups)),
+                groups: self.policy_groups(known.existing(&user.groups)),
             });
         }
         for account in self.all::<ServiceAccount>()? {
@@ -71,16 +71,37 @@ impl Provider {
                 tenant: self.settings.tenant.clone(),
                 disabled: account.disabled,
                 clearance: account.clearance,
-                roles: known.roles_of(&account.roles, &account.groups),
-                groups: known.existing(&account.groups),
+                roles: self.policy_roles(known.roles_of(&account.roles, &account.groups)),
+                groups: self.policy_groups(known.existing(&account.groups)),
             });
         }
         subjects.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(Directory {
             subjects,
-            groups: known.parents(),
-            roles: known.roles.into_iter().collect(),
+            groups: known
+                .parents()
+                .into_iter()
+                .map(|(group, parents)| {
+                    let group = PolicyGroup::of(&self.settings.tenant, &group);
+                    (group, self.policy_groups(parents))
+                })
+                .collect(),
+            roles: self.policy_roles(known.roles),
         })
+    }
+
+    fn policy_groups(&self, groups: impl IntoIterator<Item = GroupName>) -> Vec<PolicyGroup> {
+        let groups = groups.into_iter();
+        groups
+            .map(|group| PolicyGroup::of(&self.settings.tenant, &group))
+            .collect()
+    }
+
+    fn policy_roles(&self, roles: impl IntoIterator<Item = RoleName>) -> Vec<PolicyRole> {
+        let roles = roles.into_iter();
+        roles
+            .map(|role| PolicyRole::of(&self.settings.tenant, &role))
+            .collect()
     }
 
     /// Roles of one user or service account, as [`directory`](Self::directory) shows them: its own and those of

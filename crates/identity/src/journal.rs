@@ -1,7 +1,7 @@
 //! Where the provider's events go.
 
 use serde::{Deserialize, Serialize};
-use testudo_model::event::Event;
+use testudo_model::{TenantName, event::Event};
 use testudo_store::{LogEntry, Transaction};
 
 /// Adds events to the transaction of the change they report, so that both are committed or neither.
@@ -21,7 +21,17 @@ impl Journal for Outbox {
     }
 }
 
-/// An event in the [`Outbox`].
+/// The outbox of the fleet, for providers of other tenants: one ledger takes from one outbox.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct FleetOutbox;
+
+impl Journal for FleetOutbox {
+    fn record(&self, transaction: Transaction, event: &Event) -> Transaction {
+        transaction.append_in(&TenantName::default_tenant(), &OutboxEntry(event.clone()))
+    }
+}
+
+/// An event in an [`Outbox`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct OutboxEntry(pub Event);

@@ -91,7 +91,7 @@ pub use federation::{
     UpstreamClaims, UpstreamError, UpstreamLogin, UpstreamMetadata,
 };
 pub use introspection::{ActiveToken, IntrospectError, Introspection};
-pub use journal::{Journal, Outbox, OutboxEntry};
+pub use journal::{FleetOutbox, Journal, Outbox, OutboxEntry};
 pub use keys::KeyRotation;
 pub use login::{LoggedIn, LoginError, LoginForm, LoginRequest};
 pub use logout::{Logout, LogoutError, LogoutQuestion};

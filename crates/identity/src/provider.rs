@@ -40,6 +40,8 @@ pub struct Settings {
 pub struct Provider {
     pub(crate) settings: Settings,
     pub(crate) tenant: Tenant,
+    /// Where the revocations of all tenants are, which proxies follow.
+    pub(crate) fleet: Tenant,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) journal: Arc<dyn Journal>,
@@ -82,6 +84,7 @@ impl Provider {
             used_proofs: ProofMemory::new(nonce_key, MAX_USED_PROOFS, clock.now()),
             settings,
             tenant,
+            fleet: store.tenant(&TenantName::default_tenant()),
             clock,
             entropy,
             journal,
@@ -122,7 +125,8 @@ impl Provider {
         *current = Arc::new(policy);
     }
 
-    pub(crate) fn attestation_policy(&self) -> Arc<AttestationPolicy> {
+    /// What it demands of authenticators.
+    pub fn attestation_policy(&self) -> Arc<AttestationPolicy> {
         let current = self
             .attestation_policy
             .read()

@@ -167,7 +167,7 @@ impl Provider {
         let mut fresh = Vec::new();
         loop {
             let entries = self
-                .tenant
+                .fleet
                 .read_log::<RevocationEntry>(newest, READ_AT_ONCE)?;
             let count = entries.len();
             for (index, RevocationEntry { at, expires, what }) in entries {
@@ -207,7 +207,7 @@ impl Provider {
             .revocations
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
-        view.catch_up(&self.tenant, self.clock.now())?;
+        view.catch_up(&self.fleet, self.clock.now())?;
         Ok(view.covering(token).cloned())
     }
 }

@@ -41,8 +41,8 @@ pub use id::{
 };
 pub use join::{InvalidJoinToken, JoinToken};
 pub use name::{
-    ClientName, GroupName, InvalidName, OperationId, RoleName, Scope, ServiceName, TenantName,
-    Username,
+    ClientName, GroupName, InvalidName, OperationId, PolicyGroup, PolicyRole, RoleName, Scope,
+    ServiceName, TenantName, TenantPattern, Username,
 };
 pub use network::SourceNetwork;
 pub use path::{CanonicalPath, PathError};
@@ -51,6 +51,6 @@ pub use redacted::Redacted;
 pub use refusals::RefusalBudget;
 pub use service::{
     ActionClass, ConnectionRules, Exposure, InvalidPathPattern, IpLists, LimitKey, PathPattern,
-    Priority, RateLimit, Route, Service, ServiceProtocol, UserRequirement,
+    Priority, RateLimit, Route, Service, ServiceProtocol, UserRequirement, own_tenant,
 };
 pub use spiffe::{InvalidSpiffeId, SpiffeId, TrustDomain};

@@ -115,7 +115,7 @@ macro_rules! name {
 }
 
 name! {
-    /// A tenant: every record belongs to one. `default` until realms come.
+    /// A tenant: users, groups, roles and clients with an issuer of their own. The fleet itself is `default`.
     TenantName, "tenant name", 63, b"-", "a-z, 0-9 and `-`";
     /// A service as declared in the fleet file; a DNS label, since callers use it as a host name.
     ServiceName, "service name", 63, b"-", "a-z, 0-9 and `-`";
@@ -125,6 +125,10 @@ name! {
     RoleName, "role name", 64, b"-._:", "a-z, 0-9, `-`, `.`, `_` and `:`";
     /// A group of users.
     GroupName, "group name", 64, b"-._:", "a-z, 0-9, `-`, `.`, `_` and `:`";
+    /// A group as policies name it: those of a tenant other than the default one come with its name (`acme/sales`).
+    PolicyGroup, "group name", 128, b"-._:/", "a-z, 0-9, `-`, `.`, `_`, `:` and `/`";
+    /// A role as policies name it, in the same way.
+    PolicyRole, "role name", 128, b"-._:/", "a-z, 0-9, `-`, `.`, `_`, `:` and `/`";
     /// An OAuth scope.
     Scope, "scope", 64, b"-._:/", "a-z, 0-9, `-`, `.`, `_`, `:` and `/`";
     /// A login name, in lower case.
@@ -134,11 +138,72 @@ name! {
 }
 
 impl TenantName {
-    /// The tenant everything belongs to until realms exist.
+    /// The tenant of the fleet itself: its operators, its services, what its fleet file declares.
     pub fn default_tenant() -> Self {
         Self("default".into())
     }
+
+    /// Whether it is the fleet's own.
+    pub fn is_default(&self) -> bool {
+        self.as_str() == "default"
+    }
+
+    /// How policies call what is called `name` here. No tenant can have a name of another: its own names have no `/`.
+    fn scoped(&self, name: &str) -> Arc<str> {
+        if self.is_default() {
+            name.into()
+        } else {
+            format!("{self}/{name}").into()
+        }
+    }
 }
+
+impl PolicyGroup {
+    /// A group of a tenant.
+    pub fn of(tenant: &TenantName, group: &GroupName) -> Self {
+        Self(tenant.scoped(group.as_str()))
+    }
+}
+
+impl PolicyRole {
+    /// A role of a tenant.
+    pub fn of(tenant: &TenantName, role: &RoleName) -> Self {
+        Self(tenant.scoped(role.as_str()))
+    }
+}
+
+/// Whose users a service is for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, schemars::JsonSchema)]
+#[schemars(with = "String")]
+pub enum TenantPattern {
+    /// Those of every tenant: `*`.
+    Any,
+    /// Those of one.
+    One(TenantName),
+}
+
+impl TenantPattern {
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Any => "*",
+            Self::One(tenant) => tenant.as_str(),
+        }
+    }
+}
+
+impl FromStr for TenantPattern {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        match text {
+            "*" => Ok(Self::Any),
+            name => name.parse().map(Self::One),
+        }
+    }
+}
+
+serde_as_text!(TenantPattern);
 
 impl OperationId {
     /// The operation of a service whose bytes are carried unread.
@@ -166,5 +231,18 @@ mod tests {
             assert!(bad.parse::<ServiceName>().is_err(), "{bad}");
         }
         assert!("orders.create".parse::<OperationId>().is_ok());
+    }
+
+    #[test]
+    fn what_a_tenant_names_is_not_what_another_names() {
+        let group: GroupName = "sales".parse().unwrap();
+        let names = ["default", "acme", "globex"].map(|tenant| {
+            let name = PolicyGroup::of(&tenant.parse().unwrap(), &group);
+            assert_eq!(name.as_str().parse::<PolicyGroup>().unwrap(), name);
+            name.to_string()
+        });
+        assert_eq!(names, ["sales", "acme/sales", "globex/sales"]);
+        assert!("acme/sales".parse::<GroupName>().is_err());
+        assert!("acme/sales".parse::<RoleName>().is_err());
     }
 }

@@ -7,7 +7,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    CanonicalPath, GroupName, OperationId, PathError, Scope, ServiceName, SpiffeId, limits,
+    CanonicalPath, GroupName, OperationId, PathError, Scope, ServiceName, SpiffeId, TenantName,
+    TenantPattern, limits,
 };
 
 /// One declared service.
@@ -33,6 +34,9 @@ pub struct Service {
     /// Its operations. A request that matches none is refused. One whose bytes are carried unread has one,
     /// [`Route::for_connections`].
     pub routes: Vec<Route>,
+    /// Whose users may use it (guardrail `guardrail.tenant_isolation`).
+    #[serde(default = "own_tenant")]
+    pub tenants: Vec<TenantPattern>,
     /// Cedar `ServiceGroup` parents.
     pub groups: Vec<GroupName>,
     /// Deployment environment (`production`), an attribute for policies.
@@ -43,6 +47,11 @@ pub struct Service {
     pub limits: Vec<RateLimit>,
     /// A quarantined service may neither call nor be called.
     pub quarantined: bool,
+}
+
+/// The users of the fleet itself.
+pub fn own_tenant() -> Vec<TenantPattern> {
+    vec![TenantPattern::One(TenantName::default_tenant())]
 }
 
 /// Whether the gateway routes to a service.

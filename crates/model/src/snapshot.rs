@@ -6,8 +6,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    GroupName, IpLists, RateLimit, RoleName, Service, ServiceName, SessionId, SpiffeId, TenantName,
-    Timestamp, TokenId, TrustDomain, UserId, limits,
+    IpLists, PolicyGroup, PolicyRole, RateLimit, Service, ServiceName, SessionId, SpiffeId,
+    TenantName, Timestamp, TokenId, TrustDomain, UserId, limits,
 };
 
 /// The features this build can enforce. A proxy refuses a snapshot that requires more.
@@ -37,13 +37,13 @@ pub struct Snapshot {
     pub version: SnapshotVersion,
     /// Features a proxy must be able to enforce; unknown ones mean: refuse and keep the old snapshot.
     pub requires: Vec<String>,
-    /// The tenant.
+    /// The tenant of the fleet itself.
     pub tenant: TenantName,
     /// The fleet's trust domain.
     pub trust_domain: TrustDomain,
     /// All services, sorted by name.
     pub services: Vec<Service>,
-    /// Users, groups and roles as the policy engine sees them.
+    /// Users, groups and roles of all tenants, as the policy engine sees them.
     pub directory: Directory,
     /// The fleet's policy files. The built-in guardrails are added by `policy`.
     pub policies: Vec<PolicyFile>,
@@ -119,9 +119,9 @@ pub struct Directory {
     /// Users and service accounts, by `sub`.
     pub subjects: Vec<Subject>,
     /// Groups and the groups they are in.
-    pub groups: BTreeMap<GroupName, Vec<GroupName>>,
+    pub groups: BTreeMap<PolicyGroup, Vec<PolicyGroup>>,
     /// All roles.
-    pub roles: Vec<RoleName>,
+    pub roles: Vec<PolicyRole>,
 }
 
 /// A user or service account: the Cedar `User` entity.
@@ -138,9 +138,9 @@ pub struct Subject {
     /// Clearance, 0 to 100; an attribute for policies.
     pub clearance: i64,
     /// Groups it is in.
-    pub groups: Vec<GroupName>,
+    pub groups: Vec<PolicyGroup>,
     /// Roles it has.
-    pub roles: Vec<RoleName>,
+    pub roles: Vec<PolicyRole>,
 }
 
 /// A Cedar policy file of the fleet.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use cedar_policy::{Entities, Entity, EntityUid, RestrictedExpression};
 use testudo_model::{
-    Exposure, GroupName, Route, Service, ServiceAccountId,
+    Exposure, GroupName, PolicyGroup, Route, Service, ServiceAccountId, TenantPattern,
     snapshot::{Snapshot, Subject},
 };
 
@@ -188,9 +188,11 @@ impl Builder<'_> {
                 "service",
                 RestrictedExpression::new_entity_uid(self.uid(Kind::Service, name)),
             ),
-            ("tenant", string(self.snapshot.tenant.as_str())),
+            ("tenants", tenants(service)),
         ];
-        self.add(Kind::Audience, name, audience, parents.clone());
+        let for_anybody = self.traits(&[(is_for_any_tenant(service), "any_tenant")]);
+        let audience_parents = parents.iter().cloned().chain(for_anybody).collect();
+        self.add(Kind::Audience, name, audience, audience_parents);
         self.add(Kind::Api, name, Vec::new(), parents);
 
         // Its groups and traits come with its API.
@@ -225,6 +227,7 @@ impl Builder<'_> {
         let marks = [
             (route.step_up, "step_up"),
             (!route.scopes.is_empty(), "scoped"),
+            (is_for_any_tenant(service), "any_tenant"),
         ];
         let parents = std::iter::once(api.clone())
             .chain(self.traits(&marks))
@@ -237,7 +240,7 @@ impl Builder<'_> {
                 ),
             ),
             ("operation", string(route.operation.as_str())),
-            ("tenant", string(self.snapshot.tenant.as_str())),
+            ("tenants", tenants(service)),
             (
                 "scopes",
                 RestrictedExpression::new_set(
@@ -291,15 +294,27 @@ pub(crate) fn is_account(subject: &Subject) -> bool {
     subject.id.parse::<ServiceAccountId>().is_ok()
 }
 
+fn is_for_any_tenant(service: &Service) -> bool {
+    service.tenants.contains(&TenantPattern::Any)
+}
+
+fn tenants(service: &Service) -> RestrictedExpression {
+    let named = service.tenants.iter().filter_map(|pattern| match pattern {
+        TenantPattern::Any => None,
+        TenantPattern::One(tenant) => Some(string(tenant.as_str())),
+    });
+    RestrictedExpression::new_set(named)
+}
+
 fn string(text: &str) -> RestrictedExpression {
     RestrictedExpression::new_string(text.to_owned())
 }
 
 /// A group that is, over others, in itself: the path from it back to it. Iterative, since the depth is foreign.
-fn find_cycle(groups: &BTreeMap<GroupName, Vec<GroupName>>) -> Option<Vec<&GroupName>> {
+fn find_cycle(groups: &BTreeMap<PolicyGroup, Vec<PolicyGroup>>) -> Option<Vec<&PolicyGroup>> {
     let mut finished = HashSet::new();
     for start in groups.keys() {
-        let mut path: Vec<(&GroupName, usize)> = vec![(start, 0)];
+        let mut path: Vec<(&PolicyGroup, usize)> = vec![(start, 0)];
         let mut on_path = HashSet::from([start]);
         while let Some((group, next)) = path.last_mut() {
             let group = *group;
@@ -333,7 +348,7 @@ fn find_cycle(groups: &BTreeMap<GroupName, Vec<GroupName>>) -> Option<Vec<&Group
 mod tests {
     use super::*;
 
-    fn groups(edges: &[(&str, &[&str])]) -> BTreeMap<GroupName, Vec<GroupName>> {
+    fn groups(edges: &[(&str, &[&str])]) -> BTreeMap<PolicyGroup, Vec<PolicyGroup>> {
         edges
             .iter()
             .map(|(group, parents)| {
@@ -358,7 +373,7 @@ mod tests {
         let path: Vec<_> = find_cycle(&cycle)
             .unwrap()
             .into_iter()
-            .map(GroupName::as_str)
+            .map(PolicyGroup::as_str)
             .collect();
         assert_eq!(path, ["b", "c", "b"]);
         assert!(find_cycle(&groups(&[("a", &["a"])])).is_some());

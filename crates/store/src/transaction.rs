@@ -1,5 +1,7 @@
 //! Several writes, all or nothing.
 
+use testudo_model::TenantName;
+
 use crate::{
     StoreError, Tenant, limits,
     record::{Expected, Logged, Record},
@@ -52,6 +54,13 @@ impl Transaction {
     pub fn append_all<L: Logged>(self, entries: &[L]) -> Self {
         let write = self.tenant.append_of(entries).map(Write::Append);
         self.with(write)
+    }
+
+    /// Appends an entry to a log of another tenant of the same store: what happens in one is to be told in another.
+    pub fn append_in<L: Logged>(self, tenant: &TenantName, entry: &L) -> Self {
+        let other = self.tenant.store().tenant(tenant);
+        let write = other.append_of(std::slice::from_ref(entry));
+        self.with(write.map(Write::Append))
     }
 
     /// Does all of it, and answers once it is durable.

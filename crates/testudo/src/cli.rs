@@ -2,14 +2,16 @@
 
 mod groups;
 mod identity_providers;
+mod tenants;
 
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use testudo_controlplane::ServiceName;
+use testudo_controlplane::{ServiceName, TenantName};
 
 pub use self::groups::{GroupCommand, GroupProfileArguments, MemberArguments, RoleCommand};
 pub use self::identity_providers::IdentityProviderCommand;
+pub use self::tenants::TenantCommand;
 
 /// Security in every service of a fleet, from one binary.
 #[derive(Debug, Parser)]
@@ -66,6 +68,16 @@ pub struct Global {
         help_heading = "Global options"
     )]
     pub ca: Option<PathBuf>,
+
+    /// Tenant to log in to or to administer [default: the fleet itself]
+    #[arg(
+        long,
+        global = true,
+        env = "TESTUDO_TENANT",
+        value_name = "NAME",
+        help_heading = "Global options"
+    )]
+    pub tenant: Option<TenantName>,
 
     /// How results are printed; one JSON document, or one a line for streams
     #[arg(
@@ -155,6 +167,9 @@ pub enum Command {
     /// Read, prove and verify the ledger
     #[command(subcommand)]
     Audit(AuditCommand),
+    /// Tenants: users, groups and clients of their own, with an issuer of their own
+    #[command(subcommand)]
+    Tenant(TenantCommand),
     /// Users
     #[command(subcommand)]
     User(UserCommand),

@@ -9,7 +9,7 @@ use std::{
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use testudo_controlplane::client::{Connection, Target, TokenSet, refresh};
-use testudo_controlplane::{Clock, Redacted};
+use testudo_controlplane::{Clock, Redacted, TenantName};
 use testudo_runtime::SystemClock;
 
 use crate::{
@@ -37,6 +37,8 @@ pub struct KnownFleet {
 #[derive(Debug, Serialize, Deserialize)]
 struct KeptLogin {
     server: String,
+    /// The tenant, if it is not that of the fleet itself.
+    tenant: Option<TenantName>,
     /// The CA it was got with, PEM: the file it came from may go.
     ca: String,
     tokens: TokenSet,
@@ -79,6 +81,12 @@ impl Context {
     /// The way for administration: the admin socket of a fleet on this machine unless `--server` says otherwise,
     /// else HTTPS with the login.
     pub async fn admin(&self) -> Result<Connection, Failure> {
+        let connection = self.admin_of_fleet().await?;
+        Ok(of_tenant(connection, self.global.tenant.as_ref()))
+    }
+
+    /// The same to what is about the whole fleet, whatever `--tenant` says.
+    pub async fn admin_of_fleet(&self) -> Result<Connection, Failure> {
         if self.global.server.is_none()
             && let Some(fleet) = self.known_fleet()?
             && fleet.socket.exists()
@@ -86,17 +94,22 @@ impl Context {
             return Ok(Connection::new(Target::Socket(fleet.socket)));
         }
         let token = self.access_token().await?;
-        Ok(self.https()?.with_token(Redacted::new(token)))
+        Ok(self.https_of(None)?.with_token(Redacted::new(token)))
     }
 
     /// The way over HTTPS without a login.
     pub fn https(&self) -> Result<Connection, Failure> {
+        self.https_of(self.global.tenant.as_ref())
+    }
+
+    fn https_of(&self, tenant: Option<&TenantName>) -> Result<Connection, Failure> {
         let server = self.server_url()?;
         let roots_pem = self.roots_of(&server)?.into_bytes();
         let base = server
             .parse()
             .map_err(|error| Failure::new(Exit::Failed, error_of(&server, &error)))?;
-        Ok(Connection::new(Target::Https { base, roots_pem }))
+        let connection = Connection::new(Target::Https { base, roots_pem });
+        Ok(of_tenant(connection, tenant))
     }
 
     /// The CA of `server`: what `--ca` says, else that of the login there or of the fleet that was started here.
@@ -138,10 +151,19 @@ impl Context {
 
     /// Keeps a login.
     pub fn remember_login(&self, tokens: TokenSet) -> Result<(), Failure> {
+        self.remember_login_of(self.global.tenant.clone(), tokens)
+    }
+
+    fn remember_login_of(
+        &self,
+        tenant: Option<TenantName>,
+        tokens: TokenSet,
+    ) -> Result<(), Failure> {
         let server = self.server_url()?;
         let login = KeptLogin {
             ca: self.roots_of(&server)?,
             server,
+            tenant,
             tokens,
             obtained_at: SystemClock::new().now().unix_seconds(),
         };
@@ -152,7 +174,9 @@ impl Context {
     /// its token is not this server's to see.
     pub fn forget_login(&self) -> Result<Option<String>, Failure> {
         let server = self.server_url()?;
-        let Some(login) = self.login()?.filter(|login| login.server == server) else {
+        let is_it =
+            |login: &KeptLogin| login.server == server && login.tenant == self.global.tenant;
+        let Some(login) = self.login()?.filter(is_it) else {
             return Ok(None);
         };
         fs::remove_file(self.home.join(LOGIN_FILE))?;
@@ -164,16 +188,22 @@ impl Context {
         let not_logged_in =
             || Failure::new(Exit::Denied, "you are not logged in").help("run `testudo login`");
         let server = self.server_url()?;
-        let login = self.login()?.filter(|login| login.server == server);
+        // Whoever is logged in to the fleet itself may administer its tenants.
+        let is_it = |login: &KeptLogin| {
+            let fits = login.tenant.is_none() || login.tenant == self.global.tenant;
+            login.server == server && fits
+        };
+        let login = self.login()?.filter(is_it);
         let login = login.ok_or_else(not_logged_in)?;
         let expires = login.obtained_at.saturating_add(login.tokens.expires_in);
         if SystemClock::new().now().unix_seconds() < expires.saturating_sub(RENEW_BEFORE_SECONDS) {
             return Ok(login.tokens.access_token);
         }
         let token = login.tokens.refresh_token.ok_or_else(not_logged_in)?;
-        let renewed = refresh(&self.https()?, &token).await?;
+        let connection = self.https_of(login.tenant.as_ref())?;
+        let renewed = refresh(&connection, &token).await?;
         let access_token = renewed.access_token.clone();
-        self.remember_login(renewed)?;
+        self.remember_login_of(login.tenant, renewed)?;
         Ok(access_token)
     }
 
@@ -183,6 +213,13 @@ impl Context {
 
     fn login(&self) -> Result<Option<KeptLogin>, Failure> {
         read(&self.home.join(LOGIN_FILE))
+    }
+}
+
+fn of_tenant(connection: Connection, tenant: Option<&TenantName>) -> Connection {
+    match tenant {
+        Some(tenant) => connection.of_tenant(tenant),
+        None => connection,
     }
 }
 

@@ -118,11 +118,18 @@ pub async fn authorize(
     let (checked, known) = plane
         .blocking(move |plane| {
             let peer = plane.standing(workload.as_ref());
-            let checked = plane
-                .provider
-                .access_token(PresentedToken::bearer(&token, peer.as_ref()));
+            let token = || PresentedToken::bearer(&token, peer.as_ref());
+            let own = plane.provider.access_token(token());
+            // Who administers the fleet administers its tenants. The other way round it is not.
+            let (provider, checked) = match own {
+                Err(_) if !plane.tenant().is_default() => {
+                    let fleet = plane.tenants.own();
+                    (fleet, fleet.access_token(token()))
+                }
+                own => (&plane.provider, own),
+            };
             let known = checked.as_ref().ok().map(|claims| {
-                let roles = plane.provider.roles_of(&claims.sub)?;
+                let roles = provider.roles_of(&claims.sub)?;
                 Ok::<_, Fault>((roles, may_provision(&plane.provider, claims)))
             });
             (checked, known)

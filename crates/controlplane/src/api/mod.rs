@@ -21,6 +21,7 @@ mod roles;
 mod scim;
 mod sessions;
 mod status;
+mod tenants;
 mod tokens;
 mod users;
 
@@ -122,6 +123,26 @@ pub fn operations() -> Vec<Operation> {
             "/api/v1/identities/reinstate",
             Change,
             proxies::reinstate_identity,
+        ),
+        operation(get.clone(), "/api/v1/tenants", Read, tenants::list),
+        operation(post.clone(), "/api/v1/tenants", Change, tenants::create),
+        operation(
+            put.clone(),
+            "/api/v1/tenants/{tenant}",
+            Change,
+            tenants::replace,
+        ),
+        operation(
+            post.clone(),
+            "/api/v1/tenants/{tenant}/disable",
+            Change,
+            tenants::disable,
+        ),
+        operation(
+            post.clone(),
+            "/api/v1/tenants/{tenant}/enable",
+            Change,
+            tenants::enable,
         ),
         operation(post.clone(), "/api/v1/import", Change, import::import),
         operation(get.clone(), "/api/v1/groups", Read, groups::list),
@@ -360,10 +381,31 @@ fn scim_operations() -> Vec<Operation> {
         .collect()
 }
 
+/// Whether it is about the fleet and no tenant's own business.
+fn is_of_the_fleet(path: &str) -> bool {
+    const FLEET: [&str; 8] = [
+        "audit",
+        "decisions",
+        "fleet",
+        "identities",
+        "join-tokens",
+        "proxies",
+        "status",
+        "tenants",
+    ];
+    let noun = path.strip_prefix("/api/v1/");
+    let noun = noun.and_then(|path| path.split('/').next());
+    noun.is_some_and(|noun| FLEET.contains(&noun))
+}
+
 /// The API's routes.
 pub(crate) fn router(plane: &Arc<Plane>) -> Router {
     let mut router = Router::new();
+    let is_fleet = plane.tenant().is_default();
     for operation in operations() {
+        if !is_fleet && is_of_the_fleet(operation.path) {
+            continue;
+        }
         let right = operation.right;
         let guard = middleware::from_fn_with_state(
             Arc::clone(plane),

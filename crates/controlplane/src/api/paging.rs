@@ -73,6 +73,35 @@ impl Paging {
         }
     }
 
+    /// The page of what is in memory whole, each known by a name that `name` gives.
+    pub fn page_of<R>(
+        &self,
+        all: &[R],
+        name: impl Fn(&R) -> String,
+        view: impl Fn(&R) -> Value,
+    ) -> Result<Value, Refusal> {
+        self.check()?;
+        let begin = match &self.after {
+            None => 0,
+            Some(after) => {
+                let last = all.iter().position(|row| name(row) == *after);
+                let last = last.ok_or_else(|| {
+                    Refusal::bad_request("`after` is the `next` of the page before")
+                })?;
+                last + 1
+            }
+        };
+        let wanted = all
+            .iter()
+            .skip(begin)
+            .filter(|row| self.wants(&[&name(row)]));
+        let rows: Vec<&R> = wanted.take(self.limit() + 1).collect();
+        let shown = rows.get(..self.limit()).unwrap_or(&rows);
+        let next = (rows.len() > shown.len()).then(|| shown.last().map(|row| name(row)));
+        let items: Vec<Value> = shown.iter().map(|row| view(row)).collect();
+        Ok(json!({ "items": items, "next": next.flatten() }))
+    }
+
     /// Refuses what nobody can be looking for.
     pub fn check(&self) -> Result<(), Refusal> {
         let length = self.filter.as_deref().map_or(0, str::len);

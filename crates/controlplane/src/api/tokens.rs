@@ -31,7 +31,7 @@ pub async fn explain(State(plane): State<Arc<Plane>>, Path(token): Path<TokenId>
         .blocking(move |plane| {
             let story = Story::of(plane, &token)?.ok_or_else(|| {
                 Refusal::not_found("token").detail(
-                    "no event of the ledger says that it was issued: it is not of this fleet, or was issued a moment ago",
+                    "no event of the ledger says that it was issued: it is not of this fleet or of another tenant, or was issued a moment ago",
                 )
             })?;
             Ok(Json(story.json()))
@@ -229,7 +229,7 @@ fn standing(
 }
 
 /// The event nearest to `at` that has `name` and of which `is_it` holds. Only what the control plane itself reports counts: a
-/// proxy that was taken over says what it likes of tokens.
+/// proxy that was taken over says what it likes of tokens. And only what was done in the tenant: others have theirs.
 fn made(
     plane: &Plane,
     at: Timestamp,
@@ -239,7 +239,10 @@ fn made(
     let found = plane.ledger.between(at - APART, at + APART, name);
     let found = found.map_err(|error| refusal(&error))?;
     let own = found.into_iter().filter(|entry| {
-        event(entry).is_some_and(|event| event.reporter == plane.reporter && is_it(event))
+        event(entry).is_some_and(|event| {
+            let is_own = event.reporter == plane.reporter && event.tenant == *plane.tenant();
+            is_own && is_it(event)
+        })
     });
     Ok(own.min_by_key(|entry| {
         event(entry).map(|event| event.time.since(at).max(at.since(event.time)))

@@ -7,12 +7,14 @@ use http::{Request, Uri, header};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::{InvalidDnsNameError, ServerName};
-use testudo_model::{Problem, Redacted};
+use testudo_model::{Problem, Redacted, TenantName};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
 };
 use tokio_rustls::TlsConnector;
+
+use crate::tenants::TENANTS_PATH;
 
 /// Largest answer read. A page of events has less than a megabyte.
 const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
@@ -146,6 +148,8 @@ impl Answer {
 #[derive(Debug, Clone)]
 pub struct Connection {
     target: Target,
+    /// What comes before all paths: the tenant's.
+    base: String,
     token: Option<Arc<Redacted<String>>>,
 }
 
@@ -154,8 +158,21 @@ impl Connection {
     pub const fn new(target: Target) -> Self {
         Self {
             target,
+            base: String::new(),
             token: None,
         }
+    }
+
+    /// Leads to a tenant beside the fleet's own.
+    #[must_use]
+    pub fn of_tenant(mut self, tenant: &TenantName) -> Self {
+        self.base = format!("{TENANTS_PATH}{tenant}");
+        self
+    }
+
+    /// What comes before the paths of its requests: nothing for the fleet itself.
+    pub fn base(&self) -> &str {
+        &self.base
     }
 
     /// Shows `token` with each request.
@@ -205,7 +222,7 @@ impl Connection {
         };
         let mut request = Request::builder()
             .method(method)
-            .uri(path)
+            .uri(format!("{}{path}", self.base))
             .header(header::HOST, authority);
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {}", token.expose()));

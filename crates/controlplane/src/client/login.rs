@@ -165,9 +165,10 @@ pub async fn log_in_with_password(
         .append_pair("username", username)
         .append_pair("password", password.expose())
         .finish();
+    let action = &*form.action;
     let mut request = connection.request(
         "POST",
-        &form.action,
+        action.strip_prefix(connection.base()).unwrap_or(action),
         Some(("application/x-www-form-urlencoded", body)),
     )?;
     if let Ok(cookie) = form.cookie.parse() {

@@ -110,7 +110,7 @@ fn shown(plane: &Plane, page: &AccountPage) -> Response {
             was_wrong,
         } => {
             let page = TotpPage {
-                fleet: plane.fleet_name(),
+                site: plane.site(),
                 flow,
                 secret: setup.secret.expose(),
                 uri: setup.uri.expose(),
@@ -125,7 +125,7 @@ fn shown(plane: &Plane, page: &AccountPage) -> Response {
         } => creation_page(plane, paths::ACCOUNT, flow, creation, refused.as_deref()),
         AccountPage::RecoveryCodes(codes) => {
             let page = RecoveryCodesPage {
-                fleet: plane.fleet_name(),
+                site: plane.site(),
                 codes: codes.iter().map(|code| code.expose().as_str()).collect(),
             };
             pages::render(StatusCode::OK, &page)
@@ -168,7 +168,7 @@ fn overview(plane: &Plane, view: &AccountView) -> Response {
     };
     let second_factor = view.second_factor;
     let page = AccountOverviewPage {
-        fleet: plane.fleet_name(),
+        site: plane.site(),
         username: &view.username,
         flow: &view.flow,
         sessions: view.sessions.iter().map(line).collect(),

@@ -73,7 +73,7 @@ async fn authorize(State(plane): State<Arc<Plane>>, request: Request) -> Result<
 
 pub(super) fn login_page(plane: &Plane, prompt: &LoginPrompt) -> Response {
     let page = LoginPage {
-        fleet: plane.fleet_name(),
+        site: plane.site(),
         client: &prompt.client_name,
         flow: &prompt.flow,
         username: prompt.username_hint.as_deref().unwrap_or(""),
@@ -198,7 +198,7 @@ pub(super) fn code_page(
     message: Option<&str>,
 ) -> Response {
     let page = LoginCodePage {
-        fleet: plane.fleet_name(),
+        site: plane.site(),
         flow,
         message,
     };
@@ -233,7 +233,7 @@ pub(super) fn login_page_saying(plane: &Plane, typed: &Typed, shown: &Shown<'_>)
     let form = plane.provider.login_form(&typed.flow);
     let client = form.as_ref().map(|form| form.client_name.as_str());
     let page = LoginPage {
-        fleet: plane.fleet_name(),
+        site: plane.site(),
         client: client.unwrap_or("the application"),
         flow: &typed.flow,
         username: &typed.username,
@@ -333,7 +333,7 @@ fn logout_answer(
     let mut response = match answered {
         Ok(Logout::Ask(question)) => {
             let page = LogoutPage {
-                fleet: plane.fleet_name(),
+                site: plane.site(),
                 client: question.client_name.as_deref(),
                 flow: &question.flow,
             };
@@ -389,7 +389,7 @@ pub(super) fn redirect(location: &str) -> Response {
 
 pub(super) fn message(plane: &Plane, status: StatusCode, heading: &str, text: &str) -> Response {
     let page = MessagePage {
-        fleet: plane.fleet_name(),
+        site: plane.site(),
         heading,
         text,
     };

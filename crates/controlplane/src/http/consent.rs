@@ -41,7 +41,7 @@ async fn ask(State(plane): State<Arc<Plane>>, request: Request) -> Result<Respon
     match answered {
         Ok(question) => {
             let page = ConsentPage {
-                fleet: plane.fleet_name(),
+                site: plane.site(),
                 client: &question.client_name,
                 scopes: &question.scopes,
                 flow: &question.flow,

@@ -85,7 +85,7 @@ fn shown(plane: &Plane, page: &DevicePage, user_code: &str) -> Response {
         DevicePage::EnterCode { flow } => code_page(plane, StatusCode::OK, flow, user_code, None),
         DevicePage::Decide(question) => {
             let page = DeviceQuestionPage {
-                fleet: plane.fleet_name(),
+                site: plane.site(),
                 client: &question.client_name,
                 user_code: &question.user_code,
                 scopes: &question.scopes,
@@ -122,7 +122,7 @@ fn code_page(
     message: Option<&str>,
 ) -> Response {
     let page = DeviceCodePage {
-        fleet: plane.fleet_name(),
+        site: plane.site(),
         flow,
         user_code,
         message,

@@ -11,6 +11,7 @@ mod passkey;
 mod problem;
 mod registration;
 mod serve;
+mod tenants;
 mod timely;
 mod unread;
 mod upstream;
@@ -28,6 +29,7 @@ use axum::{
 use http::{HeaderValue, Method, header};
 use tower::ServiceBuilder;
 
+use self::tenants::TenantRoutes;
 pub use problem::{Refusal, Told};
 pub use serve::{Remote, Workload, bind_socket, serve_https, serve_socket};
 
@@ -45,6 +47,15 @@ const STRICT_TRANSPORT_SECURITY: HeaderValue = HeaderValue::from_static("max-age
 
 /// Everything served over HTTPS.
 pub fn public_router(plane: &Arc<Plane>, metrics: &ControlMetrics) -> Router {
+    let of_tenants = {
+        let metrics = metrics.clone();
+        TenantRoutes::new(plane, move |plane| public_routes(plane, &metrics))
+    };
+    public_routes(plane, metrics).layer(middleware::from_fn_with_state(of_tenants, tenants::enter))
+}
+
+/// The same of one tenant alone.
+fn public_routes(plane: &Arc<Plane>, metrics: &ControlMetrics) -> Router {
     let provider = endpoints()
         .into_iter()
         .fold(Router::new(), |router, served| {
@@ -71,6 +82,11 @@ pub fn public_router(plane: &Arc<Plane>, metrics: &ControlMetrics) -> Router {
 
 /// What is served on the admin socket: the API alone.
 pub fn socket_router(plane: &Arc<Plane>) -> Router {
+    let of_tenants = TenantRoutes::new(plane, socket_routes);
+    socket_routes(plane).layer(middleware::from_fn_with_state(of_tenants, tenants::enter))
+}
+
+fn socket_routes(plane: &Arc<Plane>) -> Router {
     api::router(plane)
         .method_not_allowed_fallback(not_allowed)
         .fallback(not_found)

@@ -148,7 +148,7 @@ pub(super) fn creation_page(
 ) -> Response {
     let refused = refused.map(|refused| sentence(&refused));
     let page = PasskeyCreatePage {
-        fleet: plane.fleet_name(),
+        site: plane.site(),
         action,
         flow,
         creation,

@@ -333,6 +333,30 @@ fn groups() -> Vec<Entry> {
             "Take somebody out of a group",
             named("Membership"),
         ),
+        listed("/api/v1/tenants", "Tenants", "Tenant"),
+        entry(POST, "/api/v1/tenants", "Make a tenant", named("Tenant")).takes(
+            JSON,
+            some_of([("name", text())], [("display_name", maybe(text()))]),
+        ),
+        entry(
+            PUT,
+            "/api/v1/tenants/{tenant}",
+            "Call a tenant otherwise",
+            named("Tenant"),
+        )
+        .takes(JSON, object([("display_name", text())])),
+        entry(
+            POST,
+            "/api/v1/tenants/{tenant}/disable",
+            "Let nobody log in to a tenant",
+            named("Tenant"),
+        ),
+        entry(
+            POST,
+            "/api/v1/tenants/{tenant}/enable",
+            "Serve a tenant again",
+            named("Tenant"),
+        ),
         listed("/api/v1/roles", "Roles", "Role"),
         entry(POST, "/api/v1/roles", "Make a role", named("Role")).takes(
             JSON,
@@ -572,6 +596,17 @@ pub(super) fn schemas() -> Vec<(&'static str, Value)> {
                 ("member", text()),
                 ("is_in", flag()),
                 ("changed", flag()),
+            ]),
+        ),
+        (
+            "Tenant",
+            object([
+                ("name", text()),
+                ("display_name", text()),
+                ("issuer", text()),
+                ("disabled", flag()),
+                ("created", text()),
+                ("updated", text()),
             ]),
         ),
         (

@@ -23,12 +23,21 @@ const CONTENT_SECURITY_POLICY: &str =
 const CONTENT_SECURITY_POLICY_WITH_SCRIPT: &str = "default-src 'none'; style-src 'self'; img-src 'self'; script-src 'self'; \
     require-trusted-types-for 'script'; trusted-types 'none'; base-uri 'none'; frame-ancestors 'none'";
 
+/// Whose pages they are: the fleet's, or those of one of its tenants.
+#[derive(Debug, Clone, Copy)]
+pub struct Site<'a> {
+    /// What people read.
+    pub name: &'a str,
+    /// What comes before the paths of its pages: nothing for the fleet itself.
+    pub base: &'a str,
+}
+
 /// The login form.
 #[derive(Template)]
 #[template(path = "login.html")]
 pub struct LoginPage<'a> {
-    /// The fleet's name.
-    pub fleet: &'a str,
+    /// Whose page it is.
+    pub site: Site<'a>,
     /// Client that asked.
     pub client: &'a str,
     /// The sealed authorization request.
@@ -59,8 +68,8 @@ pub struct Button {
 #[derive(Template)]
 #[template(path = "message.html")]
 pub struct MessagePage<'a> {
-    /// The fleet's name.
-    pub fleet: &'a str,
+    /// Whose page it is.
+    pub site: Site<'a>,
     /// Heading.
     pub heading: &'a str,
     /// Sentence.
@@ -71,8 +80,8 @@ pub struct MessagePage<'a> {
 #[derive(Template)]
 #[template(path = "logout.html")]
 pub struct LogoutPage<'a> {
-    /// The fleet's name.
-    pub fleet: &'a str,
+    /// Whose page it is.
+    pub site: Site<'a>,
     /// Client that asked, if one did.
     pub client: Option<&'a str>,
     /// The sealed logout request.
@@ -83,8 +92,8 @@ pub struct LogoutPage<'a> {
 #[derive(Template)]
 #[template(path = "login_code.html")]
 pub struct LoginCodePage<'a> {
-    /// The fleet's name.
-    pub fleet: &'a str,
+    /// Whose page it is.
+    pub site: Site<'a>,
     /// The sealed hidden field.
     pub flow: &'a str,
     /// Why it is shown again.
@@ -95,8 +104,8 @@ pub struct LoginCodePage<'a> {
 #[derive(Template)]
 #[template(path = "account.html")]
 pub struct AccountOverviewPage<'a> {
-    /// The fleet's name.
-    pub fleet: &'a str,
+    /// Whose page it is.
+    pub site: Site<'a>,
     /// Login name.
     pub username: &'a str,
     /// The sealed hidden field.
@@ -149,8 +158,8 @@ pub struct ConsentLine {
 #[derive(Template)]
 #[template(path = "consent.html")]
 pub struct ConsentPage<'a> {
-    /// The fleet's name.
-    pub fleet: &'a str,
+    /// Whose page it is.
+    pub site: Site<'a>,
     /// Client that asks.
     pub client: &'a str,
     /// What for.
@@ -189,8 +198,8 @@ pub struct SessionLine {
 #[derive(Template)]
 #[template(path = "account_totp.html")]
 pub struct TotpPage<'a> {
-    /// The fleet's name.
-    pub fleet: &'a str,
+    /// Whose page it is.
+    pub site: Site<'a>,
     /// The sealed hidden field.
     pub flow: &'a str,
     /// The secret, to be typed.
@@ -205,8 +214,8 @@ pub struct TotpPage<'a> {
 #[derive(Template)]
 #[template(path = "passkey_create.html")]
 pub struct PasskeyCreatePage<'a> {
-    /// The fleet's name.
-    pub fleet: &'a str,
+    /// Whose page it is.
+    pub site: Site<'a>,
     /// Where the form is sent.
     pub action: &'a str,
     /// The sealed hidden field.
@@ -225,8 +234,8 @@ pub struct PasskeyCreatePage<'a> {
 #[derive(Template)]
 #[template(path = "account_recovery.html")]
 pub struct RecoveryCodesPage<'a> {
-    /// The fleet's name.
-    pub fleet: &'a str,
+    /// Whose page it is.
+    pub site: Site<'a>,
     /// The codes.
     pub codes: Vec<&'a str>,
 }
@@ -235,8 +244,8 @@ pub struct RecoveryCodesPage<'a> {
 #[derive(Template)]
 #[template(path = "device_code.html")]
 pub struct DeviceCodePage<'a> {
-    /// The fleet's name.
-    pub fleet: &'a str,
+    /// Whose page it is.
+    pub site: Site<'a>,
     /// The sealed hidden field.
     pub flow: &'a str,
     /// What was typed before, or came with the link.
@@ -249,8 +258,8 @@ pub struct DeviceCodePage<'a> {
 #[derive(Template)]
 #[template(path = "device_question.html")]
 pub struct DeviceQuestionPage<'a> {
-    /// The fleet's name.
-    pub fleet: &'a str,
+    /// Whose page it is.
+    pub site: Site<'a>,
     /// The device's client.
     pub client: &'a str,
     /// The code, to compare.
@@ -326,7 +335,10 @@ mod tests {
     #[test]
     fn what_was_typed_cannot_become_markup() {
         let page = LoginPage {
-            fleet: "bookshop.example",
+            site: Site {
+                name: "bookshop.example",
+                base: "",
+            },
             client: "<script>",
             flow: "\"><b>",
             username: "\"onfocus=alert(1)",

@@ -4,7 +4,9 @@ use testudo_identity::{
     AdminError, ClientKind, ClientProfile, GroupProfile, NewPassword, NewSecret, PresentedToken,
     RoleProfile, ServiceAccountProfile, UserProfile,
 };
-use testudo_model::{GroupName, Redacted, RoleName, event::Outcome};
+use testudo_model::{
+    GroupName, PolicyGroup, PolicyRole, Redacted, RoleName, TenantName, event::Outcome,
+};
 
 use crate::house::{House, PASSWORD, native_profile, web_profile};
 
@@ -197,12 +199,25 @@ fn the_directory_resolves_roles_of_groups_and_shows_no_stranger() {
         .find(|subject| subject.username == "alice")
         .unwrap();
     assert_eq!(alice.id, house.alice.as_str());
-    assert_eq!(alice.groups, [group("staff")]);
-    assert_eq!(alice.roles, [role("clerk"), role("reader")]);
+    let tenant = TenantName::default_tenant();
+    let in_policies = |name: &str| PolicyGroup::of(&tenant, &group(name));
+    let to_policies = |role: &RoleName| PolicyRole::of(&tenant, role);
+    assert_eq!(alice.groups, [in_policies("staff")]);
+    assert_eq!(
+        alice.roles,
+        [role("clerk"), role("reader")].map(|role| to_policies(&role))
+    );
     assert_eq!(alice.clearance, 50);
-    assert_eq!(directory.groups[&group("staff")], [group("everybody")]);
+    assert_eq!(
+        directory.groups[&in_policies("staff")],
+        [in_policies("everybody")]
+    );
     for subject in &directory.subjects {
-        assert_eq!(provider.roles_of(&subject.id).unwrap(), subject.roles);
+        let roles = provider.roles_of(&subject.id).unwrap();
+        assert_eq!(
+            roles.iter().map(to_policies).collect::<Vec<_>>(),
+            subject.roles
+        );
     }
     assert!(
         directory

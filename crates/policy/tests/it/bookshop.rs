@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use testudo_model::{
     ActionClass, ConnectionRules, Exposure, IpLists, Route, Service, ServiceName, ServiceProtocol,
-    Timestamp, TrustDomain, UserRequirement,
+    Timestamp, TrustDomain, UserRequirement, own_tenant,
     snapshot::{
         Directory, GatewayRules, PolicyFile, Snapshot, SnapshotVersion, Subject, TransferRules,
     },
@@ -113,6 +113,7 @@ pub fn service(
         protocol: ServiceProtocol::Http1,
         connections: ConnectionRules::default(),
         routes,
+        tenants: own_tenant(),
         groups: groups.iter().map(|group| group.parse().unwrap()).collect(),
         environment: "production".to_owned(),
         ip: IpLists::default(),

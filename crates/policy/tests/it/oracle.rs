@@ -216,7 +216,7 @@ fn entities(snapshot: &Snapshot) -> Value {
             }
             let attrs = json!({
                 "service": uid("Service", name), "operation": route.operation.as_str(),
-                "tenant": snapshot.tenant.as_str(), "scopes": route.scopes, "sensitivity": route.sensitivity,
+                "tenants": service.tenants.iter().map(|tenant| tenant.as_str()).collect::<Vec<_>>(), "scopes": route.scopes, "sensitivity": route.sensitivity,
                 "stepUp": route.step_up,
             });
             add("Route", &route.full_name(&service.name), attrs, parents);

@@ -21,7 +21,7 @@ use super::{
     problem::{Problems, nearest},
     registration,
     secret::SecretReference,
-    services, trusted_issuers,
+    services, tenants, trusted_issuers,
 };
 use crate::{Environment, telemetry};
 
@@ -66,6 +66,7 @@ pub(super) fn check(file: &FleetFile, tree: Cursor<'_>, context: &mut Context<'_
             .filter_map(|(name, section)| Some((name.clone(), section.listen?.address())))
             .collect(),
         sidecars,
+        tenants: tenants::check(file, tree, context),
         groups: file.groups.clone(),
         roles: file.roles.clone(),
         users: directory.users,

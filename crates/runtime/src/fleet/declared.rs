@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use testudo_model::{
     Aaguid, ClientName, GroupName, Redacted, RoleName, Scope, Service, ServiceName, SpiffeId,
-    TrustDomain, Username,
+    TenantName, TrustDomain, Username,
     snapshot::{GatewayRules, PolicyFile, TransferRules},
 };
 
@@ -26,6 +26,8 @@ pub struct Fleet {
     pub public_ports: BTreeMap<ServiceName, SocketAddr>,
     /// Where each service's sidecar listens; every service has an entry.
     pub sidecars: BTreeMap<ServiceName, SidecarListen>,
+    /// Tenants beside the fleet itself.
+    pub tenants: BTreeMap<TenantName, Tenant>,
     /// Groups and the groups they are in.
     pub groups: BTreeMap<GroupName, Vec<GroupName>>,
     /// Roles.
@@ -64,6 +66,15 @@ pub struct Fleet {
     pub registration: Option<RegistrationSection>,
     /// Which authenticators passkeys may be on.
     pub passkeys: PasskeyRules,
+}
+
+/// A tenant that is to be there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tenant {
+    /// What people read.
+    pub display_name: String,
+    /// Nobody logs in there.
+    pub disabled: bool,
 }
 
 /// Where the control plane may send requests to addresses that clients have registered.

@@ -6,8 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use testudo_model::{
     Aaguid, ActionClass, ClientName, Exposure, GroupName, LimitKey, OperationId, Priority,
-    RoleName, Scope, ServiceName, ServiceProtocol, TrustDomain, UserRequirement, Username,
-    snapshot::ProxyProtocol,
+    RoleName, Scope, ServiceName, ServiceProtocol, TenantName, TenantPattern, TrustDomain,
+    UserRequirement, Username, own_tenant, snapshot::ProxyProtocol,
 };
 
 use super::{
@@ -42,6 +42,10 @@ pub struct FleetFile {
     /// The services, by name. A service is called under its name inside the fleet.
     #[serde(default)]
     pub services: BTreeMap<ServiceName, ServiceSection>,
+    /// Tenants beside the fleet itself, by name: users, groups, roles and clients of their own, which administrators make,
+    /// and an issuer of their own.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tenants: BTreeMap<TenantName, TenantSection>,
     /// Roles that users and service accounts may have.
     #[serde(default)]
     pub roles: Vec<RoleName>,
@@ -81,6 +85,17 @@ pub struct FleetFile {
     /// Which authenticators passkeys may be on.
     #[serde(default)]
     pub passkeys: PasskeySection,
+}
+
+/// A tenant.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TenantSection {
+    /// What people read; its name if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Nobody logs in there, and its tokens are worth nothing. `false` does not enable it again.
+    pub disabled: bool,
 }
 
 /// Where the roles listen: `address:port`, or a port on 127.0.0.1. Port 0 takes any free port.
@@ -210,6 +225,9 @@ pub struct ServiceSection {
     /// What holds for its connections, with `protocol = "tcp"` or `"tls"`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connections: Option<ConnectionsSection>,
+    /// Whose users may use it, by tenant; `*` is every tenant.
+    #[serde(default = "own_tenant")]
+    pub tenants: Vec<TenantPattern>,
     /// Service groups it is in, for policies.
     #[serde(default)]
     pub groups: Vec<GroupName>,

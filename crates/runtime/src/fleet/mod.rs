@@ -25,6 +25,7 @@ mod route_match;
 mod schema;
 mod secret;
 mod services;
+mod tenants;
 mod text_value;
 mod trusted_issuers;
 mod units;
@@ -42,7 +43,7 @@ use testudo_model::limits;
 pub use declared::{
     Attestation, ExternalWorkload, Fleet, GrantType, Listen, Observability, OutboundRules,
     PasskeyRules, RunCommand, SeedAuthentication, SeedClient, SeedCredential, SeedServiceAccount,
-    SeedUser, SidecarListen, TlsMinimum, TrustedIdentity, TrustedIssuer, TrustedKeys,
+    SeedUser, SidecarListen, Tenant, TlsMinimum, TrustedIdentity, TrustedIssuer, TrustedKeys,
 };
 pub use file::{
     ClientKind, ClientSection, ConnectionsSection, ConsentRule, DataSection,

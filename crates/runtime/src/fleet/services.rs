@@ -166,6 +166,7 @@ fn service(
                 .map(|(index, section)| route(section, routes.index(index), context.problems))
                 .collect()
         },
+        tenants: section.tenants.clone(),
         groups: section.groups.clone(),
         environment: section.environment.clone(),
         ip: ip_lists(&section.ip),

@@ -84,6 +84,7 @@ fn a_flag_wins_over_the_environment_and_that_over_the_file_and_that_over_the_def
     services.stock-keeper.routes = []  # default
     services.stock-keeper.run.command = ["keeper"]  # fleet.toml:9
     services.stock-keeper.run.env.API_KEY = "<masked>"  # fleet.toml:10
+    services.stock-keeper.tenants = ["default"]  # default
     services.stock-keeper.upstream = "127.0.0.1:7777"  # environment TESTUDO__SERVICES__STOCK_KEEPER__UPSTREAM
     transfer.grace = "30s"  # default
     transfer.min_per_second = "240B"  # default

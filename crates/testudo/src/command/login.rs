@@ -75,7 +75,7 @@ async fn log_in_with_browser(
     let loopback = Loopback::bind().await?;
     let login = begin_browser_login(&arguments.scope, loopback.redirect_uri(), &SystemEntropy);
     let server = invocation.context.server_url()?;
-    let address = format!("{server}{}", login.authorize_path);
+    let address = format!("{server}{}{}", connection.base(), login.authorize_path);
     let opened = !arguments.no_browser && open_browser(&address);
     say(if opened {
         "Log in in the browser window."

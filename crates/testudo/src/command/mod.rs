@@ -17,6 +17,7 @@ mod process;
 mod proxy;
 mod registration_token;
 mod supervisor;
+mod tenant;
 mod token;
 mod up;
 mod upgrade;
@@ -73,6 +74,7 @@ pub async fn run(cli: Cli) -> Outcome {
         Command::Config(command) => fleet::config(&invocation, command),
         Command::Policy(command) => policy::run(&invocation, command).await,
         Command::Audit(command) => audit::run(&invocation, command).await,
+        Command::Tenant(command) => tenant::run(&invocation, command).await,
         Command::User(command) => account::user(&invocation, command).await,
         Command::Group(command) => group::group(&invocation, command).await,
         Command::Role(command) => group::role(&invocation, command).await,

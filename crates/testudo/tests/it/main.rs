@@ -57,6 +57,7 @@ mod sidecar_direct;
 mod slow_clients;
 mod source;
 mod strict_clients;
+mod tenants;
 mod third_party;
 mod token_story;
 mod tokens;
