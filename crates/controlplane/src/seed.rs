@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 
 use testudo_identity::{
-    AssuranceRule, AuthMethod, ClientKind, ClientLogout, ClientPolicy, ClientProfile, ConsentRule,
-    ExternalWorkload, Fault, GrantType, GroupClaim, IdentityProvider, IssuerIdentity, KeySource,
-    NewPassword, NewSecret, NewUsers, Provider, RedirectKind, RedirectUri, RegistrationPolicy,
-    Seed, SeedClient, SeedServiceAccount, SeedUser, ServiceAccountProfile, TrustedIssuer,
-    UpstreamAuthentication, UserProfile, webauthn::AttestationPolicy,
+    AssuranceRule, AuthMethod, ClientKind, ClientLogout, ClientPolicy, ClientProfile,
+    ClientSigning, ConsentRule, ExternalWorkload, Fault, GrantType, GroupClaim, IdentityProvider,
+    IssuerIdentity, KeySource, NewPassword, NewSecret, NewUsers, Provider, RedirectKind,
+    RedirectUri, RegistrationPolicy, Seed, SeedClient, SeedServiceAccount, SeedUser,
+    ServiceAccountProfile, SignatureAlgorithm, TrustedIssuer, UpstreamAuthentication, UserProfile,
+    webauthn::AttestationPolicy,
 };
 use testudo_model::{
     ClientName, GroupName, PolicyGroup, PolicyRole, Redacted, RoleName, Scope, TenantName,
@@ -60,6 +61,7 @@ fn registration(section: &RegistrationSection) -> RegistrationPolicy {
         auth_methods: methods.collect(),
         redirects: redirects.collect(),
         redirect_hosts: section.redirect_hosts.clone(),
+        pkce_optional: section.pkce_optional,
         client_lifetime_seconds: section.client_lifetime.map(|life| life.millis() / 1000),
     }
 }
@@ -275,11 +277,16 @@ fn client(client: &fleet::SeedClient) -> SeedClient {
                 require_pushed_authorization_requests: client.require_pushed_authorization_requests,
                 require_signed_request_object: client.require_signed_request_object,
                 dpop_bound_access_tokens: client.dpop_bound_access_tokens,
+                pkce_optional: client.pkce_optional,
                 fapi2_security_profile: client.fapi2_security_profile,
                 consent: match client.consent {
                     fleet::ConsentRule::Implied => ConsentRule::Implied,
                     fleet::ConsentRule::Required => ConsentRule::Required,
                 },
+            },
+            signing: ClientSigning {
+                id_token_signed_response_alg: algorithm(client.id_token_signed_response_alg),
+                userinfo_signed_response_alg: client.userinfo_signed_response_alg.map(algorithm),
             },
             logout: ClientLogout {
                 post_logout_redirect_uris: parsed(&client.post_logout_redirect_uris),
@@ -291,6 +298,13 @@ fn client(client: &fleet::SeedClient) -> SeedClient {
             },
         },
         secret,
+    }
+}
+
+const fn algorithm(declared: fleet::SignatureAlgorithm) -> SignatureAlgorithm {
+    match declared {
+        fleet::SignatureAlgorithm::Es256 => SignatureAlgorithm::Es256,
+        fleet::SignatureAlgorithm::Rs256 => SignatureAlgorithm::Rs256,
     }
 }
 

@@ -377,7 +377,7 @@ impl Provider {
             scopes: granted_scopes(parameters.get("scope"), client)?,
             state: limited(parameters, "state", MAX_STATE_BYTES)?,
             nonce: limited(parameters, "nonce", MAX_NONCE_BYTES)?,
-            challenge: code_challenge(parameters)?,
+            challenge: code_challenge(parameters, client)?,
             key: bound_key(parameters)?,
             pushed: pushed.cloned(),
             is_signed,
@@ -562,14 +562,21 @@ fn limited(
     }
 }
 
-fn code_challenge(parameters: &Parameters) -> Result<CodeChallenge, Refusal> {
-    if parameters.get("code_challenge_method") != Some("S256") {
+/// The code challenge, which only a client may leave out that need not send one. One that is there must be good.
+fn code_challenge(
+    parameters: &Parameters,
+    client: &Client,
+) -> Result<Option<CodeChallenge>, Refusal> {
+    let challenge = parameters.get("code_challenge");
+    let method = parameters.get("code_challenge_method");
+    if client.may_omit_challenge() && challenge.is_none() && method.is_none() {
+        return Ok(None);
+    }
+    if method != Some("S256") {
         return Err(Refusal::Pkce);
     }
-    parameters
-        .get("code_challenge")
-        .and_then(CodeChallenge::parse)
-        .ok_or(Refusal::Pkce)
+    let challenge = challenge.and_then(CodeChallenge::parse);
+    challenge.map(Some).ok_or(Refusal::Pkce)
 }
 
 /// The key that the code shall be bound to (RFC 9449 section 10).

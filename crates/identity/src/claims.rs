@@ -172,6 +172,12 @@ pub struct UserInfo {
     /// Name for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// First name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub given_name: Option<String>,
+    /// Surname.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub family_name: Option<String>,
     /// Login name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preferred_username: Option<String>,
@@ -196,6 +202,8 @@ pub(crate) fn user_info(user: &User, memberships: Memberships, granted: &ScopeSe
     UserInfo {
         sub: user.id.to_string(),
         name: user.display_name.clone().filter(|_| profile),
+        given_name: user.provisioned.name.given.clone().filter(|_| profile),
+        family_name: user.provisioned.name.family.clone().filter(|_| profile),
         preferred_username: profile.then(|| user.username.to_string()),
         updated_at: profile.then(|| user.updated_at.unix_seconds()),
         email: user.email.clone().filter(|_| email),

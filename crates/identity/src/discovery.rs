@@ -2,7 +2,11 @@
 
 use serde_json::{Value, json};
 
-use crate::{Fault, Provider, records::GrantType, scopes::OPENID_SCOPES};
+use crate::{
+    Fault, Provider,
+    records::{GrantType, SignatureAlgorithm},
+    scopes::OPENID_SCOPES,
+};
 
 /// Paths of the endpoints below the issuer.
 pub mod paths {
@@ -65,6 +69,7 @@ fn document(issuer: &str) -> Value {
         "private_key_jwt",
         "tls_client_auth",
     ];
+    let told_algorithms = SignatureAlgorithm::ALL.map(SignatureAlgorithm::as_str);
     let any_client = [&confidential[..], &["none"]].concat();
     json!({
         "issuer": issuer,
@@ -84,11 +89,12 @@ fn document(issuer: &str) -> Value {
         "response_modes_supported": ["query"],
         "grant_types_supported": GrantType::ALL.map(GrantType::as_str),
         "subject_types_supported": ["public"],
-        "id_token_signing_alg_values_supported": ["ES256"],
+        "id_token_signing_alg_values_supported": told_algorithms,
+        "userinfo_signing_alg_values_supported": told_algorithms,
         "scopes_supported": OPENID_SCOPES,
         "claims_supported": [
             "iss", "sub", "aud", "exp", "iat", "auth_time", "nonce", "acr", "amr", "at_hash", "sid",
-            "name", "preferred_username", "updated_at", "email", "email_verified", "groups", "roles"
+            "name", "given_name", "family_name", "preferred_username", "updated_at", "email", "email_verified", "groups", "roles"
         ],
         "acr_values_supported": ["1", "2", "3"],
         "prompt_values_supported": ["none", "login", "consent", "select_account"],
@@ -150,7 +156,12 @@ mod tests {
             "public"
           ],
           "id_token_signing_alg_values_supported": [
-            "ES256"
+            "ES256",
+            "RS256"
+          ],
+          "userinfo_signing_alg_values_supported": [
+            "ES256",
+            "RS256"
           ],
           "scopes_supported": [
             "email",
@@ -173,6 +184,8 @@ mod tests {
             "at_hash",
             "sid",
             "name",
+            "given_name",
+            "family_name",
             "preferred_username",
             "updated_at",
             "email",

@@ -129,7 +129,8 @@ pub(crate) struct GrantRequest {
     pub(crate) scopes: ScopeSet,
     pub(crate) state: Option<String>,
     pub(crate) nonce: Option<String>,
-    pub(crate) challenge: CodeChallenge,
+    /// None from a client that need not send one, and did not.
+    pub(crate) challenge: Option<CodeChallenge>,
     /// `dpop_jkt`.
     pub(crate) key: Option<KeyThumbprint>,
     /// The pushed request it was asked with, if it was one.

@@ -1,6 +1,9 @@
 //! Signing keys: three at a time, so that nobody ever meets a token whose key they have not seen.
 //!
 //! `next` is published a whole rotation before it signs, `current` signs, `previous` verifies what it signed.
+//!
+//! What the fleet reads is signed with ES256. For relying parties that read RS256 alone there are three RSA keys beside,
+//! made when the first of them is there, and used for what it is told and for nothing else.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,12 +11,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use testudo_model::{Timestamp, event::EventClass};
 use testudo_store::{Expected, Record, Versioned};
-use testudo_trust::{JwkSet, SigningKey};
+use testudo_trust::{ForeignKeySet, JwkSet, RsaSigningKey, SigningKey};
 
 use crate::{
     Caller, Fault, Provider,
     change::{Report, until_settled},
     limits::{SIGNING_KEY_CACHE, SIGNING_KEY_ROTATION},
+    records::{ClientSigning, SignatureAlgorithm},
     secret::StoredSecret,
     verified::VerifiedTokens,
 };
@@ -30,8 +34,14 @@ pub enum KeyRotation {
 /// The keys in use, ready to sign and verify.
 pub(crate) struct Keys {
     pub(crate) current: SigningKey,
-    pub(crate) published: Value,
+    /// For relying parties that want RS256; absent until there is one.
+    current_rsa: Option<RsaSigningKey>,
+    published: Value,
+    /// Of what is published, what verifies what the fleet reads.
+    published_to_fleet: Value,
     pub(crate) verification: JwkSet,
+    /// Verifies what relying parties were told.
+    pub(crate) told: ForeignKeySet,
     /// What `verification` has verified.
     pub(crate) verified: VerifiedTokens,
 }
@@ -52,6 +62,45 @@ impl Provider {
     /// The store fails.
     pub fn jwks(&self) -> Result<Value, Fault> {
         Ok(self.signing_keys()?.published.clone())
+    }
+
+    /// Those of them that verify access tokens.
+    pub(crate) fn fleet_jwks(&self) -> Result<Value, Fault> {
+        Ok(self.signing_keys()?.published_to_fleet.clone())
+    }
+
+    /// Signs what a relying party is told, as it wants it.
+    pub(crate) fn sign_told(
+        &self,
+        algorithm: SignatureAlgorithm,
+        typ: &str,
+        claims: &impl Serialize,
+    ) -> Result<String, Fault> {
+        let keys = self.signing_keys()?;
+        let signed = match algorithm {
+            SignatureAlgorithm::Es256 => keys.current.sign_jwt(typ, claims),
+            SignatureAlgorithm::Rs256 => match &keys.current_rsa {
+                Some(key) => key.sign_jwt(typ, claims),
+                None => self.first_rsa_key()?.sign_jwt(typ, claims),
+            },
+        };
+        signed.map_err(Fault::Sign)
+    }
+
+    /// Makes the keys that a client of this kind is told things with, if there are none: before it comes for the first time
+    /// and finds them published.
+    pub(crate) fn prepare_to_sign(&self, signing: &ClientSigning) -> Result<(), Fault> {
+        if signing.uses(SignatureAlgorithm::Rs256) && self.signing_keys()?.current_rsa.is_none() {
+            self.first_rsa_key()?;
+        }
+        Ok(())
+    }
+
+    /// Makes the RSA keys, if there are none.
+    fn first_rsa_key(&self) -> Result<RsaSigningKey, Fault> {
+        let stored = self.load_signing_keys(SignatureAlgorithm::Rs256)?;
+        self.forget_signing_keys();
+        parse_rsa(&stored.record.current)
     }
 
     /// Rotates the signing keys if the current one is old enough. For a reconciler to call now and then; says
@@ -75,34 +124,55 @@ impl Provider {
         self.rotate_keys(why, |_, _| true, caller).map(|_| ())
     }
 
-    /// Rotates the keys if they are `due`, as they are when the rotation is committed: another node may have been
-    /// faster, and twice at once would make a key sign that nobody has seen yet.
+    /// Rotates the keys of each algorithm that is in use, if they are `due`.
     fn rotate_keys(
         &self,
         why: KeyRotation,
         due: impl Fn(&SigningKeys, Timestamp) -> bool,
         caller: &Caller,
     ) -> Result<bool, Fault> {
+        let mut rotated = self.rotate_keys_of(SignatureAlgorithm::Es256, why, &due, caller)?;
+        if self.stored_keys(SignatureAlgorithm::Rs256)?.is_some() {
+            rotated |= self.rotate_keys_of(SignatureAlgorithm::Rs256, why, &due, caller)?;
+        }
+        Ok(rotated)
+    }
+
+    /// Whether they are due is asked as they are when the rotation is committed: another node may have been faster, and
+    /// twice at once would make a key sign that nobody has seen yet.
+    fn rotate_keys_of(
+        &self,
+        algorithm: SignatureAlgorithm,
+        why: KeyRotation,
+        due: impl Fn(&SigningKeys, Timestamp) -> bool,
+        caller: &Caller,
+    ) -> Result<bool, Fault> {
         let rotated = until_settled(|| {
-            let Versioned { record, version } = self.load_signing_keys()?;
+            let Versioned { record, version } = self.load_signing_keys(algorithm)?;
             let now = self.clock.now();
             if !due(&record, now) {
                 return Ok(Some(false));
             }
             let (rotated, outcome) = match why {
-                KeyRotation::Scheduled => (record.moved_up(now)?, "scheduled"),
-                KeyRotation::Compromise => (SigningKeys::generate(now)?, "compromise"),
+                KeyRotation::Scheduled => (record.moved_up(now), "scheduled"),
+                KeyRotation::Compromise => (SigningKeys::generate(algorithm, now), "compromise"),
             };
             let report = Report::new(EventClass::EntityManagement, "signing_key.rotate")
                 .target("identity provider")
-                .detail("why", outcome);
+                .detail("why", outcome)
+                .detail("algorithm", algorithm.as_str());
             let change = self.change().put(Expected::Version(version), &rotated);
             Ok::<_, Fault>(change.report(report, caller).commit()?.then_some(true))
         })?;
         if rotated {
-            *self.keys.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            self.forget_signing_keys();
         }
         Ok(rotated)
+    }
+
+    /// They are read again before they are used.
+    fn forget_signing_keys(&self) {
+        *self.keys.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// The keys, at most [`SIGNING_KEY_CACHE`] old.
@@ -117,7 +187,10 @@ impl Provider {
         {
             return Ok(Arc::clone(keys));
         }
-        let keys = Arc::new(self.load_signing_keys()?.record.usable()?);
+        let es256 = self.load_signing_keys(SignatureAlgorithm::Es256)?.record;
+        let rs256 = self.stored_keys(SignatureAlgorithm::Rs256)?;
+        let rs256 = rs256.map(|stored| stored.record);
+        let keys = Arc::new(Keys::usable(&es256, rs256.as_ref())?);
         *cached = Some(Cached {
             keys: Arc::clone(&keys),
             read_at_nanos: now,
@@ -126,21 +199,32 @@ impl Provider {
     }
 
     /// The stored keys; makes them if there are none.
-    fn load_signing_keys(&self) -> Result<Versioned<SigningKeys>, Fault> {
+    fn load_signing_keys(
+        &self,
+        algorithm: SignatureAlgorithm,
+    ) -> Result<Versioned<SigningKeys>, Fault> {
         until_settled(|| {
-            let stored = self.tenant.get::<SigningKeys>(SigningKeys::KEY)?;
+            let stored = self.stored_keys(algorithm)?;
             if stored.is_none() {
-                let keys = SigningKeys::generate(self.clock.now())?;
+                let keys = SigningKeys::generate(algorithm, self.clock.now());
                 self.change().put(Expected::Absent, &keys).commit()?;
             }
             Ok(stored)
         })
+    }
+
+    fn stored_keys(
+        &self,
+        algorithm: SignatureAlgorithm,
+    ) -> Result<Option<Versioned<SigningKeys>>, Fault> {
+        Ok(self.tenant.get::<SigningKeys>(algorithm.as_str())?)
     }
 }
 
 /// The private keys, PKCS#8. The store seals them.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct SigningKeys {
+    algorithm: SignatureAlgorithm,
     previous: Option<StoredSecret>,
     current: StoredSecret,
     next: StoredSecret,
@@ -148,42 +232,31 @@ pub(crate) struct SigningKeys {
 }
 
 impl SigningKeys {
-    const KEY: &'static str = "es256";
-
-    fn generate(now: Timestamp) -> Result<Self, Fault> {
-        Ok(Self {
+    fn generate(algorithm: SignatureAlgorithm, now: Timestamp) -> Self {
+        Self {
+            algorithm,
             previous: None,
-            current: new_key()?,
-            next: new_key()?,
+            current: new_key(algorithm),
+            next: new_key(algorithm),
             rotated_at: now,
-        })
+        }
     }
 
-    fn moved_up(self, now: Timestamp) -> Result<Self, Fault> {
-        Ok(Self {
+    fn moved_up(self, now: Timestamp) -> Self {
+        Self {
+            algorithm: self.algorithm,
             previous: Some(self.current),
             current: self.next,
-            next: new_key()?,
+            next: new_key(self.algorithm),
             rotated_at: now,
-        })
+        }
     }
 
-    fn usable(&self) -> Result<Keys, Fault> {
-        let current = parse(&self.current)?;
-        let mut public = vec![parse(&self.next)?.public_jwk(), current.public_jwk()];
-        if let Some(previous) = &self.previous {
-            public.push(parse(previous)?.public_jwk());
-        }
-        let published = json!({ "keys": public });
-        let verification = JwkSet::parse(&published.to_string()).map_err(|_| Fault::Key {
-            what: "signing key set",
-        })?;
-        Ok(Keys {
-            current,
-            published,
-            verification,
-            verified: VerifiedTokens::default(),
-        })
+    /// Next, current and previous.
+    fn all(&self) -> impl Iterator<Item = &StoredSecret> {
+        [&self.next, &self.current]
+            .into_iter()
+            .chain(&self.previous)
     }
 }
 
@@ -191,22 +264,54 @@ impl Record for SigningKeys {
     const COLLECTION: &'static str = "identity.signing_keys";
 
     fn key(&self) -> String {
-        Self::KEY.to_owned()
+        self.algorithm.as_str().to_owned()
     }
 }
 
-fn new_key() -> Result<StoredSecret, Fault> {
-    Ok(StoredSecret::from_bytes(
-        SigningKey::generate().to_pkcs8().expose(),
-    ))
+impl Keys {
+    fn usable(es256: &SigningKeys, rs256: Option<&SigningKeys>) -> Result<Self, Fault> {
+        let unusable = |_| Fault::Key {
+            what: "signing key set",
+        };
+        let mut public = Vec::new();
+        for key in es256.all() {
+            public.push(parse(key)?.public_jwk());
+        }
+        let published_to_fleet = json!({ "keys": public });
+        for key in rs256.into_iter().flat_map(SigningKeys::all) {
+            public.push(parse_rsa(key)?.public_jwk());
+        }
+        let published = json!({ "keys": public });
+        Ok(Self {
+            current: parse(&es256.current)?,
+            current_rsa: rs256.map(|keys| parse_rsa(&keys.current)).transpose()?,
+            verification: JwkSet::parse(&published_to_fleet.to_string()).map_err(unusable)?,
+            told: ForeignKeySet::parse(&published.to_string()).map_err(unusable)?,
+            published_to_fleet,
+            published,
+            verified: VerifiedTokens::default(),
+        })
+    }
 }
 
+fn new_key(algorithm: SignatureAlgorithm) -> StoredSecret {
+    let pkcs8 = match algorithm {
+        SignatureAlgorithm::Es256 => SigningKey::generate().to_pkcs8(),
+        SignatureAlgorithm::Rs256 => RsaSigningKey::generate().to_pkcs8(),
+    };
+    StoredSecret::from_bytes(pkcs8.expose())
+}
+
+const UNUSABLE: Fault = Fault::Key {
+    what: "signing key",
+};
+
 fn parse(stored: &StoredSecret) -> Result<SigningKey, Fault> {
-    let unusable = Fault::Key {
-        what: "signing key",
-    };
-    let Some(pkcs8) = stored.bytes() else {
-        return Err(unusable);
-    };
-    SigningKey::from_pkcs8(&pkcs8).map_err(|_| unusable)
+    let pkcs8 = stored.bytes().ok_or(UNUSABLE)?;
+    SigningKey::from_pkcs8(&pkcs8).map_err(|_| UNUSABLE)
+}
+
+fn parse_rsa(stored: &StoredSecret) -> Result<RsaSigningKey, Fault> {
+    let pkcs8 = stored.bytes().ok_or(UNUSABLE)?;
+    RsaSigningKey::from_pkcs8(&pkcs8).map_err(|_| UNUSABLE)
 }

@@ -107,8 +107,8 @@ pub use provider::{Provider, Settings};
 pub use pushed::{PushError, PushedRequest};
 pub use records::{
     About, ApplicationType, Authentication, Client, ClientKind, ClientLogout, ClientPolicy,
-    ConsentRule, ExternalWorkload, Grant, GrantType, Group, MailAddress, PersonName, Provisioned,
-    Registered, Role, ServiceAccount, Session, User,
+    ClientSigning, ConsentRule, ExternalWorkload, Grant, GrantType, Group, MailAddress, PersonName,
+    Provisioned, Registered, Role, ServiceAccount, Session, SignatureAlgorithm, User,
 };
 pub use redirect_uri::{InvalidRedirectUri, RedirectUri};
 pub use registration::{
@@ -128,4 +128,4 @@ pub use token::{
     TokenRequest, TokenResponse, TokenType,
 };
 pub use trusted_issuer::{IssuerIdentity, KeySource, KnownIssuer, TrustedIssuer, WantedKeys};
-pub use userinfo::UserInfoError;
+pub use userinfo::{UserInfoAnswer, UserInfoError};

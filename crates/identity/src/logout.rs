@@ -6,11 +6,11 @@
 
 use serde::{Deserialize, Serialize};
 use testudo_model::{ClientName, SessionId, Timestamp, UserId, event::Actor};
-use testudo_trust::verify_jwt;
+use testudo_trust::verify_foreign_jwt;
 
 use crate::{
     Caller, EndReason, Fault, Parameters, Provider,
-    claims::{ID_TOKEN_TYPE, IdTokenClaims},
+    claims::IdTokenClaims,
     flow::Sealed,
     limits::{FLOW_LIFETIME, MAX_STATE_BYTES},
     records::{Client, Grant, Session},
@@ -267,8 +267,7 @@ impl Provider {
     /// What an ID token of ours says, expired or not, and whom it was issued to. Any other text says nothing.
     fn id_token_hint(&self, token: &str) -> Result<Option<(Hint, Client)>, Fault> {
         let keys = self.signing_keys()?;
-        let Ok(claims) = verify_jwt::<IdTokenClaims>(token, ID_TOKEN_TYPE, &keys.verification)
-        else {
+        let Ok(claims) = verify_foreign_jwt::<IdTokenClaims>(token, &keys.told) else {
             return Ok(None);
         };
         let (Ok(user), true) = (

@@ -147,7 +147,7 @@ impl Provider {
         Ok(Issuer {
             issuer: self.settings.issuer.clone(),
             audience: self.settings.audience.clone(),
-            jwks: self.jwks()?.to_string(),
+            jwks: self.fleet_jwks()?.to_string(),
         })
     }
 }

@@ -193,6 +193,11 @@ impl Provider {
             };
             let report = sowing.report;
             let is_nothing = report.created.is_empty() && report.updated.is_empty();
+            if !manner.dry_run {
+                for client in &seed.clients {
+                    self.prepare_to_sign(&client.profile.signing)?;
+                }
+            }
             let done = is_nothing || manner.dry_run || change.commit()?;
             Ok(done.then_some(report))
         })

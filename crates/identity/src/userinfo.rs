@@ -1,6 +1,7 @@
 //! The userinfo endpoint (OpenID Connect Core section 5.3), a resource protected by our own access tokens.
 
-use testudo_model::UserId;
+use serde::Serialize;
+use testudo_model::{AccessTokenClaims, Redacted, UserId};
 
 use crate::{
     AccessTokenError, DpopError, ErrorCode, Fault, OauthError, PresentedToken, Provider, Standing,
@@ -11,6 +12,28 @@ use crate::{
     scopes::{self, OPENID, ScopeSet},
 };
 
+/// `typ` of a signed answer. It has no `exp` and no `at_hash`, so that nobody takes it for an ID token.
+const SIGNED_USER_INFO_TYPE: &str = "JWT";
+
+/// Claims about a user, in the form that the client has registered.
+#[derive(Debug)]
+pub enum UserInfoAnswer {
+    /// As JSON.
+    Plain(UserInfo),
+    /// As a JWT.
+    Signed(Redacted<String>),
+}
+
+/// A signed answer (OpenID Connect Core section 5.3.2).
+#[derive(Serialize)]
+struct SignedUserInfo<'a> {
+    iss: &'a str,
+    aud: &'a str,
+    iat: i64,
+    #[serde(flatten)]
+    answer: UserInfo,
+}
+
 /// Why there is no userinfo (RFC 6750 section 3.1).
 #[derive(Debug, thiserror::Error)]
 pub enum UserInfoError {
@@ -20,6 +43,9 @@ pub enum UserInfoError {
     /// The DPoP proof beside it proves nothing.
     #[error(transparent)]
     Dpop(DpopError),
+    /// A token in the header and one in the form (RFC 6750 section 2).
+    #[error("send the access token in the Authorization header or in the form, not in both")]
+    TwoTokens,
     /// The token does not have the scope `openid`.
     #[error("the access token lacks the scope openid")]
     InsufficientScope,
@@ -43,6 +69,7 @@ impl UserInfoError {
     pub fn to_oauth(&self) -> OauthError {
         let (error, status) = match self {
             Self::Dpop(error) => return error.to_challenge(),
+            Self::TwoTokens => (ErrorCode::InvalidRequest, 400),
             Self::InvalidToken => (ErrorCode::InvalidToken, 401),
             Self::InsufficientScope => (ErrorCode::InsufficientScope, 403),
             Self::Unavailable(fault) => return OauthError::of_fault(fault, self),
@@ -61,12 +88,41 @@ impl UserInfoError {
 }
 
 impl Provider {
+    /// Claims about the user of an access token, in the form that its client has registered.
+    ///
+    /// # Errors
+    /// See [`UserInfoError`].
+    pub fn user_info_answer(
+        &self,
+        presented: PresentedToken<'_>,
+    ) -> Result<UserInfoAnswer, UserInfoError> {
+        let claims = self.access_token(presented)?;
+        let answer = self.user_info_of(&claims)?;
+        let client = self.client_named(&claims.client_id)?;
+        let algorithm = client.and_then(|client| client.signing.userinfo_signed_response_alg);
+        let Some(algorithm) = algorithm else {
+            return Ok(UserInfoAnswer::Plain(answer));
+        };
+        let signed = SignedUserInfo {
+            iss: &self.settings.issuer,
+            aud: &claims.client_id,
+            iat: self.clock.now().unix_seconds(),
+            answer,
+        };
+        let token = self.sign_told(algorithm, SIGNED_USER_INFO_TYPE, &signed)?;
+        Ok(UserInfoAnswer::Signed(Redacted::new(token)))
+    }
+
     /// Claims about the user of an access token.
     ///
     /// # Errors
     /// See [`UserInfoError`].
     pub fn user_info(&self, presented: PresentedToken<'_>) -> Result<UserInfo, UserInfoError> {
         let claims = self.access_token(presented)?;
+        self.user_info_of(&claims)
+    }
+
+    fn user_info_of(&self, claims: &AccessTokenClaims) -> Result<UserInfo, UserInfoError> {
         let granted = scopes::parse(&claims.scope).ok_or(UserInfoError::InvalidToken)?;
         if !scopes::has(&granted, OPENID) {
             return Err(UserInfoError::InsufficientScope);

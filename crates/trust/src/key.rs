@@ -1,5 +1,5 @@
-//! The one kind of private key in the house: ECDSA on P-256 with SHA-256, which is ES256 in a token and
-//! `ecdsa_secp256r1_sha256` in a certificate or a handshake.
+//! The private keys of the house: ECDSA on P-256 with SHA-256, which is ES256 in a token and
+//! `ecdsa_secp256r1_sha256` in a certificate or a handshake. What else there is, is in `rsa_key`.
 
 use std::{fmt, sync::Arc};
 
@@ -19,9 +19,9 @@ use crate::{entropy::or_abort, jose::thumbprint};
 /// Bytes of a signature as JOSE writes it: `r || s` (RFC 7518 section 3.4).
 pub const SIGNATURE_BYTES: usize = 64;
 
-/// The bytes are not the PKCS#8 form of a P-256 key.
+/// The bytes are not the PKCS#8 form of a key of the kind that is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not a PKCS#8 private key on P-256")]
+#[error("not a PKCS#8 private key of this kind")]
 pub struct InvalidKey;
 
 /// A P-256 private key. Clones share it; it is wiped from memory with the last.

@@ -13,7 +13,8 @@
 //! **In the log.** `merkle` hashes, grows and proves trees (RFC 6962); [`NoteSigner`], [`NoteVerifier`] and
 //! [`Checkpoint`] sign their roots as C2SP notes that a stranger's tool reads.
 //!
-//! **As tokens.** [`SigningKey`] writes and [`JwkSet`] with [`verify_jwt`] reads ES256 tokens, and no others.
+//! **As tokens.** [`SigningKey`] writes and [`JwkSet`] with [`verify_jwt`] reads ES256 tokens, and no others;
+//! [`RsaSigningKey`] writes RS256 for relying parties that read nothing else.
 //! [`verify_jwt_x5c`] reads those signed by a workload with its SVID, [`verify_client_assertion`] those a client proves
 //! itself with, [`verify_jwt_of_own_key`] those that prove the possession of a key. [`DpopProof`] is such a proof for one
 //! request, and [`ProofMemory`] knows whether it is new.
@@ -45,6 +46,7 @@ pub mod merkle;
 mod note;
 mod password;
 mod pbkdf2;
+mod rsa_key;
 mod tls;
 mod x509;
 
@@ -63,6 +65,7 @@ pub use key::{InvalidKey, SIGNATURE_BYTES, SigningKey};
 pub use key_file::{KeyFileError, load_or_create_root_key, load_root_key};
 pub use note::{Checkpoint, NoteError, NoteSigner, NoteVerifier};
 pub use password::{dummy_verify, hash_password, is_password_hash, needs_rehash, verify_password};
+pub use rsa_key::RsaSigningKey;
 pub use tls::{
     ExpectedPeer, IdentitySource, PeerAuth, TlsError, WebCertificate, install_crypto_provider,
     mesh_client_config, mesh_server_config, mesh_server_name, outbound_client_config,

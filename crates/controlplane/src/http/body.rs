@@ -80,13 +80,18 @@ pub fn caller(
     }
 }
 
-fn require_form(headers: &HeaderMap) -> Result<(), Refusal> {
+/// Whether the body is a form.
+pub fn is_form(headers: &HeaderMap) -> bool {
     let media_type = headers
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())
         .unwrap_or("");
     let essence = media_type.split(';').next().unwrap_or("").trim();
-    if essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+    essence.eq_ignore_ascii_case("application/x-www-form-urlencoded")
+}
+
+fn require_form(headers: &HeaderMap) -> Result<(), Refusal> {
+    if is_form(headers) {
         return Ok(());
     }
     Err(

@@ -7,12 +7,13 @@ use axum::{
     extract::{Request, State},
     response::{IntoResponse, Response},
 };
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use serde_json::Value;
 use testudo_identity::{
     Caller, Fault, OauthError, PresentedToken, ProofTarget, Provider, RequestProof, TokenRequest,
-    paths,
+    UserInfoAnswer, UserInfoError, paths,
 };
+use testudo_model::Redacted;
 use tokio::time::Instant;
 
 use super::{
@@ -26,6 +27,8 @@ const DPOP: HeaderName = HeaderName::from_static("dpop");
 const DPOP_NONCE: HeaderName = HeaderName::from_static("dpop-nonce");
 /// RFC 9701 section 5.
 const SIGNED_INTROSPECTION: &str = "application/token-introspection+jwt";
+/// OpenID Connect Core section 5.3.2.
+const SIGNED_USER_INFO: &str = "application/jwt";
 /// Clients may keep keys and metadata for so long; keys rotate with a longer overlap.
 const PUBLIC_CACHE: &str = "public, max-age=300";
 
@@ -161,24 +164,39 @@ fn with_request<T>(plane: &Plane, form: &Form, handle: impl FnOnce(&TokenRequest
     })
 }
 
-/// `GET|POST /oauth2/userinfo` (OpenID Connect Core section 5.3). The token is in the header only.
+/// `GET|POST /oauth2/userinfo` (OpenID Connect Core section 5.3). The token is in the header, or in a form (RFC 6750
+/// section 2.2), but never in the query.
 async fn userinfo(State(plane): State<Arc<Plane>>, request: Request) -> Result<Response, Refusal> {
     let (_, workload) = body::caller(request.extensions(), request.headers(), &*plane.entropy);
-    let (head, _) = request.into_parts();
+    let method = request.method().clone();
+    let (headers, in_form) = if method == Method::POST && body::is_form(request.headers()) {
+        let form = Form::read(request, &*plane.entropy).await?;
+        let token = form.parameters.get("access_token").map(str::to_owned);
+        let token = token.filter(|_| !form.parameters.is_repeated("access_token"));
+        (form.headers, token.map(Redacted::new))
+    } else {
+        (request.into_parts().0.headers, None)
+    };
+    if in_form.is_some() && headers.contains_key(header::AUTHORIZATION) {
+        return Ok(oauth_error(&UserInfoError::TwoTokens.to_oauth()));
+    }
     let answered = plane
         .blocking(move |plane| {
-            let field = single(&head.headers, &header::AUTHORIZATION).unwrap_or("");
-            let (scheme, token) = field.split_once(' ').unwrap_or_default();
+            let field = single(&headers, &header::AUTHORIZATION).unwrap_or("");
+            let (scheme, token) = match &in_form {
+                Some(token) => ("Bearer", token.expose().as_str()),
+                None => field.split_once(' ').unwrap_or_default(),
+            };
             let proof = scheme.eq_ignore_ascii_case("DPoP").then(|| RequestProof {
-                proof: single(&head.headers, &DPOP).unwrap_or(""),
+                proof: single(&headers, &DPOP).unwrap_or(""),
                 target: ProofTarget {
-                    method: head.method.as_str(),
+                    method: method.as_str(),
                     path: paths::USERINFO,
                 },
             });
             let is_known = proof.is_some() || scheme.eq_ignore_ascii_case("Bearer");
             let peer = plane.standing(workload.as_ref());
-            plane.provider.user_info(PresentedToken {
+            plane.provider.user_info_answer(PresentedToken {
                 token: if is_known { token } else { "" },
                 proof,
                 peer: peer.as_ref(),
@@ -186,7 +204,11 @@ async fn userinfo(State(plane): State<Arc<Plane>>, request: Request) -> Result<R
         })
         .await?;
     Ok(match answered {
-        Ok(claims) => no_store(Json(claims).into_response()),
+        Ok(UserInfoAnswer::Plain(claims)) => no_store(Json(claims).into_response()),
+        Ok(UserInfoAnswer::Signed(token)) => {
+            let content_type = [(header::CONTENT_TYPE, SIGNED_USER_INFO)];
+            no_store((content_type, token.into_exposed()).into_response())
+        }
         Err(error) => oauth_error(&error.to_oauth()),
     })
 }

@@ -10,7 +10,8 @@ use crate::{
     change::{Change, Report, until_settled},
     limits::{MAX_REDIRECT_URIS, MAX_SCOPES},
     records::{
-        Client, ClientKind, ClientLogout, ClientPolicy, GrantType, NameClaim, SecretCredential,
+        Client, ClientKind, ClientLogout, ClientPolicy, ClientSigning, GrantType, NameClaim,
+        SecretCredential, SignatureAlgorithm,
     },
     registration::RegistrationCredential,
 };
@@ -40,6 +41,9 @@ pub struct ClientProfile {
     /// What it must do beyond what everybody must.
     #[serde(default)]
     pub policy: ClientPolicy,
+    /// How what it is told is signed.
+    #[serde(default)]
+    pub signing: ClientSigning,
     /// How it takes part in logouts.
     #[serde(default)]
     pub logout: ClientLogout,
@@ -74,6 +78,10 @@ impl ClientProfile {
             let why = "is missing, but the client must sign its requests";
             return Err(AdminError::invalid("key set", why));
         }
+        if self.policy.pkce_optional && self.kind == ClientKind::Public {
+            let why = "is public, but pkce_optional is for confidential clients";
+            return Err(AdminError::invalid("kind", why));
+        }
         if self.policy.fapi2_security_profile {
             self.check_fapi2(has_secret)?;
         }
@@ -101,6 +109,14 @@ impl ClientProfile {
             let why = "is there, but with fapi2_security_profile a client signs or has a workload: delete it";
             return Err(AdminError::invalid("secret", why));
         }
+        if self.policy.pkce_optional {
+            let why = "has pkce_optional, but fapi2_security_profile asks for a code challenge";
+            return Err(AdminError::invalid("policy", why));
+        }
+        if self.signing.uses(SignatureAlgorithm::Rs256) {
+            let why = "has RS256, which fapi2_security_profile does not allow";
+            return Err(AdminError::invalid("list of signature algorithms", why));
+        }
         let is_https = |uri: &RedirectUri| uri.as_str().starts_with("https://");
         if !self.redirect_uris.iter().all(is_https) {
             let why = "has one that is not https, which fapi2_security_profile asks for";
@@ -120,6 +136,7 @@ impl ClientProfile {
             workload,
             jwks,
             policy,
+            signing,
             logout,
         } = self;
         Client {
@@ -131,6 +148,7 @@ impl ClientProfile {
             workload,
             jwks,
             policy,
+            signing,
             logout,
             ..client
         }
@@ -157,6 +175,7 @@ impl Provider {
         caller: &Caller,
     ) -> Result<Created<Client>, AdminError> {
         profile.check(!matches!(secret, NewSecret::None))?;
+        self.prepare_to_sign(&profile.signing)?;
         let client = profile.apply(self.blank_client(client_id));
         let secrets = Secrets::first(client_id, secret, client.created_at, &*self.entropy)?;
         let change = stage_new_client(self.change(), &client, &secrets)
@@ -181,6 +200,7 @@ impl Provider {
             workload: None,
             jwks: None,
             policy: ClientPolicy::default(),
+            signing: ClientSigning::default(),
             logout: ClientLogout::default(),
             registered: None,
             disabled: false,
@@ -221,6 +241,7 @@ impl Provider {
             .get::<SecretCredential>(client_id.as_str())?
             .is_some();
         profile.check(has_secret)?;
+        self.prepare_to_sign(&profile.signing)?;
         let stored =
             self.load_at::<Client>(named(client_id.as_str()), client_id.as_str(), version)?;
         let client = Client {

@@ -15,8 +15,8 @@ use testudo_model::{ClientName, GroupName, Redacted, RoleName, Username};
 
 use super::{ImportClient, ImportUser, ImportedRealm, LeftOut};
 use crate::{
-    ClientKind, ClientLogout, ClientPolicy, ClientProfile, ConsentRule, GrantType, RedirectUri,
-    UserProfile,
+    ClientKind, ClientLogout, ClientPolicy, ClientProfile, ClientSigning, ConsentRule, GrantType,
+    RedirectUri, UserProfile,
 };
 
 /// Clients that every realm has for Keycloak itself.
@@ -504,6 +504,7 @@ impl Client {
                     },
                     ..ClientPolicy::default()
                 },
+                signing: ClientSigning::default(),
                 logout: ClientLogout {
                     backchannel_logout_session_required: backchannel.is_some()
                         && self.is_on("backchannel.logout.session.required"),

@@ -44,11 +44,13 @@ impl Provider {
         session: &SessionId,
     ) -> Result<Option<Message>, Fault> {
         let client = self.tenant.get::<Client>(client_id.as_str())?;
-        let uri = client
+        let client = client
             .map(|client| client.record)
-            .filter(|client| client.created_at == client_created_at)
-            .and_then(|client| client.logout.backchannel_logout_uri);
-        let Some(uri) = uri else {
+            .filter(|client| client.created_at == client_created_at);
+        let Some(client) = client else {
+            return Ok(None);
+        };
+        let Some(uri) = client.logout.backchannel_logout_uri else {
             return Ok(None);
         };
         let now = self.clock.now();
@@ -62,11 +64,9 @@ impl Provider {
             events: json!({ LOGOUT_EVENT: {} }),
             sid: session,
         };
-        let keys = self.signing_keys()?;
-        let token = keys
-            .current
-            .sign_jwt(LOGOUT_TOKEN_TYPE, &claims)
-            .map_err(Fault::Sign)?;
+        // As its ID tokens are (section 2.6).
+        let algorithm = client.signing.id_token_signed_response_alg;
+        let token = self.sign_told(algorithm, LOGOUT_TOKEN_TYPE, &claims)?;
         let body = form_urlencoded::Serializer::new(String::new())
             .append_pair("logout_token", &token)
             .finish();

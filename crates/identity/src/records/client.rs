@@ -32,6 +32,8 @@ pub struct Client {
     pub jwks: Option<String>,
     /// What it must do beyond what everybody must.
     pub policy: ClientPolicy,
+    /// How what it is told is signed.
+    pub signing: ClientSigning,
     /// How it takes part in logouts.
     pub logout: ClientLogout,
     /// If it registered itself, what is known of it because of that.
@@ -49,6 +51,11 @@ impl Client {
     /// Whether it may use `grant`.
     pub fn may_use(&self, grant: GrantType) -> bool {
         self.grants.contains(&grant)
+    }
+
+    /// Whether it may ask for a code without a code challenge.
+    pub(crate) fn may_omit_challenge(&self) -> bool {
+        self.policy.pkce_optional && self.kind == ClientKind::Confidential
     }
 
     /// Those of the scopes it may have; others are dropped, and the token answer says what is left (RFC 6749 section 3.3,
@@ -118,7 +125,8 @@ impl Record for Client {
     }
 }
 
-/// What a client must do beyond what everybody must. Single demands have the names of the metadata registered with IANA.
+/// What a client must do beyond what everybody must, or need not. Demands that are in the metadata registered with IANA have
+/// their names.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClientPolicy {
@@ -128,6 +136,9 @@ pub struct ClientPolicy {
     pub require_signed_request_object: bool,
     /// Prove at the token endpoint that it has a key, to which its tokens are bound (RFC 9449 section 5.2).
     pub dpop_bound_access_tokens: bool,
+    /// The one thing it need not do: send a code challenge (RFC 7636). Confidential clients only, whose codes nobody else
+    /// can redeem; what is injected into their answers they must notice by their `nonce` (RFC 9700 section 2.1.1).
+    pub pkce_optional: bool,
     /// All that the FAPI 2.0 Security Profile asks of a client (section 5.3), and of us towards it: it pushes its
     /// requests, signs or has a certificate instead of a secret, comes back to `https` only, and its tokens are bound to
     /// its key or certificate. Its refresh tokens are not rotated (section 5.3.2.1, item 9): they are worth nothing
@@ -167,6 +178,56 @@ impl ClientPolicy {
     /// Whether each use of a refresh token gives a new one.
     pub(crate) const fn rotates_refresh_tokens(self) -> bool {
         !self.fapi2_security_profile
+    }
+}
+
+/// How what a client is told is signed, by the names of the metadata registered with IANA.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClientSigning {
+    /// Its ID tokens and logout tokens.
+    pub id_token_signed_response_alg: SignatureAlgorithm,
+    /// Its userinfo answers; if absent, they are plain JSON.
+    pub userinfo_signed_response_alg: Option<SignatureAlgorithm>,
+}
+
+impl ClientSigning {
+    /// Whether anything is signed with `algorithm`.
+    pub(crate) fn uses(&self, algorithm: SignatureAlgorithm) -> bool {
+        self.id_token_signed_response_alg == algorithm
+            || self.userinfo_signed_response_alg == Some(algorithm)
+    }
+}
+
+/// An algorithm that tokens for relying parties are signed with (RFC 7518 section 3.1).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SignatureAlgorithm {
+    /// ECDSA on P-256 with SHA-256.
+    #[default]
+    #[serde(rename = "ES256")]
+    Es256,
+    /// RSA with PKCS#1 v1.5 and SHA-256: what relying parties read that read nothing else.
+    #[serde(rename = "RS256")]
+    Rs256,
+}
+
+impl SignatureAlgorithm {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Es256, Self::Rs256];
+
+    /// The value of `alg`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Es256 => "ES256",
+            Self::Rs256 => "RS256",
+        }
+    }
+
+    /// Parses an `alg`.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|algorithm| algorithm.as_str() == text)
     }
 }
 

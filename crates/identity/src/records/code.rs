@@ -18,7 +18,8 @@ pub(crate) struct AuthorizationCode {
     pub(crate) client_created_at: Timestamp,
     /// Exactly as requested, with the port a native client chose.
     pub(crate) redirect_uri: String,
-    pub(crate) challenge: CodeChallenge,
+    /// None from a client that need not send one, and did not.
+    pub(crate) challenge: Option<CodeChallenge>,
     /// The key that whoever redeems it must have (`dpop_jkt`).
     pub(crate) key: Option<KeyThumbprint>,
     pub(crate) scopes: ScopeSet,

@@ -11,7 +11,10 @@ mod service_account;
 mod session;
 mod user;
 
-pub use client::{Client, ClientKind, ClientLogout, ClientPolicy, ConsentRule, GrantType};
+pub use client::{
+    Client, ClientKind, ClientLogout, ClientPolicy, ClientSigning, ConsentRule, GrantType,
+    SignatureAlgorithm,
+};
 pub(crate) use code::{AuthorizationCode, CodeState};
 pub(crate) use credential::{ClientSecret, PasswordCredential, SecretCredential, SecretVerifier};
 pub use grant::Grant;

@@ -18,16 +18,16 @@ use crate::{
         MAX_CONTACTS, MAX_REDIRECT_URI_BYTES, MAX_REDIRECT_URIS, MAX_REGISTRATION_BYTES,
         MAX_TEXT_BYTES,
     },
-    records::{About, ApplicationType, Client, ClientKind, ClientLogout, ClientPolicy, GrantType},
+    records::{
+        About, ApplicationType, Client, ClientKind, ClientLogout, ClientPolicy, ClientSigning,
+        GrantType, SignatureAlgorithm,
+    },
     redirect_uri::place_of,
     scopes::{self, ANYBODYS_SCOPES},
 };
 
 /// What has one value here, and is said in every answer.
-const FIXED: [(&str, &str); 2] = [
-    ("id_token_signed_response_alg", "ES256"),
-    ("subject_type", "public"),
-];
+const FIXED: [(&str, &str); 1] = [("subject_type", "public")];
 /// What has one value here, if it is asked for.
 const ONLY: [(&str, &str); 3] = [
     ("token_endpoint_auth_signing_alg", "ES256"),
@@ -35,13 +35,12 @@ const ONLY: [(&str, &str); 3] = [
     ("introspection_signed_response_alg", "ES256"),
 ];
 /// What is not done here, and must not be believed to be.
-const NOT_DONE: [(&str, &str); 20] = [
+const NOT_DONE: [(&str, &str); 19] = [
     ("jwks_uri", "keys are not fetched: send `jwks`"),
     ("sector_identifier_uri", "subjects are public"),
     ("request_uris", "requests are not fetched: push them"),
     ("default_max_age", "send `max_age` with each request"),
     ("default_acr_values", "send `acr_values` with each request"),
-    ("userinfo_signed_response_alg", "userinfo is plain JSON"),
     ("id_token_encrypted_response_alg", "nothing is encrypted"),
     ("id_token_encrypted_response_enc", "nothing is encrypted"),
     ("userinfo_encrypted_response_alg", "nothing is encrypted"),
@@ -203,7 +202,14 @@ impl Accepted {
                     .flag("require_pushed_authorization_requests")?,
                 require_signed_request_object: told.flag("require_signed_request_object")?,
                 dpop_bound_access_tokens: told.flag("dpop_bound_access_tokens")?,
+                pkce_optional: policy.pkce_optional && auth_method != AuthMethod::None,
                 ..ClientPolicy::default()
+            },
+            signing: ClientSigning {
+                // What is meant by nothing (OpenID Connect Dynamic Client Registration 1.0 section 2).
+                id_token_signed_response_alg: algorithm(told, "id_token_signed_response_alg")?
+                    .unwrap_or(SignatureAlgorithm::Rs256),
+                userinfo_signed_response_alg: algorithm(told, "userinfo_signed_response_alg")?,
             },
             logout: ClientLogout {
                 post_logout_redirect_uris: redirect_uris_of(
@@ -254,6 +260,8 @@ pub(super) fn of_client(client: &Client) -> Map<String, Value> {
         "require_pushed_authorization_requests": client.policy.require_pushed_authorization_requests,
         "require_signed_request_object": client.policy.require_signed_request_object,
         "dpop_bound_access_tokens": client.policy.dpop_bound_access_tokens,
+        "id_token_signed_response_alg": client.signing.id_token_signed_response_alg,
+        "userinfo_signed_response_alg": client.signing.userinfo_signed_response_alg,
         "post_logout_redirect_uris": some(&logout.post_logout_redirect_uris),
         "backchannel_logout_uri": logout.backchannel_logout_uri,
         "backchannel_logout_session_required": logout.backchannel_logout_session_required,
@@ -312,6 +320,14 @@ fn auth_method(told: &Told, policy: &RegistrationPolicy) -> Result<AuthMethod, R
         let known = policy.auth_methods.iter().map(|method| method.as_str());
         one_of(NAME, asked, known)
     })
+}
+
+fn algorithm(told: &Told, name: &str) -> Result<Option<SignatureAlgorithm>, RegistrationError> {
+    let known = SignatureAlgorithm::ALL.map(SignatureAlgorithm::as_str);
+    let parse = |asked| {
+        SignatureAlgorithm::parse(asked).ok_or_else(|| one_of(name, asked, known.into_iter()))
+    };
+    told.text(name)?.map(parse).transpose()
 }
 
 fn grants(told: &Told, policy: &RegistrationPolicy) -> Result<Vec<GrantType>, RegistrationError> {
@@ -505,6 +521,7 @@ mod tests {
             auth_methods: vec![AuthMethod::None, AuthMethod::ClientSecretBasic],
             redirects: vec![RedirectKind::Https, RedirectKind::Loopback],
             redirect_hosts: vec!["*.apps.example".to_owned()],
+            pkce_optional: false,
             client_lifetime_seconds: None,
         }
     }
@@ -565,7 +582,8 @@ mod tests {
             ("token_endpoint_auth_method", json!("client_secret_jwt")),
             ("application_type", json!("service")),
             ("id_token_signed_response_alg", json!("none")),
-            ("id_token_signed_response_alg", json!("RS256")),
+            ("id_token_signed_response_alg", json!("PS256")),
+            ("userinfo_signed_response_alg", json!("none")),
             ("subject_type", json!("pairwise")),
             ("jwks_uri", json!("http://169.254.169.254/latest/meta-data")),
             ("sector_identifier_uri", json!("https://10.0.0.1/")),

@@ -198,6 +198,7 @@ impl Provider {
         self.usable_registration_token(token)?;
         let told = Told::parse(body)?;
         let accepted = Accepted::of(&told, &policy)?;
+        self.prepare_to_sign(&accepted.profile.signing)?;
         let client_id = self.new_client_id()?;
         until_settled(|| {
             let allowance = self.usable_registration_token(token)?;
@@ -241,6 +242,7 @@ impl Provider {
         let told = Told::parse(body)?;
         self.check_own(&told, &known.client.record)?;
         let accepted = Accepted::of(&told, &policy)?;
+        self.prepare_to_sign(&accepted.profile.signing)?;
         until_settled(|| {
             let Managed { client, credential } = self.managed(client_id, token)?;
             let (stored, expected) = (client.record, Expected::Version(client.version));

@@ -26,6 +26,9 @@ pub struct RegistrationPolicy {
     pub redirects: Vec<RedirectKind>,
     /// Hosts of addresses with `https`: a name, or `*.` and what names below it end with. If empty, any.
     pub redirect_hosts: Vec<String>,
+    /// Those that prove who they are need not send a code challenge.
+    #[serde(default)]
+    pub pkce_optional: bool,
     /// Seconds after which such a client ends; if none, it does not by itself.
     pub client_lifetime_seconds: Option<u64>,
 }

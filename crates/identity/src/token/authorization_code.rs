@@ -23,7 +23,7 @@ use crate::{
 struct Redemption<'a> {
     code: &'a str,
     redirect_uri: &'a str,
-    verifier: &'a str,
+    verifier: Option<&'a str>,
 }
 
 impl Provider {
@@ -176,7 +176,7 @@ impl<'a> Redemption<'a> {
         Ok(Self {
             code,
             redirect_uri: required("redirect_uri")?,
-            verifier: required("code_verifier")?,
+            verifier: parameters.get("code_verifier"),
         })
     }
 
@@ -188,9 +188,12 @@ impl<'a> Redemption<'a> {
         if code.redirect_uri != self.redirect_uri {
             return Err(TokenError::RedirectMismatch);
         }
-        if !code.challenge.accepts(self.verifier) {
-            return Err(TokenError::VerifierMismatch);
+        match (&code.challenge, self.verifier) {
+            (Some(challenge), Some(verifier)) if challenge.accepts(verifier) => Ok(()),
+            (Some(_), None) => Err(TokenError::Missing("code_verifier")),
+            // A verifier without a challenge: somebody took the challenge out of the request (RFC 9700 section 4.8.2).
+            (Some(_) | None, Some(_)) => Err(TokenError::VerifierMismatch),
+            (None, None) => Ok(()),
         }
-        Ok(())
     }
 }

@@ -19,7 +19,7 @@ use crate::{
     limits::{MAX_AUTHORIZATION_BYTES, MAX_CLIENT_SECRET_BYTES},
     records::{
         Client, ClientKind, ClientSecret, GrantType, Holder, NameClaim, SecretCredential,
-        SecretVerifier, ServiceAccount,
+        SecretVerifier, ServiceAccount, SignatureAlgorithm,
     },
 };
 
@@ -94,6 +94,14 @@ impl AuthenticatedClient {
         match &self.holder {
             ClientHolder::Client(client) => client.policy.demands_proof(self.peer.is_some()),
             ClientHolder::ServiceAccount(_) => false,
+        }
+    }
+
+    /// How its ID tokens are signed.
+    pub(crate) fn id_token_algorithm(&self) -> SignatureAlgorithm {
+        match &self.holder {
+            ClientHolder::Client(client) => client.signing.id_token_signed_response_alg,
+            ClientHolder::ServiceAccount(_) => SignatureAlgorithm::default(),
         }
     }
 

@@ -354,13 +354,8 @@ impl Provider {
                 access_token: &access_token,
                 memberships: self.memberships_of(&grant.user, granted)?,
             };
-            let keys = self.signing_keys()?;
-            let claims = claims::id_token(facts);
-            Some(
-                keys.current
-                    .sign_jwt(ID_TOKEN_TYPE, &claims)
-                    .map_err(Fault::Sign)?,
-            )
+            let algorithm = client.id_token_algorithm();
+            Some(self.sign_told(algorithm, ID_TOKEN_TYPE, &claims::id_token(facts))?)
         } else {
             None
         };

@@ -34,6 +34,7 @@ mod pushed;
 mod refresh;
 mod refresh_race;
 mod registration;
+mod relying_parties;
 mod request_objects;
 mod revocation;
 mod scim;

@@ -27,6 +27,7 @@ fn policy() -> RegistrationPolicy {
         ],
         redirects: vec![RedirectKind::Https],
         redirect_hosts: vec!["*.apps.example".to_owned()],
+        pkce_optional: false,
         client_lifetime_seconds: None,
     }
 }
@@ -280,7 +281,8 @@ fn a_registered_client_is_one_like_others_that_asks_people_first() {
     let house = &registry.house;
     let logo = "https://wiki.apps.example/x.png";
     let made = registry.registered(&json!({ "client_name": "Command line", "logo_uri": logo }));
-    assert_eq!(text(&made, "id_token_signed_response_alg"), "ES256");
+    // What the standard means by nothing.
+    assert_eq!(text(&made, "id_token_signed_response_alg"), "RS256");
     assert_eq!(made["client_secret_expires_at"], 0);
     let (client, secret) = (text(&made, "client_id"), text(&made, "client_secret"));
     let challenge = challenge();

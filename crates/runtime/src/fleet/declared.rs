@@ -288,6 +288,12 @@ pub struct SeedClient {
     pub require_signed_request_object: bool,
     /// Its tokens are bound to a key it has (RFC 9449).
     pub dpop_bound_access_tokens: bool,
+    /// It need not use PKCE.
+    pub pkce_optional: bool,
+    /// How its ID tokens are signed.
+    pub id_token_signed_response_alg: SignatureAlgorithm,
+    /// How its userinfo answers are signed, if they are.
+    pub userinfo_signed_response_alg: Option<SignatureAlgorithm>,
     /// It does what the FAPI 2.0 Security Profile asks for.
     pub fapi2_security_profile: bool,
     /// Whether its users are asked.
@@ -298,6 +304,18 @@ pub struct SeedClient {
     pub backchannel_logout_uri: Option<String>,
     /// It must be told which session.
     pub backchannel_logout_session_required: bool,
+}
+
+/// Algorithms that tokens for OAuth clients are signed with (RFC 7518 section 3.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub enum SignatureAlgorithm {
+    /// ECDSA on P-256 with SHA-256.
+    #[default]
+    #[serde(rename = "ES256")]
+    Es256,
+    /// RSA with PKCS#1 v1.5 and SHA-256.
+    #[serde(rename = "RS256")]
+    Rs256,
 }
 
 /// OAuth grant types.

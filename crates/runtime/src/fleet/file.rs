@@ -11,7 +11,7 @@ use testudo_model::{
 };
 
 use super::{
-    Attestation, GrantType, TlsMinimum,
+    Attestation, GrantType, SignatureAlgorithm, TlsMinimum,
     host::HostName,
     identity_providers::IdentityProviderSection,
     network::{ListenAddress, Network},
@@ -469,6 +469,14 @@ pub struct ClientSection {
     pub require_signed_request_object: bool,
     /// The client must prove that it has a key, to which its tokens are bound (DPoP, RFC 9449).
     pub dpop_bound_access_tokens: bool,
+    /// The client need not use PKCE; confidential clients only. For applications that cannot: they must check the `nonce` of
+    /// their ID tokens.
+    pub pkce_optional: bool,
+    /// How its ID tokens and logout tokens are signed: `ES256`, or `RS256` for applications that read nothing else.
+    pub id_token_signed_response_alg: SignatureAlgorithm,
+    /// How its userinfo answers are signed; if absent, they are plain JSON.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub userinfo_signed_response_alg: Option<SignatureAlgorithm>,
     /// The client must do all that the FAPI 2.0 Security Profile asks for: push its requests, sign (`jwks`) or use its
     /// certificate (`spiffe`) instead of a secret, have tokens that are bound to its key or certificate, and return to
     /// `https` only; confidential clients only. Its refresh tokens are not rotated.
@@ -524,6 +532,8 @@ pub struct RegistrationSection {
     /// Hosts of such addresses with `https`, and of `backchannel_logout_uri`: a name, or `*.apps.example` for all below
     /// `apps.example`. If empty, any.
     pub redirect_hosts: Vec<String>,
+    /// Those that prove who they are need not use PKCE.
+    pub pkce_optional: bool,
     /// Time after which such a client ends and must register again, e.g. `90d`. If absent, it does not end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_lifetime: Option<Period>,
@@ -540,6 +550,7 @@ impl Default for RegistrationSection {
             ],
             redirects: vec![RedirectKind::Https],
             redirect_hosts: Vec::new(),
+            pkce_optional: false,
             client_lifetime: None,
         }
     }

@@ -43,7 +43,8 @@ use testudo_model::limits;
 pub use declared::{
     Attestation, ExternalWorkload, Fleet, GrantType, Listen, Observability, OutboundRules,
     PasskeyRules, RunCommand, SeedAuthentication, SeedClient, SeedCredential, SeedServiceAccount,
-    SeedUser, SidecarListen, Tenant, TlsMinimum, TrustedIdentity, TrustedIssuer, TrustedKeys,
+    SeedUser, SidecarListen, SignatureAlgorithm, Tenant, TlsMinimum, TrustedIdentity,
+    TrustedIssuer, TrustedKeys,
 };
 pub use file::{
     ClientKind, ClientSection, ConnectionsSection, ConsentRule, DataSection,

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use testudo_model::{GroupName, RoleName, ServiceName, SpiffeId};
 
 use super::{
-    GrantType, SeedAuthentication, SeedClient, SeedServiceAccount, SeedUser,
+    GrantType, SeedAuthentication, SeedClient, SeedServiceAccount, SeedUser, SignatureAlgorithm,
     check::Context,
     document::Cursor,
     file::{ClientKind, ClientSection, FleetFile, ServiceAccountSection, UserSection},
@@ -152,6 +152,9 @@ fn clients(file: &FleetFile, tree: Cursor<'_>, context: &mut Context<'_, '_>) ->
             require_pushed_authorization_requests: section.require_pushed_authorization_requests,
             require_signed_request_object: section.require_signed_request_object,
             dpop_bound_access_tokens: section.dpop_bound_access_tokens,
+            pkce_optional: section.pkce_optional,
+            id_token_signed_response_alg: section.id_token_signed_response_alg,
+            userinfo_signed_response_alg: section.userinfo_signed_response_alg,
             fapi2_security_profile: section.fapi2_security_profile,
             consent: section.consent,
             post_logout_redirect_uris: section.post_logout_redirect_uris.clone(),
@@ -216,6 +219,16 @@ fn check_client(section: &ClientSection, at: Cursor<'_>, problems: &mut Problems
                 )
                 .help("add `kind = \"confidential\"` or remove `client_credentials`");
         }
+        if section.pkce_optional {
+            problems
+                .error(
+                    "fleet.public_client_pkce",
+                    at.key("pkce_optional").place(),
+                    "a public client must use PKCE",
+                )
+                .why("whoever catches its code could redeem it")
+                .help("remove `pkce_optional`, or add `kind = \"confidential\"`");
+        }
         for key in ["secret", "spiffe", "jwks"]
             .into_iter()
             .filter(|key| at.key(key).is_written())
@@ -249,6 +262,24 @@ fn check_fapi2(section: &ClientSection, at: Cursor<'_>, problems: &mut Problems<
             )
             .why(why)
             .help("give it `jwks` or `spiffe`");
+    }
+    for (key, is_weaker) in [
+        ("pkce_optional", section.pkce_optional),
+        (
+            "id_token_signed_response_alg",
+            section.id_token_signed_response_alg == SignatureAlgorithm::Rs256,
+        ),
+        (
+            "userinfo_signed_response_alg",
+            section.userinfo_signed_response_alg == Some(SignatureAlgorithm::Rs256),
+        ),
+    ] {
+        if is_weaker {
+            problems
+                .error("fleet.fapi", at.key(key).place(), "this is weaker")
+                .why("the FAPI 2.0 Security Profile asks for PKCE and for ES256")
+                .help(format!("remove `{key}`"));
+        }
     }
     let uris = at.key("redirect_uris");
     for (index, uri) in section.redirect_uris.iter().enumerate() {

@@ -259,6 +259,22 @@ fn a_client_of_the_fapi_profile_signs_and_returns_to_https() {
         )),
         ["fleet.fapi", "fleet.fapi"]
     );
+    let weaker = "pkce_optional = true\nid_token_signed_response_alg = \"RS256\"\nuserinfo_signed_response_alg = \"RS256\"\n";
+    assert_eq!(
+        client(&format!("{redirect}{signs}{weaker}")),
+        ["fleet.fapi"; 3]
+    );
+}
+
+#[test]
+fn a_public_client_uses_pkce() {
+    let client = |kind: &str| {
+        codes(&format!(
+            "[services]\n[clients.web]\nkind = \"{kind}\"\nredirect_uris = [\"https://web.example/cb\"]\npkce_optional = true\n"
+        ))
+    };
+    assert_eq!(client("public"), ["fleet.public_client_pkce"]);
+    assert_eq!(client("confidential"), [""; 0]);
 }
 
 #[test]

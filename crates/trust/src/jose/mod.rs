@@ -16,6 +16,7 @@ use std::time::Duration;
 pub use foreign::{ForeignKeySet, verify_foreign_jwt};
 pub use jwk::JwkSet;
 pub(crate) use jwk::thumbprint;
+pub(crate) use sign::compact;
 use testudo_model::Timestamp;
 pub use verify::{verify_client_assertion, verify_jwt, verify_jwt_of_own_key, verify_jwt_x5c};
 

@@ -36,13 +36,22 @@ impl SigningKey {
         header: &Value,
         claims: &impl Serialize,
     ) -> Result<String, JoseError> {
-        let payload = serde_json::to_vec(claims).map_err(JoseError::Unwritable)?;
-        let mut token = base64url::encode(header.to_string().as_bytes());
-        token.push('.');
-        token.push_str(&base64url::encode(&payload));
-        let signature = self.sign_raw(token.as_bytes());
-        token.push('.');
-        token.push_str(&base64url::encode(&signature));
-        Ok(token)
+        compact(header, claims, |message| self.sign_raw(message))
     }
+}
+
+/// The compact serialization (RFC 7515 section 7.1) of `claims` with what `sign` makes of them.
+pub(crate) fn compact(
+    header: &Value,
+    claims: &impl Serialize,
+    sign: impl FnOnce(&[u8]) -> Vec<u8>,
+) -> Result<String, JoseError> {
+    let payload = serde_json::to_vec(claims).map_err(JoseError::Unwritable)?;
+    let mut token = base64url::encode(header.to_string().as_bytes());
+    token.push('.');
+    token.push_str(&base64url::encode(&payload));
+    let signature = sign(token.as_bytes());
+    token.push('.');
+    token.push_str(&base64url::encode(&signature));
+    Ok(token)
 }
