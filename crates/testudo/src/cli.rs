@@ -1,5 +1,6 @@
 //! The command tree: one definition feeds parsing, help, man pages and completions.
 
+mod applications;
 mod groups;
 mod identity_providers;
 mod tenants;
@@ -9,6 +10,10 @@ use std::{ffi::OsString, net::SocketAddr, path::PathBuf, str::FromStr, time::Dur
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use testudo_controlplane::{ServiceName, TenantName};
 
+pub use self::applications::{
+    AccountArgument, ClientArgument, ClientCommand, NewAccountArguments, NewClientArguments,
+    ServiceAccountCommand,
+};
 pub use self::groups::{GroupCommand, GroupProfileArguments, MemberArguments, RoleCommand};
 pub use self::identity_providers::IdentityProviderCommand;
 pub use self::tenants::TenantCommand;
@@ -182,9 +187,12 @@ pub enum Command {
     /// Move in from another identity provider
     #[command(subcommand)]
     Import(ImportCommand),
-    /// Applications and service accounts
+    /// Applications
     #[command(subcommand)]
     Client(ClientCommand),
+    /// Service accounts: programs that act in their own name
+    #[command(subcommand)]
+    ServiceAccount(ServiceAccountCommand),
     /// Identity providers elsewhere where users may log in
     #[command(subcommand)]
     IdentityProvider(IdentityProviderCommand),
@@ -646,28 +654,6 @@ pub enum ImportCommand {
         /// Say what would be done, and do nothing
         #[arg(long)]
         dry_run: bool,
-    },
-}
-
-/// `testudo client`.
-#[derive(Debug, Subcommand)]
-pub enum ClientCommand {
-    /// List applications: those of the fleet file, and those that registered themselves
-    List(PageArguments),
-    /// Delete an application: it gets no tokens any more
-    Delete {
-        /// Its id, as `list` shows it
-        #[arg(value_name = "ID")]
-        client: String,
-    },
-    /// Make a new secret and print it, this once
-    RotateSecret {
-        /// Its id: the name in `[clients]` or `[service_accounts]` of the fleet file
-        #[arg(value_name = "ID")]
-        client: String,
-        /// How long the secret before stays good, e.g. `24h`; `0s` if it has leaked
-        #[arg(long, default_value = "1h", value_parser = parse_duration)]
-        overlap: Duration,
     },
 }
 

@@ -4,13 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{Extension, Json, extract::State};
 use serde::Deserialize;
-use serde_json::{Value, json};
-use testudo_identity::Client;
+use serde_json::{Map, Value, json};
+use testudo_identity::{Client, ClientKind, ClientProfile, NewSecret};
 use testudo_model::ClientName;
+use testudo_store::Versioned;
 
 use super::{
     Administrator, Answer,
-    extract::{Body, Path, Query},
+    extract::{Body, Decided, Path, Query, apart},
     paging::Paging,
     users::refusal,
 };
@@ -34,9 +35,7 @@ pub async fn list(State(plane): State<Arc<Plane>>, Query(paging): Query<Paging>)
             let read = |after, limit| plane.provider.clients(after, limit);
             let wanted =
                 |client: &Client| paging.wants(&[client.client_id.as_str(), &client.display_name]);
-            Ok(Json(
-                paging.page(read, wanted, |stored| view(&stored.record))?,
-            ))
+            Ok(Json(paging.page(read, wanted, view)?))
         })
         .await?
 }
@@ -50,28 +49,131 @@ pub async fn delete(
     plane
         .blocking(move |plane| {
             let caller = administrator.identity_caller();
-            let stored = plane
-                .provider
-                .client(&client)
-                .map_err(|error| refusal(&error))?;
+            let stored = found(plane, &client)?;
             plane
                 .provider
                 .delete_client(&client, stored.version, &caller)
                 .map_err(|error| refusal(&error))?;
-            Ok(Json(view(&stored.record)))
+            Ok(Json(view(&stored)))
         })
         .await?
 }
 
-fn view(client: &Client) -> Value {
+/// `POST /api/v1/clients`: a profile with a `client_id`. A confidential client that has neither keys nor a workload gets a
+/// secret; the answer has it, and it cannot be asked for again.
+pub async fn create(
+    State(plane): State<Arc<Plane>>,
+    Extension(administrator): Extension<Administrator>,
+    Body(new): Body<Map<String, Value>>,
+) -> Answer {
+    plane
+        .hashing(move |plane| {
+            let (client_id, profile): (ClientName, ClientProfile) = apart(new, "client_id")?;
+            let has_proof = profile.jwks.is_some() || profile.workload.is_some();
+            let secret = match profile.kind {
+                ClientKind::Confidential if !has_proof => NewSecret::Generate,
+                ClientKind::Confidential | ClientKind::Public => NewSecret::None,
+            };
+            let caller = administrator.identity_caller();
+            let made = plane
+                .provider
+                .create_client(&client_id, profile, &secret, &caller);
+            let made = made.map_err(|error| refusal(&error))?;
+            let mut shown = view(&found(plane, &client_id)?);
+            if let Some(fields) = shown.as_object_mut() {
+                let secret = made.generated.as_ref().map(|secret| secret.expose());
+                fields.insert("secret".to_owned(), json!(secret));
+            }
+            Ok(Json(shown))
+        })
+        .await?
+}
+
+/// `GET /api/v1/clients/{client}`.
+pub async fn show(State(plane): State<Arc<Plane>>, Path(client): Path<ClientName>) -> Answer {
+    plane
+        .blocking(move |plane| Ok(Json(view(&found(plane, &client)?))))
+        .await?
+}
+
+/// `PUT /api/v1/clients/{client}`: a profile.
+pub async fn replace(
+    State(plane): State<Arc<Plane>>,
+    Path(client): Path<ClientName>,
+    Extension(administrator): Extension<Administrator>,
+    Query(Decided { version }): Query<Decided>,
+    Body(profile): Body<ClientProfile>,
+) -> Answer {
+    plane
+        .blocking(move |plane| {
+            let version = match version {
+                Some(version) => version,
+                None => found(plane, &client)?.version,
+            };
+            let caller = administrator.identity_caller();
+            let provider = &plane.provider;
+            let done = provider.update_client(&client, version, profile, &caller);
+            done.map_err(|error| refusal(&error))?;
+            Ok(Json(view(&found(plane, &client)?)))
+        })
+        .await?
+}
+
+/// `POST /api/v1/clients/{client}/disable`: it gets no tokens any more.
+pub async fn disable(
+    State(plane): State<Arc<Plane>>,
+    Path(client): Path<ClientName>,
+    Extension(administrator): Extension<Administrator>,
+) -> Answer {
+    set_disabled(plane, client, administrator, true).await
+}
+
+/// `POST /api/v1/clients/{client}/enable`.
+pub async fn enable(
+    State(plane): State<Arc<Plane>>,
+    Path(client): Path<ClientName>,
+    Extension(administrator): Extension<Administrator>,
+) -> Answer {
+    set_disabled(plane, client, administrator, false).await
+}
+
+async fn set_disabled(
+    plane: Arc<Plane>,
+    client: ClientName,
+    administrator: Administrator,
+    disabled: bool,
+) -> Answer {
+    plane
+        .blocking(move |plane| {
+            let caller = administrator.identity_caller();
+            let provider = &plane.provider;
+            let done = provider.set_client_disabled(&client, disabled, &caller);
+            done.map_err(|error| refusal(&error))?;
+            Ok(Json(view(&found(plane, &client)?)))
+        })
+        .await?
+}
+
+fn found(plane: &Plane, client: &ClientName) -> Result<Versioned<Client>, Refusal> {
+    let stored = plane.provider.client(client);
+    stored.map_err(|error| refusal(&error))
+}
+
+fn view(stored: &Versioned<Client>) -> Value {
+    let client = &stored.record;
     let registered = client.registered.as_ref();
     json!({
         "client_id": client.client_id,
-        "name": client.display_name,
+        "display_name": client.display_name,
         "kind": client.kind,
-        "grants": client.grants.iter().map(|grant| grant.as_str()).collect::<Vec<_>>(),
+        "grants": client.grants,
         "scopes": client.scopes,
         "redirect_uris": client.redirect_uris,
+        "workload": client.workload,
+        "jwks": client.jwks,
+        "policy": client.policy,
+        "logout": client.logout,
+        "version": stored.version,
         "disabled": client.disabled,
         "created": client.created_at.to_string(),
         "registered_with": registered.map(|registered| &registered.token),

@@ -19,6 +19,7 @@ mod proxies;
 mod registration_tokens;
 mod roles;
 mod scim;
+mod service_accounts;
 mod sessions;
 mod status;
 mod tenants;
@@ -262,7 +263,7 @@ pub fn operations() -> Vec<Operation> {
             identity_providers::list,
         ),
         operation(
-            put,
+            put.clone(),
             "/api/v1/users/{username}/password",
             Change,
             users::set_password,
@@ -280,6 +281,68 @@ pub fn operations() -> Vec<Operation> {
             sessions::revoke,
         ),
         operation(get.clone(), "/api/v1/clients", Read, clients::list),
+        operation(post.clone(), "/api/v1/clients", Change, clients::create),
+        operation(get.clone(), "/api/v1/clients/{client}", Read, clients::show),
+        operation(
+            put.clone(),
+            "/api/v1/clients/{client}",
+            Change,
+            clients::replace,
+        ),
+        operation(
+            post.clone(),
+            "/api/v1/clients/{client}/disable",
+            Change,
+            clients::disable,
+        ),
+        operation(
+            post.clone(),
+            "/api/v1/clients/{client}/enable",
+            Change,
+            clients::enable,
+        ),
+        operation(
+            get.clone(),
+            "/api/v1/service-accounts",
+            Read,
+            service_accounts::list,
+        ),
+        operation(
+            post.clone(),
+            "/api/v1/service-accounts",
+            Change,
+            service_accounts::create,
+        ),
+        operation(
+            get.clone(),
+            "/api/v1/service-accounts/{account}",
+            Read,
+            service_accounts::show,
+        ),
+        operation(
+            put.clone(),
+            "/api/v1/service-accounts/{account}",
+            Change,
+            service_accounts::replace,
+        ),
+        operation(
+            delete.clone(),
+            "/api/v1/service-accounts/{account}",
+            Change,
+            service_accounts::delete,
+        ),
+        operation(
+            post.clone(),
+            "/api/v1/service-accounts/{account}/disable",
+            Change,
+            service_accounts::disable,
+        ),
+        operation(
+            post.clone(),
+            "/api/v1/service-accounts/{account}/enable",
+            Change,
+            service_accounts::enable,
+        ),
         operation(
             delete.clone(),
             "/api/v1/clients/{client}",

@@ -13,19 +13,24 @@ const POST: Method = Method::POST;
 const PUT: Method = Method::PUT;
 const DELETE: Method = Method::DELETE;
 
-fn entry(method: Method, path: &'static str, summary: &'static str, answer: Value) -> Entry {
+pub(super) fn entry(
+    method: Method,
+    path: &'static str,
+    summary: &'static str,
+    answer: Value,
+) -> Entry {
     Entry::new(method, path, summary).gives(200, JSON, answer)
 }
 
 /// One of a list in pages.
-fn listed(path: &'static str, summary: &'static str, of: &str) -> Entry {
+pub(super) fn listed(path: &'static str, summary: &'static str, of: &str) -> Entry {
     entry(Method::GET, path, summary, page(named(of)))
         .query("limit", count(), "rows at most")
         .query("after", text(), "`next` of the page before")
         .query("filter", text(), "what one of the names must have in it")
 }
 
-fn decided(entry: Entry) -> Entry {
+pub(super) fn decided(entry: Entry) -> Entry {
     entry.query("version", count(), "the version it was decided on")
 }
 
@@ -217,13 +222,6 @@ fn people() -> Vec<Entry> {
             "End a session",
             object([("revoked", text())]),
         ),
-        listed("/api/v1/clients", "Applications", "Client"),
-        entry(
-            DELETE,
-            "/api/v1/clients/{client}",
-            "Delete an application",
-            named("Client"),
-        ),
         listed(
             "/api/v1/registration-tokens",
             "Tokens to register applications with",
@@ -248,17 +246,6 @@ fn people() -> Vec<Entry> {
             "Take such a token back",
             named("RegistrationToken"),
         ),
-        entry(
-            POST,
-            "/api/v1/clients/{client}/rotate-secret",
-            "A new client secret",
-            object([
-                ("client_id", text()),
-                ("secret", text()),
-                ("previous_secret_ends", text()),
-            ]),
-        )
-        .takes(JSON, object([("overlap_seconds", count())])),
     ]
 }
 
@@ -617,22 +604,6 @@ pub(super) fn schemas() -> Vec<(&'static str, Value)> {
                 ("version", count()),
                 ("created", text()),
                 ("updated", text()),
-            ]),
-        ),
-        (
-            "Client",
-            object([
-                ("client_id", text()),
-                ("name", text()),
-                ("kind", one_of(&["public", "confidential"])),
-                ("grants", texts()),
-                ("scopes", texts()),
-                ("redirect_uris", texts()),
-                ("disabled", flag()),
-                ("created", text()),
-                ("registered_with", maybe_text()),
-                ("about", any()),
-                ("expires", maybe_text()),
             ]),
         ),
         ("RegistrationToken", object(registration_token())),

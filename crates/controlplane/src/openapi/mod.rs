@@ -4,6 +4,7 @@
 //! a fuzzer that reads the document.
 
 mod admin;
+mod applications;
 mod provider;
 mod scim;
 mod shape;
@@ -233,7 +234,10 @@ pub fn document(url: &str) -> Value {
 
 fn entries() -> impl Iterator<Item = Entry> {
     let entries = admin::entries().into_iter();
-    entries.chain(scim::entries()).chain(provider::entries())
+    entries
+        .chain(applications::entries())
+        .chain(scim::entries())
+        .chain(provider::entries())
 }
 
 /// What is used in many places.
@@ -254,7 +258,8 @@ fn schemas() -> Value {
         [("error_description", text()), ("error_uri", text())],
     );
     schemas.insert("OauthError".to_owned(), oauth);
-    for (name, shape) in admin::schemas().into_iter().chain(scim::schemas()) {
+    let all = [admin::schemas(), applications::schemas(), scim::schemas()];
+    for (name, shape) in all.into_iter().flatten() {
         schemas.insert(name.to_owned(), shape);
     }
     Value::Object(schemas)

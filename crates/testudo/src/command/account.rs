@@ -7,7 +7,7 @@ use testudo_controlplane::Redacted;
 
 use super::{Invocation, login::read_password};
 use crate::{
-    cli::{ClientCommand, IdentityProviderCommand, PageArguments, SessionCommand, UserCommand},
+    cli::{IdentityProviderCommand, PageArguments, SessionCommand, UserCommand},
     failure::Outcome,
     output::{field, say, table},
 };
@@ -194,49 +194,6 @@ pub async fn identity_provider(
         )
     })?;
     Ok(())
-}
-
-/// `testudo client …`.
-pub async fn client(invocation: &Invocation, command: ClientCommand) -> Outcome {
-    let connection = invocation.context.admin().await?;
-    match command {
-        ClientCommand::List(page) => {
-            let clients: Value = connection.get(&paged("/api/v1/clients", &page)).await?;
-            invocation.output.list(&clients, |clients| {
-                let fields = [
-                    "/client_id",
-                    "/name",
-                    "/kind",
-                    "/registered_with",
-                    "/expires",
-                ];
-                table(
-                    &["ID", "NAME", "KIND", "REGISTERED WITH", "EXPIRES"],
-                    &rows(clients, &fields),
-                )
-            })?;
-            Ok(())
-        }
-        ClientCommand::Delete { client } => {
-            let path = format!("/api/v1/clients/{}", segment(&client));
-            let deleted: Value = connection.call("DELETE", &path, &json!({})).await?;
-            let done = format!("{client} is deleted, and what it was granted is worthless");
-            Ok(invocation.output.done(&deleted, done)?)
-        }
-        ClientCommand::RotateSecret { client, overlap } => {
-            let path = format!("/api/v1/clients/{}/rotate-secret", segment(&client));
-            let body = json!({ "overlap_seconds": overlap.as_secs() });
-            let made: Value = connection.call("POST", &path, &body).await?;
-            invocation
-                .output
-                .value(&made, |made| field(made, "/secret"))?;
-            let ends = field(&made, "/previous_secret_ends");
-            say(format!(
-                "this is the new secret of {client}, shown once; the one before is good until {ends}"
-            ));
-            Ok(())
-        }
-    }
 }
 
 /// `testudo session …`.

@@ -1,6 +1,7 @@
 //! One file per group of commands.
 
 mod account;
+mod application;
 mod audit;
 mod bound;
 mod children;
@@ -79,7 +80,10 @@ pub async fn run(cli: Cli) -> Outcome {
         Command::Group(command) => group::group(&invocation, command).await,
         Command::Role(command) => group::role(&invocation, command).await,
         Command::Import(command) => import::run(&invocation, command).await,
-        Command::Client(command) => account::client(&invocation, command).await,
+        Command::Client(command) => application::client(&invocation, command).await,
+        Command::ServiceAccount(command) => {
+            application::service_account(&invocation, command).await
+        }
         Command::IdentityProvider(command) => {
             account::identity_provider(&invocation, command).await
         }

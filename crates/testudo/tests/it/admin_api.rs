@@ -19,6 +19,7 @@ fn request(method: &str, path: &str, fields: &str) -> String {
     let path = path
         .replace("{username}", "alice")
         .replace("{client}", "robot")
+        .replace("{account}", "robot")
         .replace("{tenant}", "acme")
         .replace("{passkey}", "00000000000000000000000000000000")
         .replace("{link}", "00000000000000000000000000000000")

@@ -13,6 +13,7 @@
 
 mod admin_api;
 mod apart;
+mod applications;
 mod apply;
 mod at_rest;
 mod bookshop;

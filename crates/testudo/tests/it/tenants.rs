@@ -9,7 +9,7 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    browser::{Browser, authorize_path},
+    browser::{Browser, authorize_path, form_request},
     shop::{Shop, claims_of, password},
     wire::Answer,
 };
@@ -255,8 +255,29 @@ fn a_tenants_administrator_administers_that_tenant_and_nothing_else() {
     ] {
         assert_eq!(get(&shop, &path, token).status, status, "{path}");
     }
-    // Whoever has a role of the same name elsewhere has no role here.
+    // Applications and accounts are made there too, and get tokens there alone.
     let folder = &shop.fleet.folder;
+    let made = [
+        "-o",
+        "json",
+        "--tenant",
+        "acme",
+        "service-account",
+        "create",
+        "nightly",
+    ];
+    let made: Value = serde_json::from_str(&folder.run(&made)).unwrap();
+    let secret = made["secret"].as_str().unwrap();
+    let form = [
+        ("grant_type", "client_credentials"),
+        ("client_id", "nightly"),
+        ("client_secret", secret),
+    ];
+    for (tenant, status) in [("/tenants/acme", 200), ("/tenants/globex", 401), ("", 401)] {
+        let answer = shop.ask_server(&form_request(&format!("{tenant}/oauth2/token"), &form, ""));
+        assert_eq!(answer.status, status, "{tenant}: {answer:?}");
+    }
+    // Whoever has a role of the same name elsewhere has no role here.
     folder.run(&["--tenant", "acme", "role", "create", "shop-admin"]);
     create(&shop, "acme", "mallory", &["--role", "shop-admin"]);
     let mallory = token(&shop, "acme", "mallory", "openid");
