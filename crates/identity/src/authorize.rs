@@ -7,7 +7,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use testudo_model::{
-    ClientName, Redacted, SessionId, Timestamp, event::EventClass,
+    ClientName, Redacted, SessionId, Timestamp, UserId, event::EventClass,
     limits::AUTHORIZATION_CODE_LIFETIME,
 };
 use testudo_store::Expected;
@@ -168,6 +168,9 @@ pub enum Refusal {
     /// `prompt=none`, but the user must be asked.
     #[error("the user must be asked")]
     ConsentRequired,
+    /// Our fault.
+    #[error("the request could not be checked; try again")]
+    Unavailable,
     /// The user was asked.
     #[error("the user said no")]
     AccessDenied,
@@ -193,6 +196,7 @@ impl Refusal {
             Self::UnmetAuthentication => ErrorCode::UnmetAuthenticationRequirements,
             Self::LoginRequired => ErrorCode::LoginRequired,
             Self::ConsentRequired => ErrorCode::ConsentRequired,
+            Self::Unavailable => ErrorCode::ServerError,
             Self::AccessDenied => ErrorCode::AccessDenied,
         }
     }
@@ -284,6 +288,7 @@ impl Provider {
         if let Some(session) = &session
             && let Some(least) = &request.least_class
             && freshness.prompt != Prompt::Login
+            && request.is_for(&session.user)
             && !self.can_reach(&session.user, least)?
             && !self.can_reach_elsewhere(&session.user, least)?
         {
@@ -291,6 +296,7 @@ impl Provider {
         }
         let session = session.filter(|session| {
             client.is_assured_at(redirect_uri)
+                && request.is_for(&session.user)
                 && request.accepts(&session.authentication)
                 && freshness.is_satisfied_by(session, self.clock.now())
         });
@@ -381,6 +387,7 @@ impl Provider {
             key: bound_key(parameters)?,
             pushed: pushed.cloned(),
             is_signed,
+            user: self.hinted_user(parameters, client)?,
             least_class: least_class(parameters.get("acr_values")).map(str::to_owned),
             max_age: freshness.seconds(),
             asks_consent: prompts(parameters).any(|word| word == "consent"),
@@ -486,11 +493,32 @@ impl Provider {
         Redacted::new(with_parameters(&request.redirect_uri, &answer))
     }
 
-    /// Where the user of `request` goes who has no second factor.
-    pub(crate) fn unmet_location(&self, request: &GrantRequest) -> Redacted<String> {
+    /// Where a user goes after a login that is not what `request` is for.
+    pub(crate) fn refused_location(
+        &self,
+        request: &GrantRequest,
+        why: &Refusal,
+    ) -> Redacted<String> {
         let state = request.state.as_deref();
-        let why = Refusal::UnmetAuthentication;
-        Redacted::new(self.error_location(&request.redirect_uri, state, &why))
+        Redacted::new(self.error_location(&request.redirect_uri, state, why))
+    }
+
+    /// The user of `id_token_hint`, who the client had an ID token of ours about: the request is for nobody else (OpenID
+    /// Connect Core section 3.1.2.1).
+    fn hinted_user(
+        &self,
+        parameters: &Parameters,
+        client: &Client,
+    ) -> Result<Option<UserId>, Refusal> {
+        let Some(token) = parameters.get("id_token_hint") else {
+            return Ok(None);
+        };
+        let hint = self
+            .id_token_hint(token)
+            .map_err(|_| Refusal::Unavailable)?;
+        let theirs = hint.filter(|(_, issued_to)| issued_to.client_id == client.client_id);
+        let (hint, _) = theirs.ok_or(Refusal::Malformed("id_token_hint"))?;
+        Ok(Some(hint.user))
     }
 
     pub(crate) fn error_location(

@@ -1,7 +1,7 @@
 //! What is in progress: no rows, but sealed values in login forms and references.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use testudo_model::{ClientName, Entropy, Timestamp};
+use testudo_model::{ClientName, Entropy, Timestamp, UserId};
 use testudo_store::{Expected, Record, StoreError, Tenant};
 use testudo_trust::{Keyring, RootKey, base64url};
 
@@ -137,6 +137,8 @@ pub(crate) struct GrantRequest {
     pub(crate) pushed: Option<Reference>,
     /// Whether the client has signed it.
     pub(crate) is_signed: bool,
+    /// The only user it is for (`id_token_hint`).
+    pub(crate) user: Option<UserId>,
     /// The least that is enough (`acr_values`).
     pub(crate) least_class: Option<String>,
     /// How old the login may be, in seconds (`max_age`; 0 with `prompt=login`).
@@ -146,6 +148,11 @@ pub(crate) struct GrantRequest {
 }
 
 impl GrantRequest {
+    /// Whether it is for this user.
+    pub(crate) fn is_for(&self, user: &UserId) -> bool {
+        self.user.as_ref().is_none_or(|only| only == user)
+    }
+
     /// Whether a login like this is enough.
     pub(crate) fn accepts(&self, authentication: &Authentication) -> bool {
         let least = self.least_class.as_ref();

@@ -10,6 +10,7 @@ use testudo_trust::{constant_time_eq, dummy_verify, hash_password, needs_rehash,
 
 use crate::{
     Caller, Fault, Provider,
+    authorize::Refusal,
     change::{Change, Report, until_settled},
     claims::{
         ASSURANCE_ONE_FACTOR, ASSURANCE_PHISHING_RESISTANT, ASSURANCE_TWO_FACTORS, METHOD_PASSWORD,
@@ -415,9 +416,14 @@ impl Provider {
             let change = self.make_room_for_session(change, &proven.user.id, None)?;
             let change = self.forgive(change, attempt)?;
             let (change, location) = match &flow.purpose {
-                Purpose::Authorize(request) if !request.accepts(&session.authentication) => {
-                    (change, self.unmet_location(request))
-                }
+                Purpose::Authorize(request) if !request.is_for(&session.user) => (
+                    change,
+                    self.refused_location(request, &Refusal::LoginRequired),
+                ),
+                Purpose::Authorize(request) if !request.accepts(&session.authentication) => (
+                    change,
+                    self.refused_location(request, &Refusal::UnmetAuthentication),
+                ),
                 Purpose::Authorize(request) => {
                     self.stage_answer(change, request, &session, caller)?
                 }

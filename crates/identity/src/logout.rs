@@ -79,8 +79,8 @@ struct LogoutRequest {
 
 /// Of whom the application has an ID token.
 #[derive(Clone, Serialize, Deserialize)]
-struct Hint {
-    user: UserId,
+pub(crate) struct Hint {
+    pub(crate) user: UserId,
     /// Its `sid`.
     session: SessionId,
 }
@@ -265,7 +265,7 @@ impl Provider {
     }
 
     /// What an ID token of ours says, expired or not, and whom it was issued to. Any other text says nothing.
-    fn id_token_hint(&self, token: &str) -> Result<Option<(Hint, Client)>, Fault> {
+    pub(crate) fn id_token_hint(&self, token: &str) -> Result<Option<(Hint, Client)>, Fault> {
         let keys = self.signing_keys()?;
         let Ok(claims) = verify_foreign_jwt::<IdTokenClaims>(token, &keys.told) else {
             return Ok(None);

@@ -35,11 +35,12 @@ const SCHEME: &str = "urn:ietf:params:oauth:request_uri:";
 
 /// The parameters of an authorization request that mean something to us. Others, and what proves the client, are not
 /// kept.
-pub(crate) const KEPT: [&str; 14] = [
+pub(crate) const KEPT: [&str; 15] = [
     "acr_values",
     "code_challenge",
     "code_challenge_method",
     "dpop_jkt",
+    "id_token_hint",
     "login_hint",
     "max_age",
     "nonce",

@@ -190,10 +190,9 @@ impl<'a> Redemption<'a> {
         }
         match (&code.challenge, self.verifier) {
             (Some(challenge), Some(verifier)) if challenge.accepts(verifier) => Ok(()),
-            (Some(_), None) => Err(TokenError::Missing("code_verifier")),
-            // A verifier without a challenge: somebody took the challenge out of the request (RFC 9700 section 4.8.2).
-            (Some(_) | None, Some(_)) => Err(TokenError::VerifierMismatch),
             (None, None) => Ok(()),
+            // Also a verifier without a challenge: somebody took that out of the request (RFC 9700 section 4.8.2).
+            _ => Err(TokenError::VerifierMismatch),
         }
     }
 }

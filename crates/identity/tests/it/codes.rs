@@ -54,6 +54,8 @@ fn a_code_is_bound_to_its_client_redirect_uri_and_verifier() {
         (("redirect_uri", WEB_REDIRECT), "redirect"),
         (("code_verifier", other_verifier.as_str()), "verifier"),
         (("code_verifier", "short"), "verifier"),
+        // Whether there must be one is said by the code, not by the form (FAPI 2.0 wants it answered so).
+        (("code_verifier", ""), "verifier"),
     ] {
         let error = house.token(&redemption(&code, &[changes])).unwrap_err();
         let told = match error {
@@ -64,7 +66,7 @@ fn a_code_is_bound_to_its_client_redirect_uri_and_verifier() {
         assert_eq!(told, expected, "{changes:?}");
         assert_eq!(error.to_oauth().error.as_str(), "invalid_grant");
     }
-    for missing in ["code_verifier", "redirect_uri", "code"] {
+    for missing in ["redirect_uri", "code"] {
         let error = house
             .token(&redemption(&code, &[(missing, "")]))
             .unwrap_err();

@@ -3,14 +3,15 @@
 use serde_json::Value;
 use testudo_identity::{
     AdminError, Authorization, AuthorizeError, ClientKind, ClientPolicy, ClientProfile,
-    ClientSigning, ErrorCode, KeyRotation, Logout, NewSecret, PresentedToken, SignatureAlgorithm,
-    TokenError, TokenResponse, UserInfoAnswer,
+    ClientSigning, ErrorCode, KeyRotation, Logout, NewPassword, NewSecret, PresentedToken,
+    SignatureAlgorithm, TokenError, TokenResponse, UserInfoAnswer, UserProfile,
 };
+use testudo_model::Redacted;
 use testudo_trust::{ForeignKeySet, SigningKey, base64url, verify_foreign_jwt};
 
 use crate::house::{
-    House, ISSUER, SECRET, THUMBPRINT, WEB_REDIRECT, changed, code_of, form, native_profile,
-    native_request, query, redemption, web_profile,
+    House, ISSUER, PASSWORD, SECRET, THUMBPRINT, WEB_REDIRECT, changed, claimed_request, code_of,
+    form, native_profile, native_request, query, redemption, web_profile,
 };
 
 const RS256: ClientSigning = ClientSigning {
@@ -246,7 +247,7 @@ fn what_may_be_left_away_still_binds_when_it_is_there() {
     let code = old.code(&CHALLENGE);
     assert!(matches!(
         old.redeem(&code, &[]),
-        Err(TokenError::Missing("code_verifier"))
+        Err(TokenError::VerifierMismatch)
     ));
     let wrong = ("code_verifier", THUMBPRINT);
     assert!(matches!(
@@ -332,4 +333,73 @@ fn nobody_else_does_without_pkce() {
         );
         assert!(matches!(made, Err(AdminError::Invalid { .. })), "{made:?}");
     }
+}
+
+#[test]
+fn an_id_token_hint_is_for_its_user_alone() {
+    let house = House::new();
+    let password = NewPassword::Given(Redacted::new(PASSWORD.to_owned()));
+    let bob = "bob".parse().unwrap();
+    let made =
+        house
+            .provider
+            .create_user(&bob, UserProfile::default(), Some(&password), &house.caller);
+    let bob = made.unwrap().record.id;
+    let enter = |user: &str| {
+        let logged_in = house.login_as(user, &claimed_request(&[]));
+        let tokens = house.redeem_claimed(&code_of(&logged_in)).unwrap();
+        (
+            logged_in.session_cookie.expose().clone(),
+            tokens.id_token.unwrap(),
+        )
+    };
+    let ((alice_is_here, of_alice), (_, of_bob)) = (enter("alice"), enter("bob"));
+    let ask = |changes: &[(&str, &str)]| {
+        let parameters = claimed_request(changes);
+        house
+            .provider
+            .authorize(&parameters, Some(&alice_is_here), None, &house.caller)
+    };
+    let silent = ("prompt", "none");
+    let hers = ask(&[silent, ("id_token_hint", &of_alice)]);
+    assert!(matches!(hers, Ok(Authorization::Code { .. })), "{hers:?}");
+    let refused = |changes: &[(&str, &str)]| match ask(changes) {
+        Err(AuthorizeError::Refused { why, .. }) => why.code(),
+        other => panic!("{other:?}"),
+    };
+    let his = ("id_token_hint", of_bob.as_str());
+    assert_eq!(refused(&[silent, his]), ErrorCode::LoginRequired);
+    assert!(matches!(ask(&[his]), Ok(Authorization::Login(_))));
+    // Whoever logs in then: bob gets his answer, alice gets none in his place.
+    let wrong = house.login_as("alice", &claimed_request(&[his]));
+    let told = query(wrong.location.expose());
+    assert_eq!(
+        (told["error"].as_str(), told.get("code")),
+        ("login_required", None)
+    );
+    let right = house.login_as("bob", &claimed_request(&[his]));
+    let tokens = house.redeem_claimed(&code_of(&right)).unwrap();
+    assert_eq!(house.access_claims(&tokens).sub, bob.as_str());
+    // What is no ID token of ours about this client says nothing, and is no way around.
+    let forged = SigningKey::generate()
+        .sign_jwt("JWT", &read(&published(&house), &of_alice))
+        .unwrap();
+    for bad in ["x", &forged, &tokens.access_token] {
+        assert_eq!(
+            refused(&[("id_token_hint", bad)]),
+            ErrorCode::InvalidRequest,
+            "{bad}"
+        );
+    }
+    let old = Old::new();
+    let elsewhere = old.redeem(&old.code(&[]), &[]).unwrap();
+    let parameters = native_request(&[("id_token_hint", id_token(&elsewhere))]);
+    let other_client = old
+        .0
+        .provider
+        .authorize(&parameters, None, None, &old.0.caller);
+    assert!(
+        matches!(other_client, Err(AuthorizeError::Refused { .. })),
+        "{other_client:?}"
+    );
 }
