@@ -415,6 +415,7 @@ pub fn client_metadata(data: &[u8]) {
         auth_methods: vec![AuthMethod::None, AuthMethod::ClientSecretBasic],
         redirects: vec![RedirectKind::Https],
         redirect_hosts: vec!["*.apps.example".to_owned()],
+        pkce_optional: true,
         client_lifetime_seconds: None,
     };
     let Ok(profile) = policy.judge(data) else {

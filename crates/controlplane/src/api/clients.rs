@@ -172,6 +172,7 @@ fn view(stored: &Versioned<Client>) -> Value {
         "workload": client.workload,
         "jwks": client.jwks,
         "policy": client.policy,
+        "signing": client.signing,
         "logout": client.logout,
         "version": stored.version,
         "disabled": client.disabled,

@@ -123,12 +123,18 @@ fn client_required() -> [(&'static str, Value); 3] {
     ]
 }
 
-fn client_optional() -> [(&'static str, Value); 6] {
+fn client_optional() -> [(&'static str, Value); 7] {
+    let algorithm = || one_of(&["ES256", "RS256"]);
+    let signing = [
+        ("id_token_signed_response_alg", algorithm()),
+        ("userinfo_signed_response_alg", maybe(algorithm())),
+    ];
     let policy = [
         ("require_pushed_authorization_requests", flag()),
         ("require_signed_request_object", flag()),
         ("dpop_bound_access_tokens", flag()),
         ("fapi2_security_profile", flag()),
+        ("pkce_optional", flag()),
         ("consent", one_of(&["implied", "required"])),
     ];
     let logout = [
@@ -142,13 +148,22 @@ fn client_optional() -> [(&'static str, Value); 6] {
         ("workload", maybe(text())),
         ("jwks", maybe(text())),
         ("policy", some_of([], policy)),
+        ("signing", some_of([], signing)),
         ("logout", some_of([], logout)),
     ]
 }
 
-fn client_fields() -> [(&'static str, Value); 16] {
+fn client_fields() -> [(&'static str, Value); 17] {
     let [display_name, kind, grants] = client_required();
-    let [redirect_uris, scopes, workload, jwks, policy, logout] = client_optional();
+    let [
+        redirect_uris,
+        scopes,
+        workload,
+        jwks,
+        policy,
+        signing,
+        logout,
+    ] = client_optional();
     [
         ("client_id", text()),
         display_name,
@@ -159,6 +174,7 @@ fn client_fields() -> [(&'static str, Value); 16] {
         workload,
         jwks,
         policy,
+        signing,
         logout,
         ("disabled", flag()),
         ("version", count()),

@@ -111,6 +111,7 @@ fn what_is_read_of_an_application_is_what_is_written_unless_somebody_else_was_fa
                 "scopes",
                 "jwks",
                 "policy",
+                "signing",
                 "logout",
             ][..],
         ),
