@@ -14,7 +14,7 @@ readonly TOOLS="$PWD/.tools"
 readonly IT="$PWD/crates/testudo/tests/it"
 readonly PYTHON_PACKAGES=(
     httpbin==0.10.4 waitress==3.0.2 websockets==17.4 grpcio==1.85.1 h11==0.16.0 aioquic==1.7.2
-    authlib==1.9.9 requests==2.34.2 'scim2-tester[httpx2]==0.5.2' schemathesis==4.32.5
+    aiosmtpd==1.4.6 authlib==1.9.9 requests==2.34.2 'scim2-tester[httpx2]==0.5.2' schemathesis==4.32.5
 )
 # What the clients of the tests need at least; distributions are behind.
 readonly GO_VERSION=1.26.4 OLDEST_NODE=20.19.0 NODE_VERSION=22.23.3

@@ -131,11 +131,13 @@ pub fn apply(plane: &Plane, fleet: &Fleet, actor: &Actor) -> Result<Applied, App
     plane.ledger.take::<OutboxEntry>()?;
     plane.distribution.publish(&activated.snapshot)?;
     plane.outbound_rules.send_replace(fleet.outbound.clone());
+    plane.mail_server.send_replace(fleet.mail.clone());
     plane.provider.trust_issuers(known_issuers(fleet)?);
     let elsewhere = identity_providers(fleet);
     plane.provider.trust_identity_providers(elsewhere);
     for provider in plane.tenants.providers() {
         provider.demand_of_authenticators(attestation.clone());
+        provider.carry_mail(fleet.mail.is_some());
     }
     Ok(Applied {
         activated,

@@ -12,6 +12,7 @@ mod fixtures;
 mod gatekeeper;
 mod http;
 mod issuer_keys;
+mod mail;
 mod metrics;
 mod notices;
 mod openapi;

@@ -27,9 +27,17 @@ struct ProxyLabels {
     state: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MailLabels {
+    /// `sent`, `refused` or `failed`.
+    outcome: &'static str,
+}
+
 /// The control plane's metrics.
 #[derive(Debug, Clone)]
 pub struct ControlMetrics {
+    mails: Family<MailLabels, Counter>,
+    mails_waiting: Gauge<i64, AtomicI64>,
     requests: Family<RequestLabels, Counter>,
     proxies: Family<ProxyLabels, Gauge>,
     snapshot: Gauge<i64, AtomicI64>,
@@ -41,6 +49,16 @@ impl ControlMetrics {
     /// Adds the families to the metrics of the process.
     pub fn register(metrics: &Metrics) -> Self {
         Self {
+            mails: metrics.register(
+                "control_mails",
+                "Attempts to send a letter, by what came of it",
+                Family::default(),
+            ),
+            mails_waiting: metrics.register(
+                "control_mails_waiting",
+                "Letters that wait to be sent",
+                Gauge::default(),
+            ),
             requests: metrics.register(
                 "control_requests",
                 "Requests to the identity provider and the admin API",
@@ -85,6 +103,11 @@ impl ControlMetrics {
         self.requests.get_or_create(&labels).inc();
     }
 
+    /// Counts an attempt to send a letter.
+    pub fn mail(&self, outcome: &'static str) {
+        self.mails.get_or_create(&MailLabels { outcome }).inc();
+    }
+
     /// Looks at the plane. Blocks on the store.
     pub fn observe(&self, plane: &Arc<Plane>) {
         let rollout = plane.distribution.rollout();
@@ -98,6 +121,13 @@ impl ControlMetrics {
                 .get_or_create(&ProxyLabels { state })
                 .set(count);
         }
+        let providers = plane.tenants.providers();
+        let waiting: usize = providers
+            .iter()
+            .map(|provider| provider.waiting_mails())
+            .sum();
+        self.mails_waiting
+            .set(i64::try_from(waiting).unwrap_or(i64::MAX));
         self.snapshot
             .set(i64::try_from(rollout.newest.0).unwrap_or(i64::MAX));
         if let Ok(size) = plane.ledger.size() {

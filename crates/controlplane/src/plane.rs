@@ -13,7 +13,7 @@ use testudo_model::{
     Clock, Entropy, EventId, SpiffeId, TenantName, TrustDomain,
     event::{Actor, Detail, Event, EventClass, Outcome},
 };
-use testudo_runtime::fleet::OutboundRules;
+use testudo_runtime::fleet::{MailServer, OutboundRules};
 use testudo_store::{Store, StoreError, StoreOptions};
 use testudo_trust::RootKey;
 use testudo_workload::{EventNotRecorded, EventSink, WorkloadError, WorkloadOptions, Workloads};
@@ -92,6 +92,8 @@ pub struct Plane {
     pub upstreams: Arc<OnceLock<Upstreams>>,
     /// Where requests outside may go, as applied last.
     pub outbound_rules: watch::Sender<OutboundRules>,
+    /// The server that takes mail, as applied last.
+    pub mail_server: watch::Sender<Option<MailServer>>,
     /// Who this control plane is in its events.
     pub reporter: SpiffeId,
     tenant: TenantName,
@@ -234,6 +236,7 @@ impl Plane {
             started_with: Arc::default(),
             upstreams: Arc::default(),
             outbound_rules: watch::Sender::default(),
+            mail_server: watch::Sender::default(),
             tenant,
             reporter,
             blocking: Arc::new(Gatekeeper::new(MAX_BLOCKING, MAX_WAITING)),

@@ -126,6 +126,7 @@ fn user(user: &fleet::SeedUser) -> SeedUser {
         profile: UserProfile {
             display_name: user.name.clone(),
             email: user.email.clone(),
+            email_verified: user.email_verified,
             clearance: user.clearance,
             groups: user.groups.clone(),
             roles: user.roles.clone(),

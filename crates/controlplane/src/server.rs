@@ -25,6 +25,7 @@ use crate::{
     apply::{ApplyError, apply},
     http::{bind_socket, public_router, serve_https, serve_socket, socket_router},
     issuer_keys,
+    mail::{Post, PostOptions},
     metrics::ControlMetrics,
     notices,
     outbound::Outbound,
@@ -169,6 +170,14 @@ pub async fn start(options: ServerOptions, tasks: &Tasks) -> Result<Server, Star
     let drain = &options.drain;
     let metrics = ControlMetrics::register(&options.metrics);
     let router = public_router(&plane, &metrics);
+    let post = Post::new(PostOptions {
+        server: plane.mail_server.subscribe(),
+        identity: own.identity.clone(),
+        issuer: addresses.url.clone(),
+        fleet: plane.site().name.to_owned(),
+        clock: Arc::clone(&plane.clock),
+        metrics: metrics.clone(),
+    });
     tasks.spawn(
         "https interface",
         serve_https(https, tls, router, drain.clone()),
@@ -206,6 +215,10 @@ pub async fn start(options: ServerOptions, tasks: &Tasks) -> Result<Server, Star
     tasks.spawn(
         "notices",
         notices::deliver(Arc::clone(&plane), Arc::clone(&outbound), drain.clone()),
+    );
+    tasks.spawn(
+        "mail",
+        notices::deliver(Arc::clone(&plane), Arc::new(post), drain.clone()),
     );
     tasks.spawn(
         "issuer keys",

@@ -4,16 +4,18 @@
 //! login of the last minutes, with the second factor if there is one.
 
 use serde::{Deserialize, Serialize};
-use testudo_model::{ClientName, Redacted, SessionId, Timestamp};
+use testudo_model::{ClientName, Redacted, SessionId, Timestamp, UserId, event::Actor};
+use testudo_trust::constant_time_eq;
 
 use crate::{
-    Caller, ConsentView, EndReason, Fault, LinkId, LinkView, LoginPrompt, PasskeyCreation,
-    PasskeyId, PasskeyView, Provider, SecondFactorView, SessionView, TotpSetup,
+    AdminError, Caller, ConsentView, EndReason, Fault, LinkId, LinkView, LoginPrompt, NewPassword,
+    PasskeyCreation, PasskeyId, PasskeyView, Provider, SecondFactorView, SessionView, TotpSetup,
     claims::ASSURANCE_TWO_FACTORS,
     flow::{Sealed, Visit},
     limits::{FLOW_LIFETIME, FRESH_LOGIN},
+    mail::AddressError,
     passkey::{NewPasskey, RegistrationError},
-    records::{Session, User},
+    records::{PasswordCredential, Session, User},
     second_factor::NewTotp,
     webauthn::RegistrationResponse,
 };
@@ -43,6 +45,26 @@ pub enum AccountPage {
         /// Why it is shown again.
         refused: Option<String>,
     },
+    /// The form for another mail address.
+    ChangeAddress {
+        /// The sealed hidden field.
+        flow: String,
+        /// What is there, or was typed.
+        address: String,
+        /// Why it is shown again.
+        refused: Option<String>,
+    },
+    /// The form for another password.
+    ChangePassword {
+        /// The sealed hidden field.
+        flow: String,
+        /// Whose.
+        username: String,
+        /// Why it is shown again.
+        refused: Option<String>,
+    },
+    /// Another password counts. All sessions have ended: take the session cookie away.
+    PasswordChanged,
     /// Recovery codes; they are not shown again.
     RecoveryCodes(Vec<Redacted<String>>),
     /// Nobody is logged in here any more. Take the session cookie away.
@@ -56,6 +78,12 @@ pub struct AccountView {
     pub flow: String,
     /// Login name.
     pub username: String,
+    /// Mail address, and whether it is verified.
+    pub email: Option<(String, bool)>,
+    /// Whether letters are sent.
+    pub can_have_mail: bool,
+    /// Whether they have a password.
+    pub has_password: bool,
     /// Where they are logged in.
     pub sessions: Vec<SessionView>,
     /// Which of these is this browser.
@@ -83,6 +111,24 @@ pub enum AccountAction<'a> {
     EndAllSessions,
     /// Take back what an application was allowed.
     RevokeConsent(ClientName),
+    /// Send a link that verifies the mail address.
+    VerifyAddress,
+    /// Begin to change the mail address.
+    BeginAddress,
+    /// Change it.
+    ConfirmAddress {
+        /// To this.
+        address: &'a str,
+    },
+    /// Begin to change the password.
+    BeginPassword,
+    /// Change it. It costs an Argon2 hash: call it from a bounded blocking pool.
+    ConfirmPassword {
+        /// To this.
+        password: &'a Redacted<String>,
+        /// The same, typed again.
+        again: &'a Redacted<String>,
+    },
     /// Begin to add an authenticator, in place of the one there may be.
     BeginTotp,
     /// Add it.
@@ -192,6 +238,7 @@ impl Provider {
                 self.rename_own_passkey(&session, &id, name, caller)?;
                 Ok(self.account_overview(&session)?)
             }
+            AccountAction::VerifyAddress => self.verify_own_address(&session, caller),
             _ if !self.is_fresh(&session)? => {
                 Ok(AccountPage::Login(self.prompt_fresh(&session, browser)?))
             }
@@ -204,6 +251,12 @@ impl Provider {
                     response,
                 };
                 self.confirm_passkey(&session, &new, caller)
+            }
+            AccountAction::ConfirmAddress { address } => {
+                self.confirm_address(&session, address, caller)
+            }
+            AccountAction::ConfirmPassword { password, again } => {
+                self.confirm_password(&session, password, again, caller)
             }
             AccountAction::ConfirmTotp { code } => {
                 let new = form.totp.ok_or(AccountError::FormInvalid)?;
@@ -226,6 +279,10 @@ impl Provider {
                 return self.totp_page(session, new, false);
             }
             AccountAction::BeginPasskey => return self.passkey_page(session, None),
+            AccountAction::BeginAddress if self.mail_is_carried() => {
+                return self.address_page(session, None, None);
+            }
+            AccountAction::BeginPassword => return self.password_page(session, None),
             AccountAction::RenewRecoveryCodes => {
                 if let Some(codes) = self.renew_recovery_codes(session, caller)? {
                     return Ok(AccountPage::RecoveryCodes(codes));
@@ -237,6 +294,72 @@ impl Provider {
             _ => {}
         }
         self.account_overview(session)
+    }
+
+    fn verify_own_address(
+        &self,
+        session: &Session,
+        caller: &Caller,
+    ) -> Result<AccountPage, AccountError> {
+        match self.send_verification(session, caller) {
+            Ok(()) => Ok(self.account_overview(session)?),
+            Err(AddressError::Unavailable(fault)) => Err(fault.into()),
+            Err(refused) => Ok(self.address_page(session, None, Some(refused.to_string()))?),
+        }
+    }
+
+    fn confirm_address(
+        &self,
+        session: &Session,
+        address: &str,
+        caller: &Caller,
+    ) -> Result<AccountPage, AccountError> {
+        if !self.mail_is_carried() {
+            return Err(AccountError::FormInvalid);
+        }
+        let address = address.trim();
+        match self.change_own_address(session, address, caller) {
+            Ok(()) => Ok(self.account_overview(session)?),
+            Err(AddressError::Unavailable(fault)) => Err(fault.into()),
+            Err(refused) => {
+                let refused = Some(refused.to_string());
+                Ok(self.address_page(session, Some(address), refused)?)
+            }
+        }
+    }
+
+    fn confirm_password(
+        &self,
+        session: &Session,
+        password: &Redacted<String>,
+        again: &Redacted<String>,
+        caller: &Caller,
+    ) -> Result<AccountPage, AccountError> {
+        if !constant_time_eq(password.expose().as_bytes(), again.expose().as_bytes()) {
+            let refused = "the two passwords differ".to_owned();
+            return Ok(self.password_page(session, Some(refused))?);
+        }
+        if !self.has_password(&session.user)? {
+            return Err(AccountError::FormInvalid);
+        }
+        let caller = Caller {
+            actor: Actor {
+                subject: Some(session.user.to_string()),
+                session: Some(session.id.clone()),
+                ..caller.actor.clone()
+            },
+            ..caller.clone()
+        };
+        let password = NewPassword::Given(password.clone());
+        match self.set_password(&session.user, &password, &caller) {
+            Ok(_) => Ok(AccountPage::PasswordChanged),
+            Err(AdminError::Unavailable(fault)) => Err(fault.into()),
+            Err(AdminError::Invalid { field, why }) => {
+                let refused = Some(format!("the {field} {why}"));
+                Ok(self.password_page(session, refused)?)
+            }
+            Err(_) => Err(AccountError::FormInvalid),
+        }
     }
 
     fn confirm_totp(
@@ -267,10 +390,16 @@ impl Provider {
 
     fn account_overview(&self, session: &Session) -> Result<AccountPage, Fault> {
         let user = self.tenant.get::<User>(session.user.as_str())?;
-        let username = user.map_or_else(String::new, |user| user.record.username.to_string());
+        let user = user.map(|stored| stored.record);
+        let email = user
+            .as_ref()
+            .and_then(|user| Some((user.email.clone()?, user.email_verified)));
         Ok(AccountPage::Overview(Box::new(AccountView {
             flow: self.account_form(session, None)?,
-            username,
+            username: user.map_or_else(String::new, |user| user.username.to_string()),
+            email,
+            can_have_mail: self.mail_is_carried(),
+            has_password: self.has_password(&session.user)?,
             sessions: self.sessions_of(&session.user)?,
             current: session.id.clone(),
             second_factor: self.second_factor(&session.user)?,
@@ -280,6 +409,42 @@ impl Provider {
             links: self.links_of(&session.user)?,
             can_part_with_links: self.can_part_with_links(session)?,
         })))
+    }
+
+    fn has_password(&self, user: &UserId) -> Result<bool, Fault> {
+        let credential = self.tenant.get::<PasswordCredential>(user.as_str())?;
+        Ok(credential.is_some_and(|stored| stored.record.hash.is_some()))
+    }
+
+    fn address_page(
+        &self,
+        session: &Session,
+        typed: Option<&str>,
+        refused: Option<String>,
+    ) -> Result<AccountPage, Fault> {
+        let user = self.tenant.get::<User>(session.user.as_str())?;
+        let known = user.and_then(|stored| stored.record.email);
+        Ok(AccountPage::ChangeAddress {
+            flow: self.account_form(session, None)?,
+            address: typed.map(str::to_owned).or(known).unwrap_or_default(),
+            refused,
+        })
+    }
+
+    fn password_page(
+        &self,
+        session: &Session,
+        refused: Option<String>,
+    ) -> Result<AccountPage, Fault> {
+        if !self.has_password(&session.user)? {
+            return self.account_overview(session);
+        }
+        let user = self.tenant.get::<User>(session.user.as_str())?;
+        Ok(AccountPage::ChangePassword {
+            flow: self.account_form(session, None)?,
+            username: user.map_or_else(String::new, |user| user.record.username.to_string()),
+            refused,
+        })
     }
 
     fn totp_page(

@@ -187,7 +187,7 @@ pub struct UserInfo {
     /// Mail address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub email: Option<String>,
-    /// Always false where there is an address: nobody has checked it.
+    /// Whether that address is theirs, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub email_verified: Option<bool>,
     /// Groups and roles.
@@ -207,7 +207,7 @@ pub(crate) fn user_info(user: &User, memberships: Memberships, granted: &ScopeSe
         preferred_username: profile.then(|| user.username.to_string()),
         updated_at: profile.then(|| user.updated_at.unix_seconds()),
         email: user.email.clone().filter(|_| email),
-        email_verified: (email && user.email.is_some()).then_some(false),
+        email_verified: (email && user.email.is_some()).then_some(user.email_verified),
         memberships,
     }
 }

@@ -24,6 +24,12 @@ pub mod paths {
     pub const ACCOUNT: &str = "/account";
     /// Where a user who was invited adds a passkey.
     pub const INVITATION: &str = "/invitation";
+    /// Where whoever has a mail address says so.
+    pub const VERIFY_ADDRESS: &str = "/verify-address";
+    /// Where a link is asked for that lets a password be changed.
+    pub const FORGOT_PASSWORD: &str = "/forgot-password";
+    /// Where such a link leads.
+    pub const RESET_PASSWORD: &str = "/reset-password";
     /// Token endpoint.
     pub const TOKEN: &str = "/oauth2/token";
     /// Revocation endpoint.

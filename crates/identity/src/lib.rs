@@ -36,6 +36,7 @@ mod journal;
 mod keys;
 mod login;
 mod logout;
+mod mail;
 mod notice;
 mod notification_uri;
 mod parameters;
@@ -95,6 +96,10 @@ pub use journal::{FleetOutbox, Journal, Outbox, OutboxEntry};
 pub use keys::KeyRotation;
 pub use login::{LoggedIn, LoginError, LoginForm, LoginRequest};
 pub use logout::{Logout, LogoutError, LogoutQuestion};
+pub use mail::{
+    DueMail, Letter, LinkError, Mail, MailContent, PasswordResetPage, ResetError,
+    ResetRequestError, VerificationPage,
+};
 pub use notice::{Delivery, DueNotice, Message, Notice, NoticeContent, Receiver};
 pub use notification_uri::{InvalidNotificationUri, NotificationUri};
 pub use parameters::{ParameterError, Parameters};

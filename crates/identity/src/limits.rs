@@ -43,6 +43,10 @@ pub const MAX_FILTER_TERMS: usize = 64;
 pub const MAX_MAIL_ADDRESSES: usize = 16;
 /// Longest display name, description or mail address.
 pub const MAX_TEXT_BYTES: usize = 256;
+/// Longest mail address (RFC 5321 section 4.5.3.1.3, without the brackets).
+pub const MAX_MAIL_ADDRESS_BYTES: usize = 254;
+/// Users of one mail address who are all written to when a password of one of them was forgotten.
+pub const MAX_ACCOUNTS_OF_ADDRESS: usize = 5;
 /// Longest sealed login flow. The parts above, sealed and encoded, stay below.
 pub const MAX_FLOW_BYTES: usize = 8 * 1024;
 /// Longest reference to a pushed request. It travels in a URL; that of an ordinary request has less than 1 KiB.
@@ -96,6 +100,12 @@ pub const MAX_NOTICE_PAUSE: Duration = Duration::from_secs(5 * 60);
 pub const MAX_NOTICES_PER_RECEIVER: usize = 10_000;
 /// Notices that are being delivered at the same time, each to another receiver.
 pub const MAX_NOTICES_UNDER_WAY: usize = 16;
+/// Letters that are being sent at the same time, each to another address.
+pub const MAX_MAILS_UNDER_WAY: usize = 4;
+/// Letters that may wait for one address. Beyond that nothing is written, which is an event.
+pub const MAX_MAILS_PER_ADDRESS: usize = 16;
+/// Letters that may wait for all addresses, about 500 bytes each.
+pub const MAX_MAILS_WAITING: usize = 10_000;
 /// Age at which the list of waiting notices is compared with the store: other processes add to it too.
 pub const NOTICE_REREAD: Duration = Duration::from_secs(60);
 /// Accounts that a token may have been exchanged by: a call through more services than that is a loop.
@@ -180,6 +190,15 @@ pub const FREE_WRONG_CODES: u32 = 5;
 /// Wrong codes of one user from everywhere, in one [`FAILURE_MEMORY`], before answers are delayed. Who gets so far has the
 /// password, so the user may well be slowed down.
 pub const FREE_WRONG_CODES_EVERYWHERE: u32 = 30;
+
+/// Life of a link that lets a password be changed, from when it was asked for.
+pub const RESET_LINK_LIFETIME: Duration = Duration::from_secs(30 * 60);
+/// Life of a link that verifies a mail address.
+pub const VERIFICATION_LINK_LIFETIME: Duration = Duration::from_secs(4 * 3600);
+/// Letters that are asked for by or for one user or address before the next ones have to wait.
+pub const FREE_LETTERS: u32 = 3;
+/// The same for one network, whoever they are for.
+pub const FREE_LETTERS_PER_SOURCE: u32 = 20;
 
 /// Passkeys of one user. All are listed to an authenticator that is to make another, and deleted with the user in one
 /// transaction.

@@ -1,6 +1,6 @@
 //! The provider and what it is made of.
 
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, atomic::AtomicBool};
 
 use testudo_model::{Clock, Entropy, RefusalBudget, SpiffeId, TenantName, snapshot::Issuer};
 use testudo_store::{Store, Tenant};
@@ -60,6 +60,7 @@ pub struct Provider {
     pub(crate) device_budget: DeviceBudget,
     /// None if the issuer is at an address, where browsers know no passkeys.
     pub(crate) relying_party: Option<RelyingParty>,
+    pub(crate) mail_is_carried: AtomicBool,
     attestation_policy: RwLock<Arc<AttestationPolicy>>,
 }
 
@@ -101,6 +102,7 @@ impl Provider {
             polls: Polls::default(),
             device_budget: DeviceBudget::default(),
             relying_party,
+            mail_is_carried: AtomicBool::new(false),
             attestation_policy: RwLock::default(),
         };
         provider.signing_keys()?;

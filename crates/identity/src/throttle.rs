@@ -17,9 +17,11 @@ use crate::{
     change::{Change, Report, until_settled},
     limits::{
         FAILURE_MEMORY, FREE_FAILURES_PER_NAME, FREE_FAILURES_PER_NAME_EVERYWHERE,
-        FREE_FAILURES_PER_SOURCE, FREE_WRONG_CODES, FREE_WRONG_CODES_EVERYWHERE,
-        FREE_WRONG_USER_CODES, MAX_LOGIN_DELAY,
+        FREE_FAILURES_PER_SOURCE, FREE_LETTERS, FREE_LETTERS_PER_SOURCE, FREE_WRONG_CODES,
+        FREE_WRONG_CODES_EVERYWHERE, FREE_WRONG_USER_CODES, MAX_LOGIN_DELAY,
     },
+    mail::mail_key,
+    secret,
 };
 
 /// What an attempt is counted under.
@@ -34,6 +36,16 @@ struct Count {
     span: Span,
     /// Whether a success forgets them all.
     forgiving: bool,
+    pace: Pace,
+}
+
+/// How long those wait who try too often.
+#[derive(Clone, Copy)]
+enum Pace {
+    /// A second, and twice as long each time: who guesses.
+    Guesses,
+    /// A minute, and twice as long each time: who has letters sent.
+    Letters,
 }
 
 /// When counting starts afresh.
@@ -57,12 +69,14 @@ impl Attempt {
                     free: FREE_FAILURES_PER_NAME,
                     span: Span::Quiet,
                     forgiving: true,
+                    pace: Pace::Guesses,
                 },
                 Count {
                     key: format!("name:{name}"),
                     free: FREE_FAILURES_PER_NAME_EVERYWHERE,
                     span: Span::Fixed,
                     forgiving: false,
+                    pace: Pace::Guesses,
                 },
             ]
         });
@@ -72,6 +86,7 @@ impl Attempt {
             free: FREE_FAILURES_PER_SOURCE,
             span: Span::Quiet,
             forgiving: false,
+            pace: Pace::Guesses,
         });
         Self {
             counts: by_name.into_iter().flatten().chain(by_source).collect(),
@@ -91,12 +106,14 @@ impl Attempt {
                     free: FREE_WRONG_CODES,
                     span: Span::Quiet,
                     forgiving: true,
+                    pace: Pace::Guesses,
                 },
                 Count {
                     key: format!("second factor:{user}"),
                     free: FREE_WRONG_CODES_EVERYWHERE,
                     span: Span::Fixed,
                     forgiving: false,
+                    pace: Pace::Guesses,
                 },
             ],
         }
@@ -110,6 +127,7 @@ impl Attempt {
             free: FREE_FAILURES_PER_SOURCE,
             span: Span::Quiet,
             forgiving: false,
+            pace: Pace::Guesses,
         });
         Self {
             counts: by_source.into_iter().collect(),
@@ -124,6 +142,7 @@ impl Attempt {
             free: FREE_FAILURES_PER_SOURCE,
             span: Span::Quiet,
             forgiving: false,
+            pace: Pace::Guesses,
         });
         Self {
             counts: by_source.into_iter().collect(),
@@ -137,15 +156,56 @@ impl Attempt {
             free: FREE_WRONG_USER_CODES,
             span: Span::Quiet,
             forgiving: true,
+            pace: Pace::Guesses,
         };
         let by_source = source.map(|address| Count {
             key: format!("user code from {}", SourceNetwork::of(address)),
             free: FREE_FAILURES_PER_SOURCE,
             span: Span::Quiet,
             forgiving: false,
+            pace: Pace::Guesses,
         });
         Self {
             counts: [Some(by_user), by_source].into_iter().flatten().collect(),
+        }
+    }
+}
+
+impl Attempt {
+    /// An attempt to have a link sent to whoever is called `typed`, from the caller's address. What was typed may be anything.
+    pub(crate) fn at_forgotten_password(typed: &str, source: Option<IpAddr>) -> Self {
+        let by_name = Count {
+            key: format!("forgotten password:{}", secret::digest(typed)),
+            free: FREE_LETTERS,
+            span: Span::Quiet,
+            forgiving: false,
+            pace: Pace::Letters,
+        };
+        let by_source = source.map(|address| Count {
+            key: format!("forgotten password from {}", SourceNetwork::of(address)),
+            free: FREE_LETTERS_PER_SOURCE,
+            span: Span::Quiet,
+            forgiving: false,
+            pace: Pace::Letters,
+        });
+        Self {
+            counts: [Some(by_name), by_source].into_iter().flatten().collect(),
+        }
+    }
+
+    /// An attempt to have a letter sent to `user`, or anybody else, at `address`.
+    pub(crate) fn to_send_letter(user: &UserId, address: &str) -> Self {
+        let address = secret::digest(&mail_key(address));
+        let keys = [format!("letter to {user}"), format!("letter to {address}")];
+        let count = |key| Count {
+            key,
+            free: FREE_LETTERS,
+            span: Span::Quiet,
+            forgiving: false,
+            pace: Pace::Letters,
+        };
+        Self {
+            counts: keys.map(count).into(),
         }
     }
 }
@@ -170,7 +230,7 @@ impl Provider {
                 if !wait.is_zero() {
                     return Ok(Some(Err(wait)));
                 }
-                let after = before.with_one_more(now, count.free, count.span);
+                let after = before.with_one_more(now, count);
                 if after.count == count.free + 1 {
                     let report = Report::new(EventClass::DetectionFinding, "login.throttle")
                         .denied("too many failed attempts")
@@ -206,7 +266,7 @@ impl Provider {
             if count.forgiving {
                 change = change.delete::<Failures>(Expected::Any, &count.key);
             } else if let Some(stored) = self.tenant.get::<Failures>(&count.key)? {
-                let after = stored.record.clone().with_one_less(count.free);
+                let after = stored.record.clone().with_one_less(count);
                 change = change.put(Expected::Version(stored.version), &after);
             }
         }
@@ -240,8 +300,8 @@ impl Failures {
         }
     }
 
-    fn with_one_more(mut self, now: Timestamp, free: u32, span: Span) -> Self {
-        let begin = match span {
+    fn with_one_more(mut self, now: Timestamp, count: &Count) -> Self {
+        let begin = match count.span {
             Span::Quiet => self.last_at,
             Span::Fixed => self.first_at,
         };
@@ -251,24 +311,28 @@ impl Failures {
         }
         self.count = self.count.saturating_add(1);
         self.last_at = now;
-        self.blocked_until = now + delay(self.count, free);
+        self.blocked_until = now + delay(self.count, count.free, count.pace);
         self
     }
 
-    fn with_one_less(mut self, free: u32) -> Self {
+    fn with_one_less(mut self, count: &Count) -> Self {
         self.count = self.count.saturating_sub(1);
-        self.blocked_until = self.last_at + delay(self.count, free);
+        self.blocked_until = self.last_at + delay(self.count, count.free, count.pace);
         self
     }
 }
 
-/// One second after the free failures, doubled with each further one.
-fn delay(count: u32, free: u32) -> Duration {
+/// The first delay after the free failures, doubled with each further one.
+fn delay(count: u32, free: u32, pace: Pace) -> Duration {
+    let (first, longest) = match pace {
+        Pace::Guesses => (Duration::from_secs(1), MAX_LOGIN_DELAY),
+        Pace::Letters => (Duration::from_secs(60), FAILURE_MEMORY),
+    };
     match count.checked_sub(free) {
         None | Some(0) => Duration::ZERO,
         Some(beyond) => {
-            let seconds = 1_u64.checked_shl(beyond - 1).unwrap_or(u64::MAX);
-            Duration::from_secs(seconds).min(MAX_LOGIN_DELAY)
+            let times = 1_u32.checked_shl(beyond - 1).unwrap_or(u32::MAX);
+            first.saturating_mul(times).min(longest)
         }
     }
 }
@@ -289,21 +353,37 @@ impl Record for Failures {
 mod tests {
     use super::*;
 
+    fn guesses(span: Span) -> Count {
+        Count {
+            key: String::new(),
+            free: 5,
+            span,
+            forgiving: true,
+            pace: Pace::Guesses,
+        }
+    }
+
     #[test]
     fn the_delay_doubles_after_the_free_failures_and_stays_finite() {
-        let seconds: Vec<u64> = (4..=9).map(|count| delay(count, 5).as_secs()).collect();
+        let seconds: Vec<u64> = (4..=9)
+            .map(|count| delay(count, 5, Pace::Guesses).as_secs())
+            .collect();
         assert_eq!(seconds, [0, 0, 1, 2, 4, 8]);
-        assert_eq!(delay(u32::MAX, 5), MAX_LOGIN_DELAY);
+        assert_eq!(delay(u32::MAX, 5, Pace::Guesses), MAX_LOGIN_DELAY);
+        let minutes: Vec<u64> = (3..=10)
+            .map(|count| delay(count, 3, Pace::Letters).as_secs() / 60)
+            .collect();
+        assert_eq!(minutes, [0, 1, 2, 4, 8, 16, 32, 60]);
     }
 
     #[test]
     fn failures_are_forgotten_after_a_quiet_time() {
         let start = Timestamp::from_unix_seconds(1_000_000);
         let many = (0..20).fold(Failures::none("name:x"), |f, _| {
-            f.with_one_more(start, 5, Span::Quiet)
+            f.with_one_more(start, &guesses(Span::Quiet))
         });
         assert_eq!(many.count, 20);
-        let next = many.with_one_more(start + FAILURE_MEMORY, 5, Span::Quiet);
+        let next = many.with_one_more(start + FAILURE_MEMORY, &guesses(Span::Quiet));
         assert_eq!(next.count, 1);
     }
 
@@ -330,8 +410,8 @@ mod tests {
         let mut now = Timestamp::from_unix_seconds(1_000_000);
         let (mut fixed, mut quiet) = (Failures::none("x"), Failures::none("y"));
         for _ in 0..60 {
-            fixed = fixed.with_one_more(now, 5, Span::Fixed);
-            quiet = quiet.with_one_more(now, 5, Span::Quiet);
+            fixed = fixed.with_one_more(now, &guesses(Span::Fixed));
+            quiet = quiet.with_one_more(now, &guesses(Span::Quiet));
             now = now + FAILURE_MEMORY / 20;
         }
         assert_eq!((fixed.count, quiet.count), (20, 60));

@@ -559,6 +559,9 @@ pub enum UserCommand {
         /// Mail address
         #[arg(long, value_name = "ADDRESS")]
         email: Option<String>,
+        /// That address is known to be theirs
+        #[arg(long, requires = "email")]
+        email_verified: bool,
         /// Group they are in; may be repeated
         #[arg(long = "group", value_name = "GROUP")]
         groups: Vec<String>,
@@ -629,6 +632,11 @@ pub enum UserCommand {
     },
     /// Remove the authenticator and recovery codes of somebody who has lost them
     ResetSecondFactor {
+        /// Login name
+        username: String,
+    },
+    /// Say that the mail address of a user is theirs, without a link that is sent there
+    VerifyEmail {
         /// Login name
         username: String,
     },

@@ -221,6 +221,12 @@ pub fn operations() -> Vec<Operation> {
             users::reset_second_factor,
         ),
         operation(
+            post.clone(),
+            "/api/v1/users/{username}/verify-email",
+            Change,
+            users::verify_email,
+        ),
+        operation(
             get.clone(),
             "/api/v1/users/{username}/passkeys",
             Read,

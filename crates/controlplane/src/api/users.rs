@@ -137,6 +137,18 @@ pub async fn reset_second_factor(
     .await
 }
 
+/// `POST /api/v1/users/{username}/verify-email`: the administrator says that the address is theirs.
+pub async fn verify_email(
+    State(plane): State<Arc<Plane>>,
+    Path(username): Path<Username>,
+    Extension(administrator): Extension<Administrator>,
+) -> Answer {
+    change(&plane, username, administrator, |plane, id, caller| {
+        plane.provider.vouch_for_address(id, caller)
+    })
+    .await
+}
+
 /// Body of a password change.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -204,6 +216,7 @@ fn view(stored: &Versioned<User>) -> Value {
         "username": user.username,
         "display_name": user.display_name,
         "email": user.email,
+        "email_verified": user.email_verified,
         "disabled": user.disabled,
         "clearance": user.clearance,
         "groups": user.groups,

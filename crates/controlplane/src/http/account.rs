@@ -11,6 +11,7 @@ use testudo_identity::{
     AccountAction, AccountError, AccountPage, AccountView, ConsentView, LinkView, Parameters,
     PasskeyView, SessionView, paths,
 };
+use testudo_model::Redacted;
 
 use super::{
     Endpoint, Refusal,
@@ -21,8 +22,8 @@ use super::{
 };
 use crate::{
     pages::{
-        self, AccountOverviewPage, ConsentLine, LinkLine, PasskeyLine, RecoveryCodesPage,
-        SessionLine, TotpPage,
+        self, AccountOverviewPage, AddressPage, ConsentLine, LinkLine, NewPasswordPage,
+        PasskeyLine, RecoveryCodesPage, SessionLine, TotpPage,
     },
     plane::Plane,
 };
@@ -53,16 +54,27 @@ async fn show(State(plane): State<Arc<Plane>>, request: Request) -> Result<Respo
 async fn change(State(plane): State<Arc<Plane>>, request: Request) -> Result<Response, Refusal> {
     refuse_cross_site(request.headers())?;
     let form = Form::read(request, &*plane.entropy).await?;
-    let answered = plane
-        .blocking(move |plane| {
-            let action = action_of(&form.parameters).ok_or(AccountError::FormInvalid)?;
-            let flow = form.parameters.get("flow").unwrap_or("");
-            let session = cookies::read(&form.headers, cookies::SESSION);
-            let browser = cookies::read(&form.headers, cookies::BROWSER);
-            let provider = &plane.provider;
-            provider.change_account(flow, action, session, browser, &form.caller)
-        })
-        .await?;
+    let typed = |name: &str| Redacted::new(form.parameters.get(name).unwrap_or("").to_owned());
+    let (password, again) = (typed("password"), typed("again"));
+    let hashes = form.parameters.get("action") == Some("confirm-password");
+    let work = move |plane: &Plane| {
+        let action = match hashes {
+            true => AccountAction::ConfirmPassword {
+                password: &password,
+                again: &again,
+            },
+            false => action_of(&form.parameters).ok_or(AccountError::FormInvalid)?,
+        };
+        let flow = form.parameters.get("flow").unwrap_or("");
+        let session = cookies::read(&form.headers, cookies::SESSION);
+        let browser = cookies::read(&form.headers, cookies::BROWSER);
+        let provider = &plane.provider;
+        provider.change_account(flow, action, session, browser, &form.caller)
+    };
+    let answered = match hashes {
+        true => plane.hashing(work).await?,
+        false => plane.blocking(work).await?,
+    };
     match answered {
         Ok(page) => Ok(shown(&plane, &page)),
         Err(AccountError::Unavailable(fault)) => Err(Refusal::internal(&fault)),
@@ -79,6 +91,12 @@ fn action_of(parameters: &Parameters) -> Option<AccountAction<'_>> {
         "end-session" => AccountAction::EndSession(parameters.get("session")?.parse().ok()?),
         "end-all-sessions" => AccountAction::EndAllSessions,
         "revoke-consent" => AccountAction::RevokeConsent(parameters.get("client")?.parse().ok()?),
+        "verify-address" => AccountAction::VerifyAddress,
+        "begin-address" => AccountAction::BeginAddress,
+        "confirm-address" => AccountAction::ConfirmAddress {
+            address: parameters.get("address").unwrap_or(""),
+        },
+        "begin-password" => AccountAction::BeginPassword,
         "begin-totp" => AccountAction::BeginTotp,
         "confirm-totp" => AccountAction::ConfirmTotp {
             code: parameters.get("code").unwrap_or(""),
@@ -123,6 +141,42 @@ fn shown(plane: &Plane, page: &AccountPage) -> Response {
             creation,
             refused,
         } => creation_page(plane, paths::ACCOUNT, flow, creation, refused.as_deref()),
+        AccountPage::ChangeAddress {
+            flow,
+            address,
+            refused,
+        } => {
+            let refused = refused.as_ref().map(|refused| sentence(refused));
+            let page = AddressPage {
+                site: plane.site(),
+                flow,
+                address,
+                message: refused.as_deref(),
+            };
+            pages::render(StatusCode::OK, &page)
+        }
+        AccountPage::ChangePassword {
+            flow,
+            username,
+            refused,
+        } => {
+            let refused = refused.as_ref().map(|refused| sentence(refused));
+            let page = NewPasswordPage {
+                site: plane.site(),
+                username,
+                action: paths::ACCOUNT,
+                proof: "flow",
+                value: flow,
+                message: refused.as_deref(),
+            };
+            pages::render(StatusCode::OK, &page)
+        }
+        AccountPage::PasswordChanged => {
+            let text = "You are logged out everywhere; log in with the new password.";
+            let mut response = message(plane, StatusCode::OK, "Your password is changed", text);
+            cookies::clear(response.headers_mut(), cookies::SESSION);
+            response
+        }
         AccountPage::RecoveryCodes(codes) => {
             let page = RecoveryCodesPage {
                 site: plane.site(),
@@ -171,6 +225,9 @@ fn overview(plane: &Plane, view: &AccountView) -> Response {
         site: plane.site(),
         username: &view.username,
         flow: &view.flow,
+        email: view.email.clone(),
+        can_have_mail: view.can_have_mail,
+        has_password: view.has_password,
         sessions: view.sessions.iter().map(line).collect(),
         second_factor: second_factor
             .map(|factor| (factor.added_at.to_string(), factor.recovery_codes_left)),

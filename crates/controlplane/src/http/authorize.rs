@@ -82,6 +82,7 @@ pub(super) fn login_page(plane: &Plane, prompt: &LoginPrompt) -> Response {
         offer_passkeys: true,
         connects: prompt.connects.as_deref(),
         elsewhere: buttons(plane),
+        can_reset: plane.provider.mail_is_carried(),
     };
     let mut response = pages::render_with_script(StatusCode::OK, &page);
     cookies::set(
@@ -242,6 +243,7 @@ pub(super) fn login_page_saying(plane: &Plane, typed: &Typed, shown: &Shown<'_>)
         offer_passkeys: shown.offer_passkeys,
         connects: form.as_ref().and_then(|form| form.connects.as_deref()),
         elsewhere: buttons(plane),
+        can_reset: plane.provider.mail_is_carried(),
     };
     pages::render_with_script(shown.status, &page)
 }

@@ -6,6 +6,7 @@ mod body;
 mod consent;
 mod cookies;
 mod device;
+mod mail;
 mod oauth;
 mod passkey;
 mod problem;
@@ -149,6 +150,7 @@ pub fn endpoints() -> Vec<Endpoint> {
         consent::endpoints(),
         passkey::endpoints(),
         upstream::endpoints(),
+        mail::endpoints(),
         own,
     ]
     .into_iter()

@@ -157,6 +157,12 @@ fn people() -> Vec<Entry> {
             user(),
         ),
         entry(
+            POST,
+            "/api/v1/users/{username}/verify-email",
+            "Say that the mail address of a user is theirs",
+            user(),
+        ),
+        entry(
             PUT,
             "/api/v1/users/{username}/password",
             "Set a password",
@@ -485,17 +491,17 @@ pub(super) fn schemas() -> Vec<(&'static str, Value)> {
         ),
         ("UserRow", object(user_fields())),
         ("User", {
-            let [a, b, c, d, e, f, g, h, i, j, k] = user_fields();
+            let [a, b, c, d, e, f, g, h, i, j, k, l] = user_fields();
             let all = [("all_groups", texts()), ("all_roles", texts())];
-            let [l, m] = all;
-            object([a, b, c, d, e, f, g, h, i, j, k, l, m])
+            let [m, n] = all;
+            object([a, b, c, d, e, f, g, h, i, j, k, l, m, n])
         }),
         ("UserProfile", some_of([], user_profile())),
         ("NewUser", {
-            let [a, b, c, d, e] = user_profile();
+            let [a, b, c, d, e, f] = user_profile();
             some_of(
                 [("username", text())],
-                [a, b, c, d, e, ("password", maybe_text())],
+                [a, b, c, d, e, f, ("password", maybe_text())],
             )
         }),
         (
@@ -628,12 +634,13 @@ fn registration_token() -> [(&'static str, Value); 5] {
     ]
 }
 
-fn user_fields() -> [(&'static str, Value); 11] {
+fn user_fields() -> [(&'static str, Value); 12] {
     [
         ("id", text()),
         ("username", text()),
         ("display_name", maybe(text())),
         ("email", maybe(text())),
+        ("email_verified", flag()),
         ("disabled", flag()),
         ("clearance", count()),
         ("groups", list(text())),
@@ -644,10 +651,11 @@ fn user_fields() -> [(&'static str, Value); 11] {
     ]
 }
 
-fn user_profile() -> [(&'static str, Value); 5] {
+fn user_profile() -> [(&'static str, Value); 6] {
     [
         ("display_name", maybe(text())),
         ("email", maybe(text())),
+        ("email_verified", maybe(flag())),
         ("clearance", count()),
         ("groups", list(text())),
         ("roles", list(text())),

@@ -30,7 +30,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use url::{Host, Url};
 
-use self::roots::Roots;
+pub use self::roots::{Failure as RootsFailure, Roots};
 
 /// Time for the whole exchange, looking up the name included.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(10);

@@ -21,10 +21,11 @@ const SYSTEM_FILES: [&str; 4] = [
 /// Largest file; those of systems have about 250 KB.
 const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 
-type Failure = Box<dyn Error + Send + Sync>;
+/// Why they cannot be used.
+pub type Failure = Box<dyn Error + Send + Sync>;
 
 /// The fleet's own authorities, and others.
-pub(super) struct Roots {
+pub struct Roots {
     identity: IdentitySource,
     made: Mutex<Option<Made>>,
 }
@@ -38,7 +39,8 @@ struct Made {
 }
 
 impl Roots {
-    pub(super) const fn new(identity: IdentitySource) -> Self {
+    /// Those of the fleet, and others.
+    pub const fn new(identity: IdentitySource) -> Self {
         Self {
             identity,
             made: Mutex::new(None),
@@ -46,7 +48,7 @@ impl Roots {
     }
 
     /// The client's side of TLS, made anew when the fleet's authorities or those given change.
-    pub(super) async fn config(&self, given: Option<&str>) -> Result<Arc<ClientConfig>, Failure> {
+    pub async fn config(&self, given: Option<&str>) -> Result<Arc<ClientConfig>, Failure> {
         let generation = self.identity.generation();
         if let Some(made) = &*self.made.lock().unwrap_or_else(PoisonError::into_inner)
             && made.generation == generation

@@ -54,6 +54,8 @@ pub struct LoginPage<'a> {
     pub connects: Option<&'a str>,
     /// Where else people may log in.
     pub elsewhere: Vec<Button>,
+    /// Whether a forgotten password can be changed with a letter.
+    pub can_reset: bool,
 }
 
 /// An identity provider elsewhere.
@@ -62,6 +64,62 @@ pub struct Button {
     pub name: String,
     /// What it is called.
     pub label: String,
+}
+
+/// The form for the name of whoever forgot a password.
+#[derive(Template)]
+#[template(path = "forgot_password.html")]
+pub struct ForgotPasswordPage<'a> {
+    /// Whose page it is.
+    pub site: Site<'a>,
+    /// Why it is shown again.
+    pub message: Option<&'a str>,
+}
+
+/// The form for a new password.
+#[derive(Template)]
+#[template(path = "new_password.html")]
+pub struct NewPasswordPage<'a> {
+    /// Whose page it is.
+    pub site: Site<'a>,
+    /// Whose password.
+    pub username: &'a str,
+    /// Where the form is sent.
+    pub action: &'a str,
+    /// Name of the hidden field that says who may do it.
+    pub proof: &'a str,
+    /// What is in that field.
+    pub value: &'a str,
+    /// Why it is shown again.
+    pub message: Option<&'a str>,
+}
+
+/// The question whether an address is the user's.
+#[derive(Template)]
+#[template(path = "verify_address.html")]
+pub struct VerifyAddressPage<'a> {
+    /// Whose page it is.
+    pub site: Site<'a>,
+    /// Whose account it is about.
+    pub username: &'a str,
+    /// The address.
+    pub address: &'a str,
+    /// The code of the link.
+    pub code: &'a str,
+}
+
+/// The form for another mail address.
+#[derive(Template)]
+#[template(path = "account_address.html")]
+pub struct AddressPage<'a> {
+    /// Whose page it is.
+    pub site: Site<'a>,
+    /// The sealed hidden field.
+    pub flow: &'a str,
+    /// What is there, or was typed.
+    pub address: &'a str,
+    /// Why it is shown again.
+    pub message: Option<&'a str>,
 }
 
 /// A heading and a sentence.
@@ -110,6 +168,12 @@ pub struct AccountOverviewPage<'a> {
     pub username: &'a str,
     /// The sealed hidden field.
     pub flow: &'a str,
+    /// Mail address, and whether it is verified.
+    pub email: Option<(String, bool)>,
+    /// Whether letters are sent.
+    pub can_have_mail: bool,
+    /// Whether they have a password.
+    pub has_password: bool,
     /// Where they are logged in.
     pub sessions: Vec<SessionLine>,
     /// Since when there is an authenticator, and how many recovery codes are left.
@@ -350,6 +414,7 @@ mod tests {
                 name: "\"><b>".to_owned(),
                 label: "<script>".to_owned(),
             }],
+            can_reset: true,
         };
         let html = page.render().unwrap();
         assert!(

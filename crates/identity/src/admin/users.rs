@@ -9,6 +9,7 @@ use crate::{
     Caller, Provider,
     change::{Change, until_settled},
     federation::Link,
+    mail::{LinkPurpose, MailedLink, check_mail_address},
     passkey::{Invitation, Passkey},
     records::{Holder, NameClaim, PasswordCredential, Provisioned, User},
     second_factor::SecondFactors,
@@ -34,6 +35,9 @@ pub struct UserProfile {
     pub display_name: Option<String>,
     /// Mail address.
     pub email: Option<String>,
+    /// Whether that address is theirs. If nothing is said, it is if it was; another address is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub email_verified: Option<bool>,
     /// Clearance, 0 to 100.
     pub clearance: i64,
     /// Groups.
@@ -45,7 +49,13 @@ pub struct UserProfile {
 impl UserProfile {
     pub(crate) fn check(&self) -> Result<(), AdminError> {
         check_text("display name", self.display_name.as_deref())?;
-        check_text("mail address", self.email.as_deref())?;
+        check_mail_address(self.email.as_deref())?;
+        if self.email_verified == Some(true) && self.email.is_none() {
+            return Err(AdminError::invalid(
+                "mail address",
+                "is missing, and said to be verified",
+            ));
+        }
         check_clearance(self.clearance)
     }
 
@@ -54,13 +64,15 @@ impl UserProfile {
         let Self {
             display_name,
             email,
+            email_verified,
             clearance,
             groups,
             roles,
         } = self;
+        let user = user.with_email(email);
         User {
             display_name,
-            email,
+            email_verified: email_verified.unwrap_or(user.email_verified),
             clearance,
             groups,
             roles,
@@ -134,6 +146,7 @@ impl Provider {
             username: username.clone(),
             display_name: None,
             email: None,
+            email_verified: false,
             disabled: false,
             clearance: 0,
             groups: Vec::new(),
@@ -249,7 +262,10 @@ impl Provider {
         };
         let mut change = change.put(Expected::Version(stored.version), &credential);
         if is_shut_out {
-            change = self.stage_end_of_consents(change, &after.id)?;
+            let link = MailedLink::key_of(LinkPurpose::ResetPassword, &after.id);
+            change = self
+                .stage_end_of_consents(change, &after.id)?
+                .delete::<MailedLink>(Expected::Any, &link);
         }
         Ok(self.stage_end_of_all(change, &after.id)?)
     }
@@ -271,6 +287,10 @@ impl Provider {
                 .change()
                 .put(Expected::Version(stored.version), &user)
                 .delete::<Invitation>(Expected::Any, id.as_str())
+                .delete::<MailedLink>(
+                    Expected::Any,
+                    &MailedLink::key_of(LinkPurpose::ResetPassword, id),
+                )
                 .report(report, caller);
             let change = self.exclude_logins(change, id)?;
             Ok(self.stage_end_of_all(change, id)?.commit()?.then_some(()))
@@ -320,6 +340,7 @@ impl Provider {
             let change = self
                 .change()
                 .put(Expected::Version(stored.version), &credential)
+                .write_of_new_password(&user, caller)
                 .report(report, caller);
             Ok::<_, AdminError>(self.stage_end_of_all(change, id)?.commit()?.then_some(()))
         })?;

@@ -75,6 +75,7 @@ impl Provider {
         let made = until_settled(|| {
             let user = User {
                 display_name: profile.display_name.clone(),
+                email_verified: profile.email.is_some(),
                 email: profile.email.clone(),
                 groups: self.groups_after(&[], profile)?,
                 ..self.blank_user(&username)
@@ -111,7 +112,10 @@ impl Provider {
             };
             if link.is_origin {
                 after.display_name = profile.display_name.clone().or(after.display_name);
-                after.email = profile.email.clone().or(after.email);
+                if let Some(email) = &profile.email {
+                    after.email = Some(email.clone());
+                    after.email_verified = true;
+                }
             }
             if after == stored.record {
                 return Ok(Some(after));

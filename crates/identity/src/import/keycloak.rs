@@ -112,6 +112,8 @@ struct User {
     #[serde(default)]
     email: Option<String>,
     #[serde(default)]
+    email_verified: bool,
+    #[serde(default)]
     enabled: bool,
     #[serde(default)]
     credentials: Vec<Credential>,
@@ -321,10 +323,12 @@ impl Reading {
         let names = [user.first_name, user.last_name];
         let name = names.into_iter().flatten().filter(|name| !name.is_empty());
         let name = name.collect::<Vec<_>>().join(" ");
+        let email = user.email.filter(|email| !email.is_empty());
         let mut imported = ImportUser {
             profile: UserProfile {
                 display_name: (!name.is_empty()).then_some(name),
-                email: user.email.filter(|email| !email.is_empty()),
+                email_verified: email.as_ref().map(|_| user.email_verified),
+                email,
                 clearance: 0,
                 groups,
                 roles: roles.into_iter().collect(),

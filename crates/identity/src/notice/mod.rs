@@ -11,7 +11,7 @@
 mod backchannel_logout;
 mod queue;
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use testudo_model::{
@@ -23,7 +23,11 @@ pub(crate) use self::queue::Queues;
 use crate::{
     Caller, Fault, Provider,
     change::{Change, Report, until_settled},
-    limits::{FIRST_NOTICE_PAUSE, MAX_NOTICE_PAUSE, MAX_NOTICES_UNDER_WAY, NOTICE_LIFETIME},
+    limits::{
+        FIRST_NOTICE_PAUSE, MAX_MAILS_PER_ADDRESS, MAX_MAILS_UNDER_WAY, MAX_NOTICE_PAUSE,
+        MAX_NOTICES_PER_RECEIVER, MAX_NOTICES_UNDER_WAY, NOTICE_LIFETIME,
+    },
+    mail::{Letter, letter_report, mail_key},
 };
 
 /// Something to tell, as it waits.
@@ -52,6 +56,22 @@ pub enum NoticeContent {
         /// The `sid` of its tokens.
         session: SessionId,
     },
+    /// To a mail address, about an account.
+    Mail {
+        /// The account.
+        user: UserId,
+        /// The address.
+        address: String,
+        /// What about it.
+        letter: Letter,
+    },
+    /// To ourselves, that somebody has forgotten a password: who that is, is found out when nobody waits for it.
+    ForgottenPassword {
+        /// What was typed.
+        typed: String,
+        /// From where.
+        source: Option<IpAddr>,
+    },
 }
 
 /// Who is told.
@@ -59,6 +79,46 @@ pub enum NoticeContent {
 pub enum Receiver {
     /// A client.
     Client(ClientName),
+    /// Whoever has a mail address.
+    Mailbox(String),
+    /// This provider.
+    Ourselves,
+}
+
+/// How notices are carried. One way never holds up another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lane {
+    /// With requests.
+    Http,
+    /// With letters.
+    Mail,
+}
+
+impl Lane {
+    /// Notices that are carried at the same time.
+    const fn width(self) -> usize {
+        match self {
+            Self::Http => MAX_NOTICES_UNDER_WAY,
+            Self::Mail => MAX_MAILS_UNDER_WAY,
+        }
+    }
+}
+
+impl Receiver {
+    const fn lane(&self) -> Lane {
+        match self {
+            Self::Client(_) => Lane::Http,
+            Self::Mailbox(_) | Self::Ourselves => Lane::Mail,
+        }
+    }
+
+    /// Notices that may wait for it.
+    const fn patience(&self) -> usize {
+        match self {
+            Self::Client(_) | Self::Ourselves => MAX_NOTICES_PER_RECEIVER,
+            Self::Mailbox(_) => MAX_MAILS_PER_ADDRESS,
+        }
+    }
 }
 
 impl Notice {
@@ -68,11 +128,13 @@ impl Notice {
             NoticeContent::BackchannelLogout { client_id, .. } => {
                 Receiver::Client(client_id.clone())
             }
+            NoticeContent::Mail { address, .. } => Receiver::Mailbox(mail_key(address)),
+            NoticeContent::ForgottenPassword { .. } => Receiver::Ourselves,
         }
     }
 
     /// The event of telling it.
-    fn report(&self) -> Report {
+    pub(crate) fn report(&self) -> Report {
         match &self.content {
             NoticeContent::BackchannelLogout {
                 client_id,
@@ -84,6 +146,12 @@ impl Notice {
                 .session(session)
                 .target(client_id.as_str())
                 .detail("notice", self.id.as_str()),
+            NoticeContent::Mail { user, letter, .. } => {
+                letter_report(user, letter).detail("notice", self.id.as_str())
+            }
+            NoticeContent::ForgottenPassword { .. } => {
+                Report::new(EventClass::Authentication, "password.forgotten")
+            }
         }
     }
 }
@@ -123,6 +191,10 @@ pub enum Delivery {
     Answered(u16),
     /// It could not be reached, did not answer, or must not be asked; why.
     Failed(String),
+    /// It says that it will not take it later either; how it says so.
+    Refused(String),
+    /// The letter was taken.
+    Taken,
 }
 
 /// What an attempt comes to.
@@ -131,7 +203,7 @@ enum Verdict {
     Taken,
     /// The receiver does not want it, and will not want it later: 400 says so in all protocols that notices are told with
     /// (OpenID Connect Back-Channel Logout section 2.8, RFC 8935 section 2.4).
-    Refused,
+    Refused(String),
     /// Somebody in between may have answered, or nobody has.
     Again(String),
 }
@@ -139,8 +211,11 @@ enum Verdict {
 impl Delivery {
     fn verdict(&self) -> Verdict {
         match self {
-            Self::Answered(200..=299) => Verdict::Taken,
-            Self::Answered(400) => Verdict::Refused,
+            Self::Answered(200..=299) | Self::Taken => Verdict::Taken,
+            Self::Answered(400) => {
+                Verdict::Refused("the receiver refuses it with status 400".to_owned())
+            }
+            Self::Refused(how) => Verdict::Refused(how.clone()),
             Self::Answered(status) => Verdict::Again(format!("it answered with status {status}")),
             Self::Failed(why) => Verdict::Again(why.clone()),
         }
@@ -154,23 +229,37 @@ impl Provider {
     /// # Errors
     /// The store fails.
     pub fn due_notices(&self) -> Result<Vec<DueNotice>, Fault> {
+        let due = self.due(Lane::Http, |notice| self.message_of(notice))?;
+        let due = due.into_iter();
+        Ok(due
+            .map(|(notice, message)| DueNotice { notice, message })
+            .collect())
+    }
+
+    /// What is to be sent now of one lane, as `prepare` makes it; it answers `None` once nothing is to be sent any more.
+    pub(crate) fn due<M>(
+        &self,
+        lane: Lane,
+        prepare: impl Fn(&Notice) -> Result<Option<M>, Fault>,
+    ) -> Result<Vec<(Notice, M)>, Fault> {
         self.notices
             .read(&self.tenant, self.clock.monotonic_nanos())?;
-        let mut due = Vec::new();
-        let free = MAX_NOTICES_UNDER_WAY.saturating_sub(self.notices.under_way());
+        let mut due: Vec<(Notice, M)> = Vec::new();
+        let free = lane.width().saturating_sub(self.notices.under_way(lane));
         for _ in 0..free {
-            let Some(notice) = self.notices.take(self.clock.monotonic_nanos()) else {
+            let now = self.clock.monotonic_nanos();
+            let Some(notice) = self.notices.take(lane, now) else {
                 break;
             };
-            match self.message_of(&notice) {
-                Ok(Some(message)) => due.push(DueNotice { notice, message }),
+            match self.prepared(&notice, &prepare) {
+                Ok(Some(message)) => due.push((notice, message)),
                 // It needs not be told any more.
                 Ok(None) => self.notices.done(&notice),
                 Err(fault) => {
                     let now = self.clock.monotonic_nanos();
                     self.notices.postpone(&notice, now);
-                    for other in &due {
-                        self.notices.give_back(&other.notice);
+                    for (other, _) in &due {
+                        self.notices.give_back(other);
                     }
                     return Err(fault);
                 }
@@ -179,10 +268,30 @@ impl Provider {
         Ok(due)
     }
 
+    fn prepared<M>(
+        &self,
+        notice: &Notice,
+        prepare: impl Fn(&Notice) -> Result<Option<M>, Fault>,
+    ) -> Result<Option<M>, Fault> {
+        if self.tenant.get::<Notice>(notice.id.as_str())?.is_none() {
+            return Ok(None);
+        }
+        if self.clock.now().since(notice.created_at) >= NOTICE_LIFETIME {
+            let report = notice.report().failed("it has not been taken in time");
+            self.discard(notice, report)?;
+            return Ok(None);
+        }
+        prepare(notice)
+    }
+
     /// Whether [`Provider::due_notices`] has any, as far as is known without asking the store.
     pub fn has_due_notice(&self) -> bool {
+        self.has_due(Lane::Http)
+    }
+
+    pub(crate) fn has_due(&self, lane: Lane) -> bool {
         let now = self.clock.monotonic_nanos();
-        self.notices.under_way() < MAX_NOTICES_UNDER_WAY && self.notices.has_ready(now)
+        self.notices.under_way(lane) < lane.width() && self.notices.has_ready(lane, now)
     }
 
     /// Takes note of what became of a notice: it is gone, or comes again after a pause.
@@ -190,14 +299,20 @@ impl Provider {
     /// # Errors
     /// The store fails; the notice comes again.
     pub fn settle_notice(&self, due: &DueNotice, delivery: &Delivery) -> Result<(), Fault> {
-        let DueNotice { notice, message } = due;
-        let report = notice.report().detail("uri", message.url.as_str());
+        let report = due.notice.report();
+        let report = report.detail("uri", due.message.url.as_str());
+        self.settle(&due.notice, report, delivery)
+    }
+
+    pub(crate) fn settle(
+        &self,
+        notice: &Notice,
+        report: Report,
+        delivery: &Delivery,
+    ) -> Result<(), Fault> {
         let settled = match delivery.verdict() {
             Verdict::Taken => self.discard(notice, report),
-            Verdict::Refused => self.discard(
-                notice,
-                report.failed("the receiver refuses it with status 400"),
-            ),
+            Verdict::Refused(how) => self.discard(notice, report.failed(&how)),
             Verdict::Again(why) => {
                 self.notices.postpone(notice, self.clock.monotonic_nanos());
                 return self.report(
@@ -213,17 +328,8 @@ impl Provider {
         settled
     }
 
-    /// What to send for `notice`; `None` if it is gone, or nobody is to be told any more.
+    /// The request that tells `notice`; `None` if nobody is to be told any more.
     fn message_of(&self, notice: &Notice) -> Result<Option<Message>, Fault> {
-        if self.tenant.get::<Notice>(notice.id.as_str())?.is_none() {
-            return Ok(None);
-        }
-        let age = self.clock.now().since(notice.created_at);
-        if age >= NOTICE_LIFETIME {
-            let report = notice.report().failed("it has not been taken in time");
-            self.discard(notice, report)?;
-            return Ok(None);
-        }
         let message = match &notice.content {
             NoticeContent::BackchannelLogout {
                 client_id,
@@ -231,6 +337,7 @@ impl Provider {
                 user,
                 session,
             } => self.logout_message(client_id, *client_created_at, user, session)?,
+            NoticeContent::Mail { .. } | NoticeContent::ForgottenPassword { .. } => None,
         };
         if message.is_none() {
             let report = notice.report().failed("the receiver is gone");
@@ -239,7 +346,7 @@ impl Provider {
         Ok(message)
     }
 
-    fn discard(&self, notice: &Notice, report: Report) -> Result<(), Fault> {
+    pub(crate) fn discard(&self, notice: &Notice, report: Report) -> Result<(), Fault> {
         until_settled(|| {
             let change = self
                 .change()

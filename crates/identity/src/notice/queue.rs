@@ -8,10 +8,10 @@ use std::{
 use testudo_model::NoticeId;
 use testudo_store::Tenant;
 
-use super::{Notice, Receiver, pause_after};
+use super::{Lane, Notice, Receiver, pause_after};
 use crate::{
     Fault,
-    limits::{MAX_NOTICES_PER_RECEIVER, MAX_PAGE, NOTICE_REREAD},
+    limits::{MAX_MAILS_WAITING, MAX_PAGE, NOTICE_REREAD},
 };
 
 /// The queues of all receivers.
@@ -38,6 +38,19 @@ struct Queue {
 impl Queue {
     fn is_ready(&self, now_nanos: u64) -> bool {
         !self.under_way && self.not_before_nanos <= now_nanos && !self.waiting.is_empty()
+    }
+}
+
+impl State {
+    fn of(&self, lane: Lane) -> impl Iterator<Item = &Queue> {
+        let queues = self.queues.iter();
+        queues
+            .filter(move |(receiver, _)| receiver.lane() == lane)
+            .map(|(_, queue)| queue)
+    }
+
+    fn waiting(&self, lane: Lane) -> usize {
+        self.of(lane).map(|queue| queue.waiting.len()).sum()
     }
 }
 
@@ -81,33 +94,41 @@ impl Queues {
         let state = self.lock();
         let waiting = state.queues.get(receiver);
         let waiting = waiting.map_or(0, |queue| queue.waiting.len());
-        waiting + about_to_be_stored < MAX_NOTICES_PER_RECEIVER
+        let is_mailbox = |receiver: &Receiver| matches!(receiver, Receiver::Mailbox(_));
+        // There may be as many mailboxes as there are users.
+        let queues = state.queues.iter();
+        let letters = queues.filter(|(receiver, _)| is_mailbox(receiver));
+        let letters: usize = letters.map(|(_, queue)| queue.waiting.len()).sum();
+        let is_full = is_mailbox(receiver) && letters + about_to_be_stored >= MAX_MAILS_WAITING;
+        waiting + about_to_be_stored < receiver.patience() && !is_full
+    }
+
+    /// How many wait, those that are being sent among them.
+    pub(crate) fn waiting(&self, lane: Lane) -> usize {
+        self.lock().waiting(lane)
     }
 
     /// How many are being sent.
-    pub(super) fn under_way(&self) -> usize {
+    pub(super) fn under_way(&self, lane: Lane) -> usize {
         let state = self.lock();
-        state
-            .queues
-            .values()
-            .filter(|queue| queue.under_way)
-            .count()
+        state.of(lane).filter(|queue| queue.under_way).count()
     }
 
     /// Whether [`Queues::take`] has one, or the store should be read.
-    pub(super) fn has_ready(&self, now_nanos: u64) -> bool {
+    pub(super) fn has_ready(&self, lane: Lane, now_nanos: u64) -> bool {
         let state = self.lock();
-        !is_fresh(&state, now_nanos) || state.queues.values().any(|queue| queue.is_ready(now_nanos))
+        !is_fresh(&state, now_nanos) || state.of(lane).any(|queue| queue.is_ready(now_nanos))
     }
 
     /// The oldest notice of the receivers of whom none is being sent and who have no pause; from now on it is being sent.
-    pub(super) fn take(&self, now_nanos: u64) -> Option<Notice> {
+    pub(super) fn take(&self, lane: Lane, now_nanos: u64) -> Option<Notice> {
         let mut state = self.lock();
         let ready = state
             .queues
-            .values_mut()
-            .filter(|queue| queue.is_ready(now_nanos));
+            .iter_mut()
+            .filter(|(receiver, queue)| receiver.lane() == lane && queue.is_ready(now_nanos));
         let oldest = ready
+            .map(|(_, queue)| queue)
             .filter_map(|queue| Some((queue.waiting.first_key_value()?.0.clone(), queue)))
             .min_by(|(one, _), (other, _)| one.cmp(other));
         let (id, queue) = oldest?;
@@ -116,7 +137,7 @@ impl Queues {
     }
 
     /// It needs not be sent again.
-    pub(super) fn done(&self, notice: &Notice) {
+    pub(crate) fn done(&self, notice: &Notice) {
         let mut state = self.lock();
         let receiver = notice.receiver();
         if let Some(queue) = state.queues.get_mut(&receiver) {

@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 use testudo_model::{GroupName, RoleName, Timestamp, UserId, Username};
 use testudo_store::Record;
 
+use crate::mail::mail_key;
+
 /// A person who can log in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct User {
@@ -13,8 +15,10 @@ pub struct User {
     pub username: Username,
     /// Name for people.
     pub display_name: Option<String>,
-    /// Mail address, not verified by us.
+    /// Mail address.
     pub email: Option<String>,
+    /// Whether that address is theirs: they have followed a link that was sent there, or an administrator says so.
+    pub email_verified: bool,
     /// Cannot log in, and nothing accepts their tokens.
     pub disabled: bool,
     /// Clearance, 0 to 100: an attribute for policies.
@@ -43,7 +47,23 @@ impl Record for User {
         let roles = self.roles.iter().map(|role| ("role", role.to_string()));
         let external = self.provisioned.external_id.iter();
         let external = external.map(|id| ("external_id", id.clone()));
-        groups.chain(roles).chain(external).collect()
+        let email = self.email.iter();
+        let email = email.map(|address| (Self::EMAIL_INDEX, mail_key(address)));
+        groups.chain(roles).chain(external).chain(email).collect()
+    }
+}
+
+impl User {
+    /// Users by mail address, as `mail_key` makes it.
+    pub(crate) const EMAIL_INDEX: &'static str = "email";
+
+    /// The user with this address. Another one than before is not verified.
+    pub(crate) fn with_email(self, email: Option<String>) -> Self {
+        Self {
+            email_verified: self.email_verified && email == self.email,
+            email,
+            ..self
+        }
     }
 }
 

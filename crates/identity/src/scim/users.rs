@@ -201,6 +201,10 @@ impl Provider {
             ..same
         };
         let change = self.stage_user(self.change(), stored, &after, password)?;
+        let change = match keeps_password {
+            true => change,
+            false => change.write_of_new_password(before, &by.caller),
+        };
         let change = self.report_scim_user(change, before, &after, !keeps_password, by);
         Ok(change.commit()?.then_some(()))
     }
@@ -370,10 +374,9 @@ impl Draft {
         User {
             username: self.username.clone(),
             display_name: self.display_name.clone(),
-            email: self.email.clone(),
             disabled: !self.is_active,
             provisioned: self.provisioned.clone(),
-            ..user
+            ..user.with_email(self.email.clone())
         }
     }
 }

@@ -87,19 +87,19 @@ fn half(house: &House) -> Half {
 }
 
 /// A login with the password alone: the session cookie.
-fn logged_in(house: &House) -> String {
+pub fn logged_in(house: &House) -> String {
     let logged_in = house.login_through(&claimed_request(&[]));
     logged_in.session_cookie.expose().clone()
 }
 
-fn overview(house: &House, cookie: &str) -> AccountView {
+pub fn overview(house: &House, cookie: &str) -> AccountView {
     match house.provider.account_page(Some(cookie), None).unwrap() {
         AccountPage::Overview(view) => *view,
         other => panic!("{other:?}"),
     }
 }
 
-fn act(
+pub fn act(
     house: &House,
     cookie: &str,
     flow: &str,

@@ -15,7 +15,7 @@ use super::{
         OutboundSection,
     },
     files::{FileError, Files},
-    identity_providers,
+    identity_providers, mail,
     network::Network,
     passkeys, people, ports,
     problem::{Problems, nearest},
@@ -102,6 +102,7 @@ pub(super) fn check(file: &FleetFile, tree: Cursor<'_>, context: &mut Context<'_
         outbound: outbound(&file.outbound, tree.key("outbound"), context),
         registration: registration::check(file, tree.key("registration"), context.problems),
         passkeys: passkeys::check(&file.passkeys, tree.key("passkeys"), context),
+        mail: mail::check(file, tree.key("mail"), context),
     }
 }
 

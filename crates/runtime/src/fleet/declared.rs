@@ -66,6 +66,40 @@ pub struct Fleet {
     pub registration: Option<RegistrationSection>,
     /// Which authenticators passkeys may be on.
     pub passkeys: PasskeyRules,
+    /// The server that takes mail to users, if there is one.
+    pub mail: Option<MailServer>,
+}
+
+/// The SMTP server that takes mail to users.
+#[derive(Debug, Clone)]
+pub struct MailServer {
+    /// Host name or address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// What a connection must be.
+    pub security: MailSecurity,
+    /// Name and password to log in with.
+    pub credentials: Option<(String, Redacted<String>)>,
+    /// Address that mail comes from.
+    pub from: String,
+    /// Name of the sender.
+    pub from_name: String,
+    /// The certificate authorities to trust, PEM; if none, the system's.
+    pub ca_pem: Option<String>,
+}
+
+/// What a connection to a mail server must be before anything is sent on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum MailSecurity {
+    /// TLS after the command STARTTLS (RFC 3207). A server that does not offer it gets no mail.
+    #[default]
+    StartTls,
+    /// TLS from the beginning (RFC 8314).
+    Tls,
+    /// In the clear: to this machine alone.
+    None,
 }
 
 /// A tenant that is to be there.
@@ -181,6 +215,8 @@ pub struct SeedUser {
     pub name: Option<String>,
     /// Mail address.
     pub email: Option<String>,
+    /// Whether that address is known to be theirs.
+    pub email_verified: Option<bool>,
     /// Groups.
     pub groups: Vec<GroupName>,
     /// Roles.

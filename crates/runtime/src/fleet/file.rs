@@ -11,7 +11,7 @@ use testudo_model::{
 };
 
 use super::{
-    Attestation, GrantType, SignatureAlgorithm, TlsMinimum,
+    Attestation, GrantType, MailSecurity, SignatureAlgorithm, TlsMinimum,
     host::HostName,
     identity_providers::IdentityProviderSection,
     network::{ListenAddress, Network},
@@ -85,6 +85,10 @@ pub struct FleetFile {
     /// Which authenticators passkeys may be on.
     #[serde(default)]
     pub passkeys: PasskeySection,
+    /// How the server sends mail to users: links that verify addresses and reset passwords, and news of their accounts.
+    /// Without this section it sends none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mail: Option<MailSection>,
 }
 
 /// A tenant.
@@ -352,9 +356,12 @@ pub struct UserSection {
     /// Display name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Mail address.
+    /// Mail address. It is this one again with each start, whatever the user has changed it to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub email: Option<String>,
+    /// Whether that address is known to be theirs. If absent, users show it by following a link that is sent there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub email_verified: Option<bool>,
     /// Groups.
     pub groups: Vec<GroupName>,
     /// Roles.
@@ -665,6 +672,35 @@ pub struct PasskeySection {
     /// fleet file. If absent, authenticators are believed about themselves.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub roots_file: Option<String>,
+}
+
+/// The SMTP server that takes mail to users.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MailSection {
+    /// Host name or address of the server; its certificate must have it.
+    pub server: HostName,
+    /// Its port. If absent, 587 with `starttls`, 465 with `tls` and 25 with `none`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// `starttls`: the connection must become TLS before anything is sent. `tls`: it is TLS from the beginning. `none`: in the
+    /// clear, only to a server on this machine.
+    #[serde(default)]
+    pub security: MailSecurity,
+    /// Name to log in with at the server. If absent, it is used without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    /// The password that belongs to it, by reference.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<SecretReference>,
+    /// Address that mail comes from.
+    pub from: String,
+    /// Name of the sender. If absent, the trust domain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from_name: Option<String>,
+    /// PEM file with the certificate authorities to trust, relative to the fleet file. If absent, those of the system.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<String>,
 }
 
 fn localhost() -> Vec<HostName> {

@@ -13,6 +13,7 @@ mod files;
 mod host;
 mod identity_providers;
 mod layers;
+mod mail;
 mod network;
 mod origins;
 mod passkeys;
@@ -41,17 +42,14 @@ use serde::{Deserialize, Serialize};
 use testudo_model::limits;
 
 pub use declared::{
-    Attestation, ExternalWorkload, Fleet, GrantType, Listen, Observability, OutboundRules,
-    PasskeyRules, RunCommand, SeedAuthentication, SeedClient, SeedCredential, SeedServiceAccount,
-    SeedUser, SidecarListen, SignatureAlgorithm, Tenant, TlsMinimum, TrustedIdentity,
-    TrustedIssuer, TrustedKeys,
+    Attestation, ExternalWorkload, Fleet, GrantType, Listen, MailSecurity, MailServer, Observability, OutboundRules, PasskeyRules, RunCommand, SeedAuthentication, SeedClient, SeedCredential, SeedServiceAccount, SeedUser, SidecarListen, SignatureAlgorithm, Tenant, TlsMinimum, TrustedIdentity, TrustedIssuer, TrustedKeys,
 };
 pub use file::{
     ClientKind, ClientSection, ConnectionsSection, ConsentRule, DataSection,
     ExternalWorkloadSection, FleetFile, GatewaySection, IpSection, LimitSection, ListenSection,
-    ObservabilitySection, OutboundSection, PasskeySection, PolicySection, RedirectKind,
-    RegistrationAuthMethod, RegistrationSection, RouteSection, RunSection, ServiceAccountSection,
-    ServiceSection, SidecarSection, TrustedIssuerSection, UserSection,
+    MailSection, ObservabilitySection, OutboundSection, PasskeySection, PolicySection,
+    RedirectKind, RegistrationAuthMethod, RegistrationSection, RouteSection, RunSection,
+    ServiceAccountSection, ServiceSection, SidecarSection, TrustedIssuerSection, UserSection,
 };
 pub use host::HostName;
 pub use identity_providers::{

@@ -41,6 +41,7 @@ pub(super) fn check(
         let UserSection {
             name,
             email,
+            email_verified,
             groups,
             roles,
             clearance,
@@ -61,6 +62,7 @@ pub(super) fn check(
             username: username.clone(),
             name: name.clone(),
             email: email.clone(),
+            email_verified: email_verified.filter(|_| email.is_some()),
             groups: groups.clone(),
             roles: roles.clone(),
             clearance: i64::from(*clearance),

@@ -27,6 +27,7 @@ pub async fn user(invocation: &Invocation, command: UserCommand) -> Outcome {
             username,
             display_name,
             email,
+            email_verified,
             groups,
             roles,
             no_password,
@@ -39,6 +40,7 @@ pub async fn user(invocation: &Invocation, command: UserCommand) -> Outcome {
                 "username": username,
                 "display_name": display_name,
                 "email": email,
+                "email_verified": email_verified,
                 "groups": groups,
                 "roles": roles,
                 "password": password.as_ref().map(Redacted::expose),
@@ -88,6 +90,12 @@ pub async fn user(invocation: &Invocation, command: UserCommand) -> Outcome {
             let path = format!("/api/v1/users/{}/reset-second-factor", segment(&username));
             let user: Value = connection.call("POST", &path, &json!({})).await?;
             let done = format!("{username} logs in with the password alone again");
+            Ok(invocation.output.done(&user, done)?)
+        }
+        UserCommand::VerifyEmail { username } => {
+            let path = format!("/api/v1/users/{}/verify-email", segment(&username));
+            let user: Value = connection.call("POST", &path, &json!({})).await?;
+            let done = format!("the mail address of {username} counts as theirs");
             Ok(invocation.output.done(&user, done)?)
         }
         UserCommand::Password { username } => {

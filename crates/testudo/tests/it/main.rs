@@ -41,6 +41,7 @@ mod link;
 mod login;
 mod logouts;
 mod machines;
+mod mail;
 mod moving_in;
 mod openapi;
 mod own_certificate;

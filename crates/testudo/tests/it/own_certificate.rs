@@ -58,10 +58,17 @@ impl Files {
     }
 }
 
-/// RFC 7468.
+/// RFC 7468: OpenSSL reads no longer lines.
 fn pem(label: &str, der: &[u8]) -> String {
     let text = STANDARD.encode(der);
-    format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n")
+    let lines: Vec<&str> = (0..text.len())
+        .step_by(64)
+        .map(|start| &text[start..text.len().min(start + 64)])
+        .collect();
+    format!(
+        "-----BEGIN {label}-----\n{}\n-----END {label}-----\n",
+        lines.join("\n")
+    )
 }
 
 /// Whether a new connection is one to who `trusted` knows, and carries a call.
