@@ -1,7 +1,9 @@
 //! Applying a fleet: everything is checked before anything changes.
 
 use serde_json::{Value, json};
-use testudo_identity::{GeneratedCredential, KnownIssuer, OutboxEntry, SeedError};
+use testudo_identity::{
+    BreachedListError, GeneratedCredential, KnownIssuer, OutboxEntry, SeedError,
+};
 use testudo_model::{
     event::{Actor, Detail, EventClass, Outcome},
     snapshot::Snapshot,
@@ -15,7 +17,10 @@ use crate::{
     api::Administrator,
     plane::{Note, Plane},
     proxies::PublishError,
-    seed::{attestation_policy, directory_of, identity_providers, seed_of, trusted_issuers},
+    seed::{
+        attestation_policy, directory_of, identity_providers, password_rules, seed_of,
+        trusted_issuers,
+    },
     start_settings::StartSettings,
     tenants::TenantError,
 };
@@ -39,6 +44,9 @@ pub enum ApplyError {
     /// Nobody can be trusted by these certificates.
     #[error("`passkeys.roots_file` cannot be used")]
     PasskeyRoots(#[from] X509Error),
+    /// Nobody can be told whether a password was stolen.
+    #[error("`passwords.breached_file` cannot be used")]
+    BreachedList(#[from] BreachedListError),
     /// Its people and clients cannot be stored.
     #[error("users, groups or clients cannot be stored")]
     Seed(#[from] SeedError),
@@ -107,6 +115,9 @@ pub fn apply(plane: &Plane, fleet: &Fleet, actor: &Actor) -> Result<Applied, App
         ..Default::default()
     };
     let attestation = attestation_policy(&fleet.passkeys)?;
+    let passwords = password_rules(&fleet.passwords)?;
+    // Also of those in the file.
+    plane.provider.demand_of_passwords(passwords.clone());
     let seeded = plane.provider.seed(&seed_of(fleet), &caller)?;
     let identities = FleetIdentities {
         services: fleet
@@ -137,6 +148,7 @@ pub fn apply(plane: &Plane, fleet: &Fleet, actor: &Actor) -> Result<Applied, App
     plane.provider.trust_identity_providers(elsewhere);
     for provider in plane.tenants.providers() {
         provider.demand_of_authenticators(attestation.clone());
+        provider.demand_of_passwords(passwords.clone());
         provider.carry_mail(fleet.mail.is_some());
     }
     Ok(Applied {
@@ -207,6 +219,7 @@ fn rehearsal(plane: &Plane, fleet: &Fleet) -> Result<Activated, ApplyError> {
         return Err(ApplyError::OtherDomain { given, known });
     }
     attestation_policy(&fleet.passkeys)?;
+    password_rules(&fleet.passwords)?;
     plane.provider.check_seed(&seed_of(fleet))?;
     known_issuers(fleet)?;
     Ok(plane

@@ -1,14 +1,14 @@
 //! The people and clients of a fleet file in the provider's terms, with what every fleet has.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use testudo_identity::{
-    AssuranceRule, AuthMethod, ClientKind, ClientLogout, ClientPolicy, ClientProfile,
-    ClientSigning, ConsentRule, ExternalWorkload, Fault, GrantType, GroupClaim, IdentityProvider,
-    IssuerIdentity, KeySource, NewPassword, NewSecret, NewUsers, Provider, RedirectKind,
-    RedirectUri, RegistrationPolicy, Seed, SeedClient, SeedServiceAccount, SeedUser,
-    ServiceAccountProfile, SignatureAlgorithm, TrustedIssuer, UpstreamAuthentication, UserProfile,
-    webauthn::AttestationPolicy,
+    AssuranceRule, AuthMethod, BreachedListError, BreachedPasswords, ClientKind, ClientLogout,
+    ClientPolicy, ClientProfile, ClientSigning, ConsentRule, ExternalWorkload, Fault, GrantType,
+    GroupClaim, IdentityProvider, IssuerIdentity, KeySource, NewPassword, NewSecret, NewUsers,
+    PasswordRules, Provider, RedirectKind, RedirectUri, RegistrationPolicy, Seed, SeedClient,
+    SeedServiceAccount, SeedUser, ServiceAccountProfile, SignatureAlgorithm, TrustedIssuer,
+    UpstreamAuthentication, UserProfile, webauthn::AttestationPolicy,
 };
 use testudo_model::{
     ClientName, GroupName, PolicyGroup, PolicyRole, Redacted, RoleName, Scope, TenantName,
@@ -27,6 +27,19 @@ use crate::{
 
 /// Where the command line waits for the browser: loopback, any port (RFC 8252 section 7.3).
 const CLI_REDIRECT: &str = "http://127.0.0.1/callback";
+
+/// Which passwords people may choose. It opens the list of stolen ones.
+///
+/// # Errors
+/// The list cannot be used.
+pub fn password_rules(rules: &fleet::PasswordRules) -> Result<PasswordRules, BreachedListError> {
+    let breached = rules.breached_file.as_deref();
+    let breached = breached.map(BreachedPasswords::open).transpose()?;
+    Ok(PasswordRules {
+        min_score: rules.min_score,
+        breached: breached.map(Arc::new),
+    })
+}
 
 /// What the provider shall hold for `fleet`.
 pub fn seed_of(fleet: &Fleet) -> Seed {

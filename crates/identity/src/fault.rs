@@ -20,6 +20,9 @@ pub enum Fault {
     /// A token could not be signed.
     #[error("a token could not be signed")]
     Sign(#[source] testudo_trust::JoseError),
+    /// It cannot be looked up whether a password was stolen.
+    #[error("the list of stolen passwords cannot be read")]
+    BreachedList(#[source] std::io::Error),
     /// The settings make no sense.
     #[error("the {setting} is not usable: {why}")]
     Setting {
@@ -42,7 +45,9 @@ impl Fault {
                     | StoreError::Encode { .. }
                     | StoreError::TooLarge { .. }
             ),
-            Self::Key { .. } | Self::Sign(_) | Self::Setting { .. } => false,
+            Self::Key { .. } | Self::Sign(_) | Self::BreachedList(_) | Self::Setting { .. } => {
+                false
+            }
         }
     }
 

@@ -41,6 +41,7 @@ mod notice;
 mod notification_uri;
 mod parameters;
 mod passkey;
+mod password;
 mod pkce;
 mod protocol;
 mod provider;
@@ -107,6 +108,7 @@ pub use passkey::{
     InvalidPasskeyId, InvitationAnswer, InvitationError, InvitationPage, NewInvitation,
     PasskeyCreation, PasskeyId, PasskeyLoginRequest, PasskeyRequest, PasskeyView,
 };
+pub use password::{BreachedListError, BreachedPasswords, PasswordRules};
 pub use protocol::{ErrorCode, OauthError};
 pub use provider::{Provider, Settings};
 pub use pushed::{PushError, PushedRequest};

@@ -16,6 +16,7 @@ use crate::{
     keys::KeyCache,
     limits::MAX_USED_PROOFS,
     notice::Queues,
+    password::PasswordRules,
     revocation::RevocationView,
     token::{ExchangePolicy, FailedProofs, UsedAssertions},
     trusted_issuer::TrustedIssuers,
@@ -61,6 +62,7 @@ pub struct Provider {
     /// None if the issuer is at an address, where browsers know no passkeys.
     pub(crate) relying_party: Option<RelyingParty>,
     pub(crate) mail_is_carried: AtomicBool,
+    pub(crate) password_rules: RwLock<Arc<PasswordRules>>,
     attestation_policy: RwLock<Arc<AttestationPolicy>>,
 }
 
@@ -103,6 +105,7 @@ impl Provider {
             device_budget: DeviceBudget::default(),
             relying_party,
             mail_is_carried: AtomicBool::new(false),
+            password_rules: RwLock::default(),
             attestation_policy: RwLock::default(),
         };
         provider.signing_keys()?;

@@ -420,7 +420,8 @@ impl<'a> Sowing<'a> {
     }
 
     fn new_user(&mut self, change: Change<'a>, seed: &SeedUser) -> Result<Change<'a>, AdminError> {
-        let (hash, generated) = seed.password.realise(&*self.provider.entropy)?;
+        let owner = seed.profile.owner(&seed.username);
+        let (hash, generated) = seed.password.realise(self.provider, owner)?;
         let blank = self.provider.blank_user(&seed.username);
         let user = User {
             disabled: seed.disabled,

@@ -7,10 +7,9 @@ use testudo_trust::{hash_password, is_password_hash};
 
 use super::AdminError;
 use crate::{
-    limits::{
-        MAX_CLIENT_SECRET_BYTES, MAX_CLIENT_SECRETS, MAX_PASSWORD_BYTES, MIN_CLIENT_SECRET_BYTES,
-        MIN_PASSWORD_CHARACTERS,
-    },
+    Provider,
+    limits::{MAX_CLIENT_SECRET_BYTES, MAX_CLIENT_SECRETS, MIN_CLIENT_SECRET_BYTES},
+    password::Owner,
     records::{ClientSecret, SecretCredential, SecretVerifier},
     secret::{self, StoredSecret},
 };
@@ -32,11 +31,13 @@ impl NewPassword {
     /// The hash to store, and the password if it was made here.
     ///
     /// # Errors
-    /// Too short, too long, or no hash of the right kind.
+    /// The password may not be chosen by `owner`, or it is no hash of the right kind.
     pub(crate) fn realise(
         &self,
-        entropy: &dyn Entropy,
+        provider: &Provider,
+        owner: Owner<'_>,
     ) -> Result<(Option<StoredSecret>, Option<Redacted<String>>), AdminError> {
+        let entropy = &*provider.entropy;
         let hashed =
             |password: &Redacted<String>| Some(StoredSecret::new(hash_password(password, entropy)));
         match self {
@@ -46,14 +47,7 @@ impl NewPassword {
                 Ok((hashed(&password), Some(password)))
             }
             Self::Given(password) => {
-                let text = password.expose();
-                if text.chars().count() < MIN_PASSWORD_CHARACTERS || text.len() > MAX_PASSWORD_BYTES
-                {
-                    let why = format!(
-                        "must have {MIN_PASSWORD_CHARACTERS} characters or more, and {MAX_PASSWORD_BYTES} bytes or less"
-                    );
-                    return Err(AdminError::invalid("password", why));
-                }
+                provider.check_password(password, owner)?;
                 Ok((hashed(password), None))
             }
             Self::Hash(hash) if is_password_hash(hash.expose()) => {

@@ -11,6 +11,7 @@ use crate::{
     federation::Link,
     mail::{LinkPurpose, MailedLink, check_mail_address},
     passkey::{Invitation, Passkey},
+    password::Owner,
     records::{Holder, NameClaim, PasswordCredential, Provisioned, User},
     second_factor::SecondFactors,
     secret::StoredSecret,
@@ -59,6 +60,15 @@ impl UserProfile {
         check_clearance(self.clearance)
     }
 
+    /// What of it a password of `username` must not be made of.
+    pub(crate) fn owner<'a>(&'a self, username: &'a Username) -> Owner<'a> {
+        Owner {
+            username: Some(username),
+            display_name: self.display_name.as_deref(),
+            email: self.email.as_deref(),
+        }
+    }
+
     /// `user` as this profile says.
     pub(crate) fn apply(self, user: User) -> User {
         let Self {
@@ -99,7 +109,10 @@ impl Provider {
     ) -> Result<Created<User>, AdminError> {
         profile.check()?;
         let (hash, generated) = match password {
-            Some(password) => password.realise(&*self.entropy)?,
+            Some(password) => {
+                let owner = profile.owner(username);
+                password.realise(self, owner)?
+            }
             None => (None, None),
         };
         let record = until_settled(|| {
@@ -325,7 +338,7 @@ impl Provider {
         password: &NewPassword,
         caller: &Caller,
     ) -> Result<Option<Redacted<String>>, AdminError> {
-        let (hash, generated) = password.realise(&*self.entropy)?;
+        let (hash, generated) = password.realise(self, Owner::of(&self.user(id)?.record))?;
         until_settled(|| {
             let user = self.user(id)?.record;
             let stored = self.load::<PasswordCredential>(named(id.as_str()), id.as_str())?;

@@ -17,6 +17,7 @@ use crate::{
     AdminError, Caller, Fault, NewPassword, Notice, NoticeContent, Provider,
     change::{Change, Report, until_settled},
     limits::{MAX_ACCOUNTS_OF_ADDRESS, MAX_TEXT_BYTES, RESET_LINK_LIFETIME},
+    password::Owner,
     records::{PasswordCredential, User},
     throttle::Attempt,
 };
@@ -214,8 +215,9 @@ impl Provider {
         password: &Redacted<String>,
         caller: &Caller,
     ) -> Result<(), ResetError> {
-        self.open_link(LinkPurpose::ResetPassword, code)?;
-        let (hash, _) = NewPassword::Given(password.clone()).realise(&*self.entropy)?;
+        let open = self.open_link(LinkPurpose::ResetPassword, code)?;
+        let owner = Owner::of(&open.user.record);
+        let (hash, _) = NewPassword::Given(password.clone()).realise(self, owner)?;
         until_settled(|| {
             let open = self.open_link(LinkPurpose::ResetPassword, code)?;
             let user = &open.user.record;

@@ -13,6 +13,7 @@ use crate::{
     admin::PasswordChange,
     change::{Change, until_settled},
     limits::MAX_MAIL_ADDRESSES,
+    password::Owner,
     records::{MailAddress, PersonName, Provisioned, User},
 };
 
@@ -252,7 +253,12 @@ impl Provider {
             Some(None) => Ok(PasswordChange::Remove),
             Some(Some(password)) => {
                 let password = NewPassword::Given(password.clone());
-                let (hash, _) = password.realise(&*self.entropy)?;
+                let owner = Owner {
+                    username: Some(&draft.username),
+                    display_name: draft.display_name.as_deref(),
+                    email: draft.email.as_deref(),
+                };
+                let (hash, _) = password.realise(self, owner)?;
                 Ok(hash.map_or(PasswordChange::Keep, PasswordChange::Set))
             }
         }

@@ -32,6 +32,7 @@ mod mail;
 mod notices;
 mod passkeys;
 mod password_reset;
+mod passwords;
 mod pushed;
 mod refresh;
 mod refresh_race;

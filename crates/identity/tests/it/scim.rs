@@ -63,7 +63,7 @@ fn get(house: &House, path: &str) -> Value {
 }
 
 /// Status and `scimType` of a refusal.
-fn refused(house: &House, method: ScimMethod, path: &str, body: Value) -> (u16, String) {
+pub fn refused(house: &House, method: ScimMethod, path: &str, body: Value) -> (u16, String) {
     let answer = ask(house, method, path, body);
     let body = answer.body.unwrap();
     assert_eq!(

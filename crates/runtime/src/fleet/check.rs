@@ -1,6 +1,6 @@
 //! From the sections to a [`Fleet`]: everything that can be wrong with a file whose values are all readable.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::PathBuf};
 
 use testudo_model::{
     IpLists, RateLimit, Redacted, limits,
@@ -8,11 +8,11 @@ use testudo_model::{
 };
 
 use super::{
-    Fleet, Listen, Observability, OutboundRules, SeedCredential,
+    Fleet, Listen, Observability, OutboundRules, PasswordRules, SeedCredential,
     document::{Cursor, DeclaredNames, Place},
     file::{
         FleetFile, GatewaySection, IpSection, LimitSection, ListenSection, ObservabilitySection,
-        OutboundSection,
+        OutboundSection, PasswordSection,
     },
     files::{FileError, Files},
     identity_providers, mail,
@@ -102,6 +102,7 @@ pub(super) fn check(file: &FleetFile, tree: Cursor<'_>, context: &mut Context<'_
         outbound: outbound(&file.outbound, tree.key("outbound"), context),
         registration: registration::check(file, tree.key("registration"), context.problems),
         passkeys: passkeys::check(&file.passkeys, tree.key("passkeys"), context),
+        passwords: passwords(&file.passwords, tree.key("passwords"), context.problems),
         mail: mail::check(file, tree.key("mail"), context),
     }
 }
@@ -315,6 +316,39 @@ fn observability(
         log_format: section.log_format,
         log_filter: section.log_filter.clone(),
         otlp_endpoint: section.otlp_endpoint.clone(),
+    }
+}
+
+fn passwords(
+    section: &PasswordSection,
+    at: Cursor<'_>,
+    problems: &mut Problems<'_>,
+) -> PasswordRules {
+    if section.min_score > 4 {
+        problems
+            .error(
+                "fleet.out_of_range",
+                at.key("min_score").place(),
+                format!("{} is more than there is", section.min_score),
+            )
+            .help("it goes from 0 to 4");
+    }
+    let breached_file = section.breached_file.as_ref().map(PathBuf::from);
+    if breached_file
+        .as_ref()
+        .is_some_and(|path| path.is_relative())
+    {
+        problems
+            .error(
+                "fleet.passwords",
+                at.key("breached_file").place(),
+                "this is not an absolute path",
+            )
+            .why("the server reads it from its own disk, whoever applies the fleet file from wherever");
+    }
+    PasswordRules {
+        min_score: section.min_score,
+        breached_file,
     }
 }
 

@@ -66,8 +66,19 @@ pub struct Fleet {
     pub registration: Option<RegistrationSection>,
     /// Which authenticators passkeys may be on.
     pub passkeys: PasskeyRules,
+    /// Which passwords people may choose.
+    pub passwords: PasswordRules,
     /// The server that takes mail to users, if there is one.
     pub mail: Option<MailServer>,
+}
+
+/// Which passwords people may choose.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PasswordRules {
+    /// The least estimate of zxcvbn, 0 to 4.
+    pub min_score: u8,
+    /// File with passwords that were stolen elsewhere, on the server's disk.
+    pub breached_file: Option<PathBuf>,
 }
 
 /// The SMTP server that takes mail to users.

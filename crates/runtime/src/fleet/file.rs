@@ -85,6 +85,9 @@ pub struct FleetFile {
     /// Which authenticators passkeys may be on.
     #[serde(default)]
     pub passkeys: PasskeySection,
+    /// Which passwords people may choose, beside long ones.
+    #[serde(default)]
+    pub passwords: PasswordSection,
     /// How the server sends mail to users: links that verify addresses and reset passwords, and news of their accounts.
     /// Without this section it sends none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -672,6 +675,29 @@ pub struct PasskeySection {
     /// fleet file. If absent, authenticators are believed about themselves.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub roots_file: Option<String>,
+}
+
+/// Which passwords people may choose, beside long ones. It is asked when a password is set; those that are there stay.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct PasswordSection {
+    /// How hard a password must be to guess, 0 to 4, as zxcvbn estimates it: with 3 it takes a hundred million guesses, with 4
+    /// ten billion. Who it is for counts too.
+    #[schemars(range(min = 0, max = 4))]
+    pub min_score: u8,
+    /// File with passwords that were stolen elsewhere, which nobody may choose: the list of Have I Been Pwned, ordered by hash, on
+    /// the server's disk. An absolute path; it is opened when the fleet is applied.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub breached_file: Option<String>,
+}
+
+impl Default for PasswordSection {
+    fn default() -> Self {
+        Self {
+            min_score: 3,
+            breached_file: None,
+        }
+    }
 }
 
 /// The SMTP server that takes mail to users.

@@ -42,14 +42,18 @@ use serde::{Deserialize, Serialize};
 use testudo_model::limits;
 
 pub use declared::{
-    Attestation, ExternalWorkload, Fleet, GrantType, Listen, MailSecurity, MailServer, Observability, OutboundRules, PasskeyRules, RunCommand, SeedAuthentication, SeedClient, SeedCredential, SeedServiceAccount, SeedUser, SidecarListen, SignatureAlgorithm, Tenant, TlsMinimum, TrustedIdentity, TrustedIssuer, TrustedKeys,
+    Attestation, ExternalWorkload, Fleet, GrantType, Listen, MailSecurity, MailServer,
+    Observability, OutboundRules, PasskeyRules, PasswordRules, RunCommand, SeedAuthentication,
+    SeedClient, SeedCredential, SeedServiceAccount, SeedUser, SidecarListen, SignatureAlgorithm,
+    Tenant, TlsMinimum, TrustedIdentity, TrustedIssuer, TrustedKeys,
 };
 pub use file::{
     ClientKind, ClientSection, ConnectionsSection, ConsentRule, DataSection,
     ExternalWorkloadSection, FleetFile, GatewaySection, IpSection, LimitSection, ListenSection,
-    MailSection, ObservabilitySection, OutboundSection, PasskeySection, PolicySection,
-    RedirectKind, RegistrationAuthMethod, RegistrationSection, RouteSection, RunSection,
-    ServiceAccountSection, ServiceSection, SidecarSection, TrustedIssuerSection, UserSection,
+    MailSection, ObservabilitySection, OutboundSection, PasskeySection, PasswordSection,
+    PolicySection, RedirectKind, RegistrationAuthMethod, RegistrationSection, RouteSection,
+    RunSection, ServiceAccountSection, ServiceSection, SidecarSection, TrustedIssuerSection,
+    UserSection,
 };
 pub use host::HostName;
 pub use identity_providers::{

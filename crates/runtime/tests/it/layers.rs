@@ -69,6 +69,7 @@ fn a_flag_wins_over_the_environment_and_that_over_the_file_and_that_over_the_def
     outbound.allow_networks = []  # default
     passkeys.allowed_aaguids = []  # default
     passkeys.attestation = "none"  # default
+    passwords.min_score = 3  # default
     policy.directory = "policies"  # default
     public_names = ["shop.example"]  # environment TESTUDO__PUBLIC_NAMES
     roles = []  # default

@@ -46,6 +46,7 @@ mod moving_in;
 mod openapi;
 mod own_certificate;
 mod passkeys;
+mod passwords;
 mod paths;
 mod possession;
 mod protocols;
