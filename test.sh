@@ -4,9 +4,10 @@
 #   ./test.sh        everything
 #   ./test.sh fast   without installing anything, and without the tests that need what would be installed
 #
-# Needs Rust (rustup). On a Debian-like system it installs nginx, Redis, Python, Node.js, Chromium, NSS' certutil, oathtool
-# and slowhttptest with apt, through sudo if it is not run by root; what is written in Python, JavaScript, Go and Rust goes to
-# .tools, in fixed versions, and so do Node.js and Go where they are too old. Elsewhere install those eight yourself.
+# Needs Rust (rustup). On a Debian-like system it installs nginx, Redis, Python, Node.js, Chromium, NSS' certutil, oathtool,
+# slowhttptest and OpenLDAP's slapd with its tools with apt, through sudo if it is not run by root; what is written in Python,
+# JavaScript, Go and Rust goes to .tools, in fixed versions, and so do Node.js and Go where they are too old. Elsewhere install
+# those nine yourself.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -164,6 +165,8 @@ install_system_packages() {
     command -v oathtool >/dev/null || missing+=(oathtool)
     command -v redis-server >/dev/null || missing+=(redis-server)
     command -v slowhttptest >/dev/null || missing+=(slowhttptest)
+    [[ -x /usr/sbin/slapd ]] || missing+=(slapd)
+    command -v ldapmodify >/dev/null || missing+=(ldap-utils)
     ((${#missing[@]})) || return 0
     if ! command -v apt-get >/dev/null; then
         printf 'install these and run this again: %s\n' "${missing[*]}" >&2

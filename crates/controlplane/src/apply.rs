@@ -19,7 +19,7 @@ use crate::{
     proxies::PublishError,
     seed::{
         attestation_policy, directory_of, identity_providers, password_rules, seed_of,
-        trusted_issuers,
+        trusted_issuers, user_directories,
     },
     start_settings::StartSettings,
     tenants::TenantError,
@@ -146,6 +146,8 @@ pub fn apply(plane: &Plane, fleet: &Fleet, actor: &Actor) -> Result<Applied, App
     plane.provider.trust_issuers(known_issuers(fleet)?);
     let elsewhere = identity_providers(fleet);
     plane.provider.trust_identity_providers(elsewhere);
+    plane.provider.trust_directories(user_directories(fleet));
+    plane.directories.declare(&fleet.directories);
     for provider in plane.tenants.providers() {
         provider.demand_of_authenticators(attestation.clone());
         provider.demand_of_passwords(passwords.clone());

@@ -6,12 +6,14 @@
 
 mod activation;
 mod connection;
+mod directories;
 mod exchange;
 #[cfg(test)]
 mod fixtures;
 mod gatekeeper;
 mod http;
 mod issuer_keys;
+mod ldap;
 mod mail;
 mod metrics;
 mod notices;

@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use crate::{
     activation::Activation,
     api::Administrator,
+    directories::Directories,
     exchange::ExchangeRules,
     gatekeeper::{Gatekeeper, NotDone},
     http::{Refusal, Workload},
@@ -90,6 +91,8 @@ pub struct Plane {
     pub started_with: Arc<OnceLock<StartSettings>>,
     /// Identity providers elsewhere, once requests outside can be made.
     pub upstreams: Arc<OnceLock<Upstreams>>,
+    /// Directories whose people may log in.
+    pub directories: Arc<Directories>,
     /// Where requests outside may go, as applied last.
     pub outbound_rules: watch::Sender<OutboundRules>,
     /// The server that takes mail, as applied last.
@@ -235,6 +238,7 @@ impl Plane {
             entropy,
             started_with: Arc::default(),
             upstreams: Arc::default(),
+            directories: Arc::default(),
             outbound_rules: watch::Sender::default(),
             mail_server: watch::Sender::default(),
             tenant,

@@ -8,7 +8,7 @@ use testudo_identity::{
     GroupClaim, IdentityProvider, IssuerIdentity, KeySource, NewPassword, NewSecret, NewUsers,
     PasswordRules, Provider, RedirectKind, RedirectUri, RegistrationPolicy, Seed, SeedClient,
     SeedServiceAccount, SeedUser, ServiceAccountProfile, SignatureAlgorithm, TrustedIssuer,
-    UpstreamAuthentication, UserProfile, webauthn::AttestationPolicy,
+    UpstreamAuthentication, UserDirectory, UserProfile, webauthn::AttestationPolicy,
 };
 use testudo_model::{
     ClientName, GroupName, PolicyGroup, PolicyRole, Redacted, RoleName, Scope, TenantName,
@@ -264,6 +264,20 @@ fn assurance(rule: &fleet::AssuranceSection) -> AssuranceRule {
         amr: rule.amr.clone(),
         class: rule.class.to_string(),
     }
+}
+
+/// The directories whose people may log in.
+pub fn user_directories(fleet: &Fleet) -> Vec<UserDirectory> {
+    let directory = |declared: &fleet::Directory| UserDirectory {
+        name: declared.name.clone(),
+        trusts_email: declared.section.trust_email,
+        groups: declared.section.groups.as_ref().map(|groups| {
+            let lower =
+                |(theirs, ours): (&String, &Vec<GroupName>)| (theirs.to_lowercase(), ours.clone());
+            groups.map.iter().map(lower).collect()
+        }),
+    };
+    fleet.directories.iter().map(directory).collect()
 }
 
 fn client(client: &fleet::SeedClient) -> SeedClient {

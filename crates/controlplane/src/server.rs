@@ -23,6 +23,7 @@ use tracing::{error, info};
 
 use crate::{
     apply::{ApplyError, apply},
+    directories,
     http::{bind_socket, public_router, serve_https, serve_socket, socket_router},
     issuer_keys,
     mail::{Post, PostOptions},
@@ -223,6 +224,10 @@ pub async fn start(options: ServerOptions, tasks: &Tasks) -> Result<Server, Star
     tasks.spawn(
         "issuer keys",
         issuer_keys::fetch(Arc::clone(&plane), outbound, drain.clone()),
+    );
+    tasks.spawn(
+        "directories",
+        directories::keep_up(Arc::clone(&plane), drain.clone()),
     );
     tasks.spawn("upkeep", keep_up(Arc::clone(&plane), own, drain.clone()));
     follow_store(&plane, drain, gate)?;

@@ -406,7 +406,7 @@ impl Provider {
             consents: self.consents_of(&session.user)?,
             passkeys: self.passkeys_of(&session.user)?,
             can_have_passkeys: self.relying_party.is_some(),
-            links: self.links_of(&session.user)?,
+            links: self.links_to_part_with(&session.user)?,
             can_part_with_links: self.can_part_with_links(session)?,
         })))
     }

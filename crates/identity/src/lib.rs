@@ -88,9 +88,10 @@ pub use discovery::paths;
 pub use dpop::{DpopError, ProofTarget};
 pub use fault::Fault;
 pub use federation::{
-    AssuranceRule, Connecting, GroupClaim, GroupMap, IdentityProvider, InvalidMetadata, LinkId,
-    LinkView, NewUsers, TokenCall, UpstreamAnswer, UpstreamAuthentication, UpstreamCaller,
-    UpstreamClaims, UpstreamError, UpstreamLogin, UpstreamMetadata,
+    AssuranceRule, Connecting, DirectoryEntry, DirectoryLogin, DirectoryUser, GroupClaim, GroupMap,
+    IdentityProvider, InvalidMetadata, LinkId, LinkView, LoginStep, NewUsers, TokenCall,
+    UpstreamAnswer, UpstreamAuthentication, UpstreamCaller, UpstreamClaims, UpstreamError,
+    UpstreamLogin, UpstreamMetadata, UserDirectory,
 };
 pub use introspection::{ActiveToken, IntrospectError, Introspection};
 pub use journal::{FleetOutbox, Journal, Outbox, OutboxEntry};

@@ -15,7 +15,7 @@ use crate::{
     claims::{
         ASSURANCE_ONE_FACTOR, ASSURANCE_PHISHING_RESISTANT, ASSURANCE_TWO_FACTORS, METHOD_PASSWORD,
     },
-    federation::{AcceptedVoucher, LinkError, LinkId, Voucher, link_report},
+    federation::{AcceptedVoucher, LinkError, LinkId, LoginStep, Voucher, link_report},
     flow::{Flow, Purpose},
     limits::MAX_PASSWORD_BYTES,
     passkey::{AcceptedPasskey, ShownPasskey},
@@ -230,7 +230,8 @@ impl Accepted {
 }
 
 impl Provider {
-    /// Logs a user in and answers the authorization request the form belongs to, or goes on to the page it was shown for.
+    /// Logs a user in and answers the authorization request the form belongs to, or goes on to the page it was shown for. Asks
+    /// no directory.
     ///
     /// # Errors
     /// See [`LoginError`]. After `WrongCredentials` and `Throttled` the same form may be sent again.
@@ -239,6 +240,23 @@ impl Provider {
         request: &LoginRequest<'_>,
         caller: &Caller,
     ) -> Result<LoggedIn, LoginError> {
+        match self.begin_login(request, caller)? {
+            LoginStep::LoggedIn(logged_in) => Ok(logged_in),
+            LoginStep::AskDirectories(asked) => {
+                Err(self.refuse_directory_login(&asked, "no directory was asked", caller))
+            }
+        }
+    }
+
+    /// The same, where directories may be asked about names that nobody has here, and about those that came from there.
+    ///
+    /// # Errors
+    /// As [`login`](Self::login).
+    pub fn begin_login(
+        &self,
+        request: &LoginRequest<'_>,
+        caller: &Caller,
+    ) -> Result<LoginStep, LoginError> {
         let flow = self.open_flow(request.flow, request.browser)?;
         let username = request
             .username
@@ -250,6 +268,20 @@ impl Provider {
         if let Err(retry_after) = self.begin_attempt(&attempt, caller)? {
             return Err(LoginError::Throttled { retry_after });
         }
+        let (flow, attempt) = match &username {
+            Some(username) if request.password.expose().len() <= MAX_PASSWORD_BYTES => {
+                let whose = self.whose(username)?;
+                match self.ask_directories(whose, flow, attempt, username) {
+                    Ok(asked) => {
+                        // As much work as for a name that somebody has here.
+                        dummy_verify(request.password);
+                        return Ok(LoginStep::AskDirectories(asked));
+                    }
+                    Err(back) => back,
+                }
+            }
+            _ => (flow, attempt),
+        };
         match self.prove(username.as_ref(), request.password)? {
             Ok(proven) if self.needs_passkey(&proven.user.id, flow.purpose.least_class())? => {
                 self.settle_forgiveness(&attempt)?;
@@ -264,6 +296,7 @@ impl Provider {
             Ok(proven) => {
                 let (session, means) = (request.session, Means::Password);
                 self.start_session(&flow, &proven, &attempt, session, means, caller)
+                    .map(LoginStep::LoggedIn)
             }
             Err(reason) => {
                 let target = username.as_ref().map_or("malformed name", Username::as_str);
@@ -274,7 +307,7 @@ impl Provider {
     }
 
     /// Whether the user has a passkey, and nothing else of theirs makes a login of this class.
-    fn needs_passkey(&self, user: &UserId, class: &str) -> Result<bool, Fault> {
+    pub(crate) fn needs_passkey(&self, user: &UserId, class: &str) -> Result<bool, Fault> {
         Ok(self.class_of_password(user)? < class && self.can_reach(user, class)?)
     }
 
@@ -348,6 +381,9 @@ impl Provider {
         }
         if user.disabled {
             return Ok(Err("user is disabled"));
+        }
+        if self.is_of_directory(&user.id)? {
+            return Ok(Err("user is of a directory that is not declared"));
         }
         let rehashed = needs_rehash(hash.expose())
             .then(|| StoredSecret::new(hash_password(password, &*self.entropy)));

@@ -1,6 +1,10 @@
 //! The endpoints a browser meets: authorization, login form, logout.
 
-use std::{fmt::Display, sync::Arc, time::Duration};
+use std::{
+    fmt::Display,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     extract::{Request, State},
@@ -9,12 +13,13 @@ use axum::{
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use testudo_identity::{
     Authorization, AuthorizeError, Caller, IdentityProvider, LoggedIn, LoginError, LoginPrompt,
-    LoginRequest, Logout, LogoutError, Provider, SecondFactorRequest, paths,
+    LoginRequest, LoginStep, Logout, LogoutError, Provider, SecondFactorRequest, paths,
 };
 use testudo_model::Redacted;
 
 use super::{Endpoint, Refusal, body::Form, cookies};
 use crate::{
+    directories::{self, Sender},
     pages::{self, Button, LoginCodePage, LoginPage, LogoutPage, MessagePage},
     plane::Plane,
 };
@@ -120,6 +125,11 @@ async fn login(State(plane): State<Arc<Plane>>, request: Request) -> Result<Resp
         username: field("username"),
     };
     let password = Redacted::new(field("password"));
+    let sender = Sender {
+        session: cookies::read(&form.headers, cookies::SESSION).map(str::to_owned),
+        caller: form.caller.clone(),
+    };
+    let (begun, typed_password) = (Instant::now(), password.clone());
     let outcome = plane
         .hashing(move |plane| {
             let request = LoginRequest {
@@ -129,9 +139,19 @@ async fn login(State(plane): State<Arc<Plane>>, request: Request) -> Result<Resp
                 username: form.parameters.get("username").unwrap_or(""),
                 password: &password,
             };
-            plane.provider.login(&request, &form.caller)
+            plane.provider.begin_login(&request, &form.caller)
         })
         .await?;
+    let outcome = match outcome {
+        Ok(LoginStep::LoggedIn(logged_in)) => Ok(logged_in),
+        Ok(LoginStep::AskDirectories(asked)) => {
+            directories::log_in(&plane, asked, &typed_password, sender).await?
+        }
+        Err(error) => Err(error),
+    };
+    if plane.directories.are_declared() && matches!(outcome, Err(LoginError::WrongCredentials)) {
+        wait_for_round_time(begun).await;
+    }
     match outcome {
         Ok(logged_in) => Ok(logged_in_answer(&logged_in)),
         Err(LoginError::Unavailable(fault)) => Err(Refusal::internal(&fault)),
@@ -153,6 +173,17 @@ async fn login(State(plane): State<Arc<Plane>>, request: Request) -> Result<Resp
             ))
         }
     }
+}
+
+/// A directory takes another time to say no than we do, and another one for a name it knows than for one it does not: every no
+/// comes at the end of such a step, whoever said it.
+const REFUSAL_STEP: Duration = Duration::from_millis(500);
+
+async fn wait_for_round_time(begun: Instant) {
+    let step = REFUSAL_STEP.as_nanos().max(1);
+    let rest = step - begun.elapsed().as_nanos() % step;
+    let rest = u64::try_from(rest).unwrap_or(0);
+    tokio::time::sleep(Duration::from_nanos(rest)).await;
 }
 
 /// `POST /login/code`.

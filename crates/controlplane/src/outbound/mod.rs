@@ -30,6 +30,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use url::{Host, Url};
 
+pub use self::roots::system as system_authorities;
 pub use self::roots::{Failure as RootsFailure, Roots};
 
 /// Time for the whole exchange, looking up the name included.

@@ -78,7 +78,9 @@ impl Roots {
 }
 
 /// The system's file, if it has one.
-fn system() -> io::Result<Vec<u8>> {
+///
+/// Errors: it cannot be read.
+pub fn system() -> io::Result<Vec<u8>> {
     let mut files = SYSTEM_FILES.iter().map(Path::new);
     let Some(path) = files.find(|path| path.exists()) else {
         return Ok(Vec::new());

@@ -97,7 +97,11 @@ impl Provider {
         link: &LinkId,
         caller: &Caller,
     ) -> Result<(), Fault> {
-        if self.can_part_with_links(session)? {
+        // A directory decides about the passwords of its people, with or without their leave.
+        let is_directory = self
+            .link(link)?
+            .is_some_and(|stored| stored.record.is_of_directory());
+        if !is_directory && self.can_part_with_links(session)? {
             let report = own_report("upstream.unlink", session);
             self.unlink(&session.user, link, Some(&session.id), report, caller)?;
         }

@@ -198,8 +198,11 @@ fn authenticated_at(
     answer: &UpstreamAnswer,
     now: Timestamp,
 ) -> Result<Timestamp, &'static str> {
+    let outgoing = &answer.outgoing;
+    let is_demanded = outgoing.errand.is_for_application();
+    let demanded = outgoing.max_age.filter(|_| is_demanded);
     let Some(auth_time) = auth_time else {
-        return match answer.outgoing.max_age {
+        return match demanded {
             Some(_) => Err("auth_time is missing, and was asked for by max_age"),
             None => Ok(now - SESSION_LIFETIME),
         };
@@ -208,8 +211,8 @@ fn authenticated_at(
     if at > now + UPSTREAM_CLOCK_SKEW {
         return Err("auth_time is in the future");
     }
-    if let Some(max_age) = answer.outgoing.max_age {
-        let earliest = answer.outgoing.begun_at - Duration::from_secs(max_age);
+    if let Some(max_age) = demanded {
+        let earliest = outgoing.begun_at - Duration::from_secs(max_age);
         if at + UPSTREAM_CLOCK_SKEW < earliest {
             return Err("the login there is older than what was asked for by max_age");
         }

@@ -73,6 +73,8 @@ pub(crate) struct Link {
     pub(crate) is_origin: bool,
     pub(crate) created_at: Timestamp,
     pub(crate) last_login_at: Option<Timestamp>,
+    /// Since when the authority knows them no more, and the account here is disabled for that.
+    pub(crate) gone_at: Option<Timestamp>,
 }
 
 impl Record for Link {
@@ -83,7 +85,10 @@ impl Record for Link {
     }
 
     fn indexes(&self) -> Vec<(&'static str, String)> {
-        vec![("user", self.user.to_string())]
+        vec![
+            ("user", self.user.to_string()),
+            ("authority", self.authority.clone()),
+        ]
     }
 }
 
@@ -123,6 +128,7 @@ impl Voucher {
             is_origin,
             created_at: now,
             last_login_at: None,
+            gone_at: None,
         }
     }
 
@@ -255,6 +261,19 @@ impl Provider {
         Ok(views)
     }
 
+    /// Those that the user may end: all but the one to the directory they came from.
+    pub(crate) fn links_to_part_with(&self, user: &UserId) -> Result<Vec<LinkView>, Fault> {
+        let directories: Vec<LinkId> = self
+            .stored_links(user)?
+            .into_iter()
+            .filter(|stored| stored.record.is_of_directory())
+            .map(|stored| stored.record.id)
+            .collect();
+        let mut links = self.links_of(user)?;
+        links.retain(|link| !directories.contains(&link.id));
+        Ok(links)
+    }
+
     pub(crate) fn stored_links(&self, user: &UserId) -> Result<Vec<Versioned<Link>>, Fault> {
         Ok(self.tenant.find::<Link>("user", user.as_str())?)
     }
@@ -360,6 +379,7 @@ impl Provider {
             is_origin: false,
             created_at: now,
             last_login_at: None,
+            gone_at: None,
         };
         until_settled(|| {
             let stored = self.user(user)?;

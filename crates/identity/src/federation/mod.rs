@@ -8,6 +8,7 @@
 
 mod account;
 mod answer;
+mod directory;
 mod id_token;
 mod link;
 mod login;
@@ -25,12 +26,14 @@ use testudo_model::{GroupName, Redacted};
 pub use self::{
     account::Connecting,
     answer::{TokenCall, UpstreamAnswer, UpstreamError},
+    directory::{DirectoryEntry, DirectoryLogin, DirectoryUser, LoginStep, UserDirectory},
     id_token::UpstreamClaims,
     link::{LinkId, LinkView},
     login::{UpstreamCaller, UpstreamLogin},
     metadata::{InvalidMetadata, UpstreamMetadata},
 };
 pub(crate) use self::{
+    directory::UserDirectories,
     link::{AcceptedVoucher, Link, LinkError, Voucher, link_report},
     profile::ForeignProfile,
 };

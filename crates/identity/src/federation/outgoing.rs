@@ -50,6 +50,12 @@ pub(super) enum Errand {
 }
 
 impl Errand {
+    /// Whether an application asked how old the login may be: then it is that, or none. Where we ask ourselves, the session says how
+    /// old it is.
+    pub(super) fn is_for_application(&self) -> bool {
+        matches!(self, Self::LogIn(flow) if flow.purpose.request().is_some())
+    }
+
     pub(super) fn browser(&self) -> &str {
         match self {
             Self::LogIn(flow) => &flow.browser,

@@ -15,6 +15,7 @@ mod authorization;
 mod codes;
 mod consent;
 mod device;
+mod directories;
 mod dpop;
 mod exchange;
 mod external;

@@ -8,7 +8,7 @@ use testudo_model::{
 };
 
 use super::{
-    Fleet, Listen, Observability, OutboundRules, PasswordRules, SeedCredential,
+    Fleet, Listen, Observability, OutboundRules, PasswordRules, SeedCredential, directories,
     document::{Cursor, DeclaredNames, Place},
     file::{
         FleetFile, GatewaySection, IpSection, LimitSection, ListenSection, ObservabilitySection,
@@ -73,6 +73,7 @@ pub(super) fn check(file: &FleetFile, tree: Cursor<'_>, context: &mut Context<'_
         service_accounts: directory.service_accounts,
         trusted_issuers: trusted_issuers::check(file, tree, context.problems),
         identity_providers: identity_providers::check(file, tree, context),
+        directories: directories::check(file, tree, context),
         clients: directory.clients,
         policies,
         policy_tests,

@@ -10,7 +10,7 @@ use testudo_model::{
     snapshot::{GatewayRules, PolicyFile, TransferRules},
 };
 
-use super::{ConsentRule, IdentityProvider, Network, RegistrationSection};
+use super::{ConsentRule, Directory, IdentityProvider, Network, RegistrationSection};
 use crate::LogFormat;
 
 /// A validated fleet file with the files it names.
@@ -40,6 +40,8 @@ pub struct Fleet {
     pub trusted_issuers: Vec<TrustedIssuer>,
     /// OpenID providers elsewhere where people may log in.
     pub identity_providers: Vec<IdentityProvider>,
+    /// LDAP directories whose people may log in.
+    pub directories: Vec<Directory>,
     /// OAuth clients, by name.
     pub clients: Vec<SeedClient>,
     /// `*.cedar` of the policy folder, in name order.

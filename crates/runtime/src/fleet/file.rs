@@ -12,6 +12,7 @@ use testudo_model::{
 
 use super::{
     Attestation, GrantType, MailSecurity, SignatureAlgorithm, TlsMinimum,
+    directories::DirectorySection,
     host::HostName,
     identity_providers::IdentityProviderSection,
     network::{ListenAddress, Network},
@@ -64,6 +65,9 @@ pub struct FleetFile {
     /// OpenID providers elsewhere where people may log in, by a name for them.
     #[serde(default)]
     pub identity_providers: BTreeMap<String, IdentityProviderSection>,
+    /// LDAP directories whose people may log in, by a name for them. It must not change: it is a part of who they are.
+    #[serde(default)]
+    pub directories: BTreeMap<String, DirectorySection>,
     /// OAuth clients, by client id. `testudo login` has a built-in one.
     #[serde(default)]
     pub clients: BTreeMap<ClientName, ClientSection>,

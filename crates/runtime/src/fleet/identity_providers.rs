@@ -151,7 +151,7 @@ pub(super) fn check(
                 .error(CODE, place, message)
                 .help("keep one of them");
         }
-        check_name(name, at, context.problems);
+        check_name(CODE, name, at, context.problems);
         check_texts(section, file.outbound.allow_http, at, context.problems);
         check_groups(section, at, context);
         check_assurance(section, at, context.problems);
@@ -164,11 +164,17 @@ pub(super) fn check(
     providers.collect()
 }
 
-fn check_name(name: &str, at: Cursor<'_>, problems: &mut Problems<'_>) {
+/// A name that is a part of addresses and of login names.
+pub(super) fn check_name(
+    code: &'static str,
+    name: &str,
+    at: Cursor<'_>,
+    problems: &mut Problems<'_>,
+) {
     let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     if !(1..=MAX_NAME_BYTES).contains(&name.len()) || !name.bytes().all(is_plain) {
         problems
-            .error(CODE, at.key_place(), format!("`{name}` cannot be its name"))
+            .error(code, at.key_place(), format!("`{name}` cannot be its name"))
             .why("it is a part of addresses and of login names")
             .help(format!(
                 "use 1 to {MAX_NAME_BYTES} characters of a-z, 0-9 and `-`"

@@ -7,12 +7,14 @@
 mod check;
 mod connections;
 mod declared;
+mod directories;
 mod document;
 mod file;
 mod files;
 mod host;
 mod identity_providers;
 mod layers;
+mod ldap_filter;
 mod mail;
 mod network;
 mod origins;
@@ -47,6 +49,7 @@ pub use declared::{
     SeedClient, SeedCredential, SeedServiceAccount, SeedUser, SidecarListen, SignatureAlgorithm,
     Tenant, TlsMinimum, TrustedIdentity, TrustedIssuer, TrustedKeys,
 };
+pub use directories::{Directory, DirectoryGroupsSection, DirectorySection, DirectorySecurity};
 pub use file::{
     ClientKind, ClientSection, ConnectionsSection, ConsentRule, DataSection,
     ExternalWorkloadSection, FleetFile, GatewaySection, IpSection, LimitSection, ListenSection,
@@ -61,6 +64,7 @@ pub use identity_providers::{
     UpstreamAuthMethod,
 };
 pub use layers::{Override, VARIABLE_PREFIX};
+pub use ldap_filter::{LdapFilter, Part as LdapPart, Template as LdapTemplate};
 pub use network::{ListenAddress, Network};
 pub use origins::{Origin, Origins, Setting};
 pub use problem::{Excerpt, FleetErrors, Location, Problem, Severity};

@@ -79,6 +79,10 @@ impl Period {
         Self(limits::DEFAULT_BODY_GRACE)
     }
 
+    pub(super) const fn seconds(seconds: u64) -> Self {
+        Self(Duration::from_secs(seconds))
+    }
+
     /// A route's deadline unless it says otherwise.
     pub(super) const fn default_timeout() -> Self {
         Self(limits::DEFAULT_REQUEST_TIMEOUT)

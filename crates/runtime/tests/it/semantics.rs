@@ -442,6 +442,75 @@ fn an_identity_provider_elsewhere_is_named_whole_and_gives_only_groups_there_are
 }
 
 #[test]
+fn a_directory_is_reached_safely_and_asked_about_one_person() {
+    let with = |text: &str| format!("[services]\n[groups]\nstaff = []\n{text}");
+    let good = "[directories.corp]\nurl = \"ldaps://ldap.corp.example\"\nbind_dn = \"cn=t,dc=c\"\n\
+                bind_password = { env = \"SECRET\" }\nbase = \"dc=c\"\nuser_filter = \"(uid={username})\"\n\
+                groups = { base = \"dc=g\", map = { a = [\"staff\"] } }\n";
+    let codes = |text: &str| {
+        let found = codes(&with(text));
+        let others = |code: &&&str| **code != "fleet.secret_unreadable";
+        found.iter().filter(others).copied().collect::<Vec<_>>()
+    };
+    assert_eq!(codes(good), [""; 0]);
+    for url in [
+        "ldap://ldap.corp.example",
+        "ldap://10.0.0.1:389",
+        "ldaps://[::1]:636",
+    ] {
+        assert_eq!(
+            codes(&good.replace("ldaps://ldap.corp.example", url)),
+            [""; 0],
+            "{url}"
+        );
+    }
+    let plain = |url: &str| {
+        good.replace(
+            "ldaps://ldap.corp.example\"",
+            &format!("{url}\"\nplain = true"),
+        )
+    };
+    assert_eq!(codes(&plain("ldap://127.0.0.1:389")), [""; 0]);
+    for url in [
+        "ldap://ldap.corp.example",
+        "ldaps://127.0.0.1",
+        "ldap://127.0.0.1.evil.example",
+    ] {
+        assert!(codes(&plain(url)).contains(&"fleet.directory"), "{url}");
+    }
+    for (from, to) in [
+        ("ldaps://ldap.corp.example", "http://ldap.corp.example"),
+        ("ldaps://ldap.corp.example", "ldaps://"),
+        ("ldaps://ldap.corp.example", "ldaps://a@b"),
+        (
+            "ldaps://ldap.corp.example",
+            "ldaps://ldap.corp.example/dc=x",
+        ),
+        ("ldaps://ldap.corp.example", "ldaps://ldap.corp.example:0"),
+        ("(uid={username})", "(uid=alice)"),
+        ("(uid={username})", "(member={dn})"),
+        ("(uid={username})", "uid={username}"),
+        ("cn=t,dc=c", " "),
+        (".corp]", ".Corp]"),
+        ("base = \"dc=c\"", "base = \"dc=c\"\nid_attribute = \"a b\""),
+        ("base = \"dc=g\"", "base = \"dc=g\", filter = \"(cn=x)\""),
+    ] {
+        let found = codes(&good.replace(from, to));
+        assert!(found.contains(&"fleet.directory"), "{to}: {found:?}");
+    }
+    for more in [
+        "timeout = \"1h\"",
+        "refresh = \"1ms\"",
+        "max_connections = 0",
+        "page_size = 0",
+    ] {
+        let found = codes(&good.replace("base = \"dc=c\"", &format!("base = \"dc=c\"\n{more}")));
+        assert!(found.contains(&"fleet.out_of_range"), "{more}: {found:?}");
+    }
+    assert!(codes(&good.replace("\"staff\"", "\"nobody\"")).contains(&"fleet.unknown_reference"));
+}
+
+#[test]
 fn limits_and_ranges_hold() {
     let route = |more: &str| {
         let routes = [("x", "GET /")];

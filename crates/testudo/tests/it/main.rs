@@ -27,6 +27,7 @@ mod cookbook;
 mod crash;
 mod databases;
 mod differential;
+mod directories;
 mod exhaustion;
 mod federation;
 mod fleet;

@@ -285,6 +285,24 @@ fn a_login_there_is_as_old_as_it_is() {
     town.assert_refused(ask("0", json!({ "auth_time": now - 31 })), old);
     let missing = "ID token: auth_time is missing, and was asked for by max_age";
     town.assert_refused(ask("600", json!({ "auth_time": null })), missing);
+    // The account page is shown to whoever is logged in, however long they are; to change something is another matter.
+    let AccountPage::Login(prompt) = town.house.provider.account_page(None, None).unwrap() else {
+        panic!("a login form");
+    };
+    let trip = town.set_out_from("corp", prompt);
+    assert_eq!(trip.asked["max_age"], "600");
+    let done = logged_in(town.come_back(&trip, json!({ "auth_time": null })));
+    let cookie = done.session_cookie.expose();
+    let view = town.account(cookie);
+    let (provider, caller) = (&town.house.provider, &town.house.caller);
+    let page = provider.change_account(
+        &view.flow,
+        AccountAction::BeginTotp,
+        Some(cookie),
+        None,
+        caller,
+    );
+    assert!(matches!(page, Ok(AccountPage::Login(_))), "{page:?}");
 }
 
 #[test]
