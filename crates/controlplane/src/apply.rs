@@ -198,7 +198,8 @@ fn declare_tenants(plane: &Plane, fleet: &Fleet, actor: &Actor) -> Result<(), Te
         let stored = match plane.tenants.get(name) {
             Ok(stored) => stored,
             Err(TenantError::Unknown(_)) => {
-                plane.create_tenant(name, &declared.display_name, &by)?;
+                let event = plane.tenant_event("tenant.create", name, &by);
+                plane.tenants.create(name, &declared.display_name, &event)?;
                 plane.tenants.get(name)?
             }
             Err(error) => return Err(error),
@@ -211,7 +212,8 @@ fn declare_tenants(plane: &Plane, fleet: &Fleet, actor: &Actor) -> Result<(), Te
             plane.tenants.change(stored, name, disabled, &event)?;
         }
     }
-    plane.tenants.furnish(&by.identity_caller())
+    let others = plane.tenants.others();
+    plane.tenants.furnish(&others, &by.identity_caller())
 }
 
 fn rehearsal(plane: &Plane, fleet: &Fleet) -> Result<Activated, ApplyError> {

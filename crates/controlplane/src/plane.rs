@@ -279,7 +279,9 @@ impl Plane {
     ) -> Result<TenantRecord, TenantError> {
         let event = self.tenant_event("tenant.create", name, by);
         let made = self.tenants.create(name, display_name, &event)?;
-        self.tenants.furnish(&by.identity_caller())?;
+        let provider = self.tenants.of(name).map(|open| Arc::clone(&open.provider));
+        let provider: Vec<_> = provider.into_iter().collect();
+        self.tenants.furnish(&provider, &by.identity_caller())?;
         Ok(made)
     }
 

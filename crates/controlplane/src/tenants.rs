@@ -195,11 +195,16 @@ impl Tenants {
 
     /// The providers of all that are served, the fleet's own first.
     pub fn providers(&self) -> Vec<Arc<Provider>> {
+        let mut all = vec![Arc::clone(&self.own)];
+        all.extend(self.others());
+        all
+    }
+
+    /// The same without the fleet's own.
+    pub fn others(&self) -> Vec<Arc<Provider>> {
         let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
         let others = open.values().map(|tenant| Arc::clone(&tenant.provider));
-        std::iter::once(Arc::clone(&self.own))
-            .chain(others)
-            .collect()
+        others.collect()
     }
 
     /// All there are, in the order in which they were made.
@@ -284,14 +289,14 @@ impl Tenants {
         Ok(record)
     }
 
-    /// Gives each tenant what the fleet gives all: the two roles for administration, the command line as a client, and the
-    /// rules of registration.
+    /// Gives `providers` what the fleet gives all tenants: the two roles for administration, the command line as a client, and
+    /// the rules of registration.
     ///
     /// # Errors
     /// See [`TenantError`].
-    pub fn furnish(&self, caller: &Caller) -> Result<(), TenantError> {
+    pub fn furnish(&self, providers: &[Arc<Provider>], caller: &Caller) -> Result<(), TenantError> {
         let seed = tenant_seed(&self.own)?;
-        for provider in self.providers().iter().skip(1) {
+        for provider in providers {
             provider.seed(&seed, caller)?;
         }
         Ok(())

@@ -30,6 +30,9 @@ const WELL_KNOWN: [&str; 2] = [
     "/.well-known/openid-configuration",
 ];
 
+/// Tenants whose routes are kept: they have about 150 KB, and making them takes some milliseconds.
+const MAX_MADE: usize = 100;
+
 /// Makes the routes of a tenant.
 type Make = dyn Fn(&Arc<Plane>) -> Router + Send + Sync;
 
@@ -63,6 +66,9 @@ impl TenantRoutes {
             && Arc::ptr_eq(known, &open)
         {
             return Some(router.clone());
+        }
+        if made.len() >= MAX_MADE {
+            made.clear();
         }
         let router = (self.make)(&Arc::new(self.plane.of_tenant(name, &open)));
         made.insert(name.clone(), (open, router.clone()));
