@@ -174,6 +174,8 @@ impl Tenants {
         provider.demand_of_authenticators((*self.own.attestation_policy()).clone());
         provider.demand_of_passwords((*self.own.password_rules()).clone());
         provider.carry_mail(self.own.mail_is_carried());
+        provider.demand_of_passwords((*self.own.password_rules()).clone());
+        provider.carry_mail(self.own.mail_is_carried());
         Ok(provider.exchanging(Arc::clone(&self.exchange)))
     }
 
