@@ -63,6 +63,7 @@ fn refusal(error: &ApplyError) -> Refusal {
     match error {
         ApplyError::OtherDomain { .. } => invalid(error.to_string()),
         ApplyError::PasskeyRoots(why) => invalid(format!("{error}: {why}")),
+        ApplyError::BreachedList(_) => invalid(with_causes(error)),
         ApplyError::Seed(refused @ (SeedError::Refused { .. } | SeedError::TooMany { .. })) => {
             invalid(with_causes(refused))
         }
