@@ -295,7 +295,7 @@ impl Shop {
         self.while_closed(|_, store| {
             let keys = store
                 .tenant(&TenantName::default_tenant())
-                .get::<IssuerKeys>("es256")
+                .get::<IssuerKeys>("ES256")
                 .unwrap()
                 .unwrap();
             SigningKey::from_pkcs8(&base64url::decode(&keys.record.current).unwrap()).unwrap()
@@ -350,6 +350,6 @@ impl Record for IssuerKeys {
     const COLLECTION: &'static str = "identity.signing_keys";
 
     fn key(&self) -> String {
-        "es256".to_owned()
+        "ES256".to_owned()
     }
 }
