@@ -6,6 +6,7 @@
 //! are not.
 
 use serde_json::{Map, Value, json};
+use testudo_trust::{ForeignKeySet, JwkSet};
 use url::Url;
 
 use super::{
@@ -464,7 +465,14 @@ fn key_set(told: &Told, method: AuthMethod) -> Result<Option<String>, Registrati
         let why = "is needed to prove who the client is";
         return Err(RegistrationError::metadata("jwks", why));
     }
-    Ok(jwks)
+    let must_sign = told.flag("require_signed_request_object")?;
+    Ok(jwks.filter(|jwks| !method.has_secret() || must_sign || !is_of_others(jwks)))
+}
+
+/// Whether a good key set has no key for ES256. What such keys sign is not read here: who has a secret need not register
+/// them, and is not told that they were (RFC 7591 section 3.2.1).
+fn is_of_others(jwks: &str) -> bool {
+    ForeignKeySet::parse(jwks).is_ok() && JwkSet::parse(jwks).is_err()
 }
 
 fn notification_uri(

@@ -9,7 +9,7 @@ use testudo_identity::{
     SeedClient, SeedError,
 };
 use testudo_model::{ClientName, event::Outcome};
-use testudo_trust::SigningKey;
+use testudo_trust::{RsaSigningKey, SigningKey};
 
 use crate::house::{House, VERIFIER, challenge, changed, form, native_profile, query};
 
@@ -669,4 +669,28 @@ fn a_file_does_not_take_over_what_manages_itself() {
             ..
         })
     ));
+}
+
+#[test]
+fn keys_that_nothing_is_verified_with_are_not_kept_and_never_prove_anything() {
+    let registry = Registry::open(policy());
+    let rsa = RsaSigningKey::generate().public_jwk();
+    let with = |changes: Value| registry.register(&registry.token(1), &changes);
+    let secret = json!({ "jwks": { "keys": [rsa] } });
+    let made = with(secret).unwrap();
+    assert!(made.get("jwks").is_none(), "{made}");
+    assert!(made["client_secret"].is_string());
+    for refused in [
+        json!({ "jwks": { "keys": [rsa] }, "token_endpoint_auth_method": "private_key_jwt" }),
+        json!({ "jwks": { "keys": [rsa] }, "require_signed_request_object": true }),
+        json!({ "jwks": { "keys": [{ "kty": "RSA", "n": "AQAB", "e": "AQAB" }] } }),
+        json!({ "jwks": { "keys": [] } }),
+        json!({ "jwks": "keys" }),
+    ] {
+        let answer = with(refused.clone());
+        assert!(
+            matches!(answer, Err(RegistrationError::Metadata { .. })),
+            "{refused}: {answer:?}"
+        );
+    }
 }
