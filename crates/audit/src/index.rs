@@ -130,7 +130,7 @@ impl Ledger {
     }
 
     /// The events made from `from` to `to`, or in the same second as either, that have `name` somewhere, in the order of the
-    /// ledger. A span of more than [`MAX_SPAN`] ends there.
+    /// ledger. A span of more than ten seconds ends there.
     ///
     /// An id says when what it stands for was made: that is how the event of the making is found, without an index of
     /// all that events name.
