@@ -101,6 +101,9 @@ pub trait Backend: Send + Sync + 'static {
     /// When the database cannot be written.
     fn begin(&self) -> Result<Box<dyn Writes + '_>, BackendError>;
 
+    /// Forgets whatever it remembers of what it has read: something did not open, and may be otherwise on the disk.
+    fn distrust(&self) {}
+
     /// Registers `listener` for all commits, those of other processes included.
     fn on_commit(&self, listener: CommitListener);
 

@@ -42,7 +42,7 @@ impl Core {
     }
 
     /// Reads. The keys may have moved on between taking them and reading: what does not open is read again
-    /// with the newest before it counts as damaged.
+    /// with the newest before it counts as damaged. What counts as damaged is not remembered.
     pub(crate) fn read<T>(
         &self,
         work: impl Fn(&dyn Reads, &Keys) -> Result<T, StoreError>,
@@ -51,6 +51,7 @@ impl Core {
         let reads = self.backend.reader()?;
         match work(&*reads, &keys) {
             Err(corrupt @ StoreError::Corrupt { source: None, .. }) => {
+                self.backend.distrust();
                 match self.keys.newer_than(&keys, &self.root_key, &*reads)? {
                     Some(newer) => work(&*reads, &newer),
                     None => Err(corrupt),

@@ -1,6 +1,6 @@
 //! What a writer does inside a write transaction of the database.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 use testudo_model::Timestamp;
@@ -95,6 +95,16 @@ pub(crate) struct Unit<'a> {
     core: &'a Core,
     writes: Box<dyn Writes + 'a>,
     keys: Arc<Keys>,
+    /// What was asked and written so far: nobody else writes meanwhile.
+    known: Known,
+}
+
+/// Numbers that the database need not be asked for again.
+#[derive(Default)]
+struct Known {
+    newest_change: Option<u64>,
+    /// The index that the next entry of a log gets.
+    log_ends: HashMap<Blind, u64>,
 }
 
 impl<'a> Unit<'a> {
@@ -107,7 +117,12 @@ impl<'a> Unit<'a> {
             .keys
             .newer_than(&keys, &core.root_key, &*writes)?
             .unwrap_or(keys);
-        Ok(Self { core, writes, keys })
+        Ok(Self {
+            core,
+            writes,
+            keys,
+            known: Known::default(),
+        })
     }
 
     /// Does all of `work` or nothing.
@@ -122,6 +137,7 @@ impl<'a> Unit<'a> {
             Err(error) if error.is_of_the_database() => Err(error),
             Err(error) => {
                 self.keys = keys;
+                self.known = Known::default();
                 self.writes.undo()?;
                 Err(error)
             }
@@ -135,8 +151,13 @@ impl<'a> Unit<'a> {
         Ok(())
     }
 
-    pub(crate) fn newest_change(&self) -> Result<u64, StoreError> {
-        Ok(self.writes.newest_change()?)
+    pub(crate) fn newest_change(&mut self) -> Result<u64, StoreError> {
+        let newest = match self.known.newest_change {
+            Some(newest) => newest,
+            None => self.writes.newest_change()?,
+        };
+        self.known.newest_change = Some(newest);
+        Ok(newest)
     }
 
     pub(crate) fn apply(&mut self, write: &Write) -> Result<Effect, StoreError> {
@@ -195,7 +216,10 @@ impl<'a> Unit<'a> {
             log,
             runs,
         } = append;
-        let first = self.writes.log_length(log)?;
+        let first = match self.known.log_ends.get(log) {
+            Some(end) => *end,
+            None => self.writes.log_length(log)?,
+        };
         let mut next = first;
         for Run { count, plain } in runs {
             let mut run = SealedRun {
@@ -209,6 +233,7 @@ impl<'a> Unit<'a> {
             self.writes.append_run(&run)?;
             next += count;
         }
+        self.known.log_ends.insert(*log, next);
         if next > first {
             self.change(
                 tenant,
@@ -327,7 +352,7 @@ impl<'a> Unit<'a> {
         collection: &str,
         operation: Operation,
     ) -> Result<u64, StoreError> {
-        let sequence = self.writes.newest_change()? + 1;
+        let sequence = self.newest_change()? + 1;
         let form = SealedForm {
             tenant: tenant.to_owned(),
             collection: collection.to_owned(),
@@ -344,6 +369,7 @@ impl<'a> Unit<'a> {
         };
         self.keys.seal(&*self.core.entropy, &mut change, &plain);
         self.writes.append_change(&change)?;
+        self.known.newest_change = Some(sequence);
         // Now and then is often enough.
         if sequence % 1_024 == 0 {
             self.writes

@@ -1,6 +1,7 @@
 //! The embedded backend: SQLite in write-ahead mode, every commit synced.
 
 mod open;
+mod recent;
 mod session;
 
 use std::{
@@ -16,10 +17,10 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode};
 
-use self::session::Session;
+use self::{recent::Recent, session::Session};
 use crate::{
     StoreError,
-    backend::{Backend, BackendError, CommitListener, Reads, Writes},
+    backend::{Backend, BackendError, Blind, CommitListener, Reads, Writes},
 };
 
 /// Connections that read at the same time; a further reader waits. Each costs a few file handles and its
@@ -42,6 +43,7 @@ pub struct SqliteOptions {
 pub struct Sqlite {
     writer: Mutex<Connection>,
     readers: Readers,
+    recent: Recent,
     listeners: Mutex<Vec<CommitListener>>,
     /// Last, so that the lock is given back after the connections are closed.
     _lock: File,
@@ -65,6 +67,7 @@ impl Sqlite {
         Ok(Self {
             writer: Mutex::new(writer),
             readers: Readers::new(file),
+            recent: Recent::default(),
             listeners: Mutex::new(Vec::new()),
             _lock: lock,
         })
@@ -81,7 +84,10 @@ impl Sqlite {
 
 impl Backend for Sqlite {
     fn reader(&self) -> Result<Box<dyn Reads + '_>, BackendError> {
-        Ok(Box::new(Session::new(self.readers.borrow()?)))
+        Ok(Box::new(Session::new(Reading {
+            recent: &self.recent,
+            connection: self.readers.borrow()?,
+        })))
     }
 
     fn begin(&self) -> Result<Box<dyn Writes + '_>, BackendError> {
@@ -90,7 +96,12 @@ impl Backend for Sqlite {
         Ok(Box::new(Session::new(Writing {
             sqlite: self,
             connection,
+            touched: Vec::new(),
         })))
+    }
+
+    fn distrust(&self) {
+        self.recent.forget_all();
     }
 
     fn on_commit(&self, listener: CommitListener) {
@@ -116,10 +127,35 @@ impl Backend for Sqlite {
     }
 }
 
+/// A connection that reads, and what need not be read.
+struct Reading<'a> {
+    recent: &'a Recent,
+    connection: MutexGuard<'a, Connection>,
+}
+
+impl Deref for Reading<'_> {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.connection
+    }
+}
+
 /// The writing connection inside a transaction.
 struct Writing<'a> {
     sqlite: &'a Sqlite,
     connection: MutexGuard<'a, Connection>,
+    /// What its commit changes: keys of records, and logs.
+    touched: Vec<Blind>,
+}
+
+impl Writing<'_> {
+    /// Those who append to one log come one after the other.
+    fn touch(&mut self, name: &Blind) {
+        if self.touched.last() != Some(name) {
+            self.touched.push(*name);
+        }
+    }
 }
 
 impl Deref for Writing<'_> {

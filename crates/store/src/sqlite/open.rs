@@ -22,6 +22,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The write-ahead file is cut back to this once it was copied.
 const WRITE_AHEAD_BYTES: i64 = 16 * 1024 * 1024;
 const STATEMENTS: usize = 64;
+/// Page cache of a connection that reads. Each commit empties it, so that it is for the pages of one question.
+const READER_CACHE_KIB: i64 = 256;
 
 /// Makes the folder if need be and holds its lock until the returned file is dropped.
 pub(super) fn lock_folder(folder: &Path) -> Result<File, StoreError> {
@@ -81,6 +83,7 @@ pub(super) fn open_writer(file: &Path, max_pages: Option<u32>) -> Result<Connect
 pub(super) fn open_reader(file: &Path) -> Result<Connection, BackendError> {
     let connection = connect(file)?;
     set(&connection, "query_only", 1)?;
+    set(&connection, "cache_size", -READER_CACHE_KIB)?;
     set(&connection, "wal_autocheckpoint", 0)?;
     Ok(connection)
 }

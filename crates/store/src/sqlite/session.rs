@@ -1,11 +1,14 @@
 //! The statements.
 
-use std::ops::Deref;
+use std::{mem, ops::Deref, sync::Arc};
 
 use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 use testudo_model::Timestamp;
 
-use super::Writing;
+use super::{
+    Reading, Writing,
+    recent::{Known, Recent},
+};
 use crate::backend::{
     BackendError, Blind, Reads, SealedChange, SealedItem, SealedRecord, SealedRun, WrappedKeyring,
     Writes,
@@ -14,7 +17,25 @@ use crate::backend::{
 /// A connection, lent for as long as the session lives.
 pub(super) struct Session<C>(C);
 
-impl<C: Deref<Target = Connection>> Session<C> {
+/// A connection that is lent.
+pub(super) trait Lent: Deref<Target = Connection> {
+    /// What need not be asked. A writer asks: it sees what it wrote and nobody else does yet.
+    fn recent(&self) -> Option<&Recent>;
+}
+
+impl Lent for Reading<'_> {
+    fn recent(&self) -> Option<&Recent> {
+        Some(self.recent)
+    }
+}
+
+impl Lent for Writing<'_> {
+    fn recent(&self) -> Option<&Recent> {
+        None
+    }
+}
+
+impl<C: Lent> Session<C> {
     pub(super) fn new(connection: C) -> Self {
         Self(connection)
     }
@@ -50,13 +71,40 @@ impl<C: Deref<Target = Connection>> Session<C> {
             .query_row(params, |row| row.get(0))?)
     }
 
+    /// The answer to a question about `name`: what is known, if `fits` takes that, or what `ask` says, which is then known as
+    /// what `known` makes of it.
+    fn answer<T>(
+        &self,
+        name: &Blind,
+        fits: impl Fn(Known) -> Option<T>,
+        ask: impl Fn() -> Result<T, BackendError>,
+        known: impl Fn(&T) -> Option<Known>,
+    ) -> Result<T, BackendError> {
+        let Some(recent) = self.0.recent() else {
+            return ask();
+        };
+        match recent.look_up(name) {
+            Ok(found) => match fits(found) {
+                Some(answer) => Ok(answer),
+                None => ask(),
+            },
+            Err(asked) => {
+                let answer = ask()?;
+                if let Some(known) = known(&answer) {
+                    recent.keep(name, known, asked);
+                }
+                Ok(answer)
+            }
+        }
+    }
+
     fn run(&self, sql: &str, params: impl Params) -> Result<(), BackendError> {
         self.0.prepare_cached(sql)?.execute(params)?;
         Ok(())
     }
 }
 
-impl<C: Deref<Target = Connection>> Reads for Session<C> {
+impl<C: Lent> Reads for Session<C> {
     fn keyring(&self) -> Result<Option<WrappedKeyring>, BackendError> {
         self.one(
             "SELECT version, key_check, wrapped FROM keyring",
@@ -72,11 +120,19 @@ impl<C: Deref<Target = Connection>> Reads for Session<C> {
     }
 
     fn record(&self, space: &Blind, key: &Blind) -> Result<Option<SealedRecord>, BackendError> {
-        self.one(
-            "SELECT position, space, key, version, expires, term, sealed FROM record
-             WHERE space = ?1 AND key = ?2",
-            params![space, key],
-            read_record,
+        let ask = || {
+            self.one(
+                "SELECT position, space, key, version, expires, term, sealed FROM record
+                 WHERE space = ?1 AND key = ?2",
+                params![space, key],
+                read_record,
+            )
+        };
+        self.answer(
+            key,
+            |known| known.record_in(space),
+            ask,
+            |record| Some(Known::Record(record.clone().map(Arc::new))),
         )
     }
 
@@ -113,13 +169,28 @@ impl<C: Deref<Target = Connection>> Reads for Session<C> {
     }
 
     fn runs(&self, log: &Blind, from: u64, end: u64) -> Result<Vec<SealedRun>, BackendError> {
-        self.many(
-            "SELECT log, first, count, term, sealed FROM run
-             WHERE log = ?1 AND first < ?3 AND first >= coalesce(
-                (SELECT max(first) FROM run WHERE log = ?1 AND first <= ?2), 0)
-             ORDER BY first",
-            params![log, number(from), number(end)],
-            read_run,
+        let ask = || {
+            self.many(
+                "SELECT log, first, count, term, sealed FROM run
+                 WHERE log = ?1 AND first < ?3 AND first >= coalesce(
+                    (SELECT max(first) FROM run WHERE log = ?1 AND first <= ?2), 0)
+                 ORDER BY first",
+                params![log, number(from), number(end)],
+                read_run,
+            )
+        };
+        // Who follows a log asks again and again what comes behind its end.
+        self.answer(
+            log,
+            |known| known.is_end_of_log(from).then(Vec::new),
+            ask,
+            |runs| {
+                // Runs leave no gaps: the last of these is the last there is, if it ends before `from`.
+                let end = runs
+                    .last()
+                    .map_or(0, |run| run.first.saturating_add(run.count));
+                (end <= from).then_some(Known::LogEnd(end))
+            },
         )
     }
 
@@ -163,6 +234,7 @@ impl Writes for Session<Writing<'_>> {
         record: &SealedRecord,
         index_values: &[Blind],
     ) -> Result<(), BackendError> {
+        self.0.touch(&record.key);
         self.run(
             "INSERT INTO record (position, space, key, version, expires, term, sealed)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
@@ -192,6 +264,7 @@ impl Writes for Session<Writing<'_>> {
     }
 
     fn delete_record(&mut self, record: &SealedRecord) -> Result<(), BackendError> {
+        self.0.touch(&record.key);
         self.run(
             "DELETE FROM index_value WHERE position = ?1",
             [number(record.position)],
@@ -203,6 +276,7 @@ impl Writes for Session<Writing<'_>> {
     }
 
     fn append_run(&mut self, run: &SealedRun) -> Result<(), BackendError> {
+        self.0.touch(&run.log);
         self.run(
             "INSERT INTO run (log, first, count, term, sealed) VALUES (?1, ?2, ?3, ?4, ?5)",
             params![
@@ -270,10 +344,13 @@ impl Writes for Session<Writing<'_>> {
 
     fn reseal(&mut self, item: &SealedItem) -> Result<(), BackendError> {
         match item {
-            SealedItem::Record(record) => self.run(
-                "UPDATE record SET term = ?1, sealed = ?2 WHERE position = ?3",
-                params![record.term, record.sealed, number(record.position)],
-            ),
+            SealedItem::Record(record) => {
+                self.0.touch(&record.key);
+                self.run(
+                    "UPDATE record SET term = ?1, sealed = ?2 WHERE position = ?3",
+                    params![record.term, record.sealed, number(record.position)],
+                )
+            }
             SealedItem::Run(run) => self.run(
                 "UPDATE run SET term = ?1, sealed = ?2 WHERE log = ?3 AND first = ?4",
                 params![run.term, run.sealed, run.log, number(run.first)],
@@ -285,11 +362,13 @@ impl Writes for Session<Writing<'_>> {
         }
     }
 
-    fn commit(self: Box<Self>) -> Result<(), BackendError> {
+    fn commit(mut self: Box<Self>) -> Result<(), BackendError> {
         let newest = self.newest_change()?;
-        self.run("COMMIT", [])?;
         let sqlite = self.0.sqlite;
+        let changing = sqlite.recent.change(mem::take(&mut self.0.touched));
+        self.run("COMMIT", [])?;
         drop(self);
+        drop(changing);
         sqlite.tell(newest);
         Ok(())
     }

@@ -1,6 +1,11 @@
 //! Records, logs and sequences.
 
-use std::{collections::BTreeSet, thread, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    thread,
+    time::Duration,
+};
 
 use testudo_model::TenantName;
 use testudo_store::{Effect, Expected, Operation, Store, StoreError, limits};
@@ -20,6 +25,7 @@ on_every_backend! {
     a_long_append_reads_back_from_anywhere
     a_sequence_gives_no_number_twice
     optimistic_writers_lose_no_update
+    whoever_asks_after_an_answer_sees_what_was_written
     an_expired_record_is_absent_everywhere
     sweeping_removes_what_expired_and_says_so
     everything_is_there_after_a_restart
@@ -432,6 +438,57 @@ fn optimistic_writers_lose_no_update(setup: &Setup<impl Place>) {
             .value,
         40
     );
+}
+
+fn whoever_asks_after_an_answer_sees_what_was_written(setup: &Setup<impl Place>) {
+    let (one, other) = (setup.open(), setup.open());
+    let counter = |value| Counter {
+        name: "c".into(),
+        value,
+    };
+    let records = tenant(&one);
+    records.put(Expected::Absent, &counter(0)).unwrap();
+    let acknowledged = AtomicU64::new(0);
+    let is_done = AtomicBool::new(false);
+    let ask = |store: &Store| {
+        let records = tenant(store);
+        let mut last = 0;
+        while !is_done.load(Ordering::SeqCst) {
+            let least = acknowledged.load(Ordering::SeqCst).max(last);
+            let found = records.get::<Counter>("c").unwrap();
+            last = found.map_or(0, |found| found.record.value);
+            // In between it is deleted.
+            assert!(last == 0 || last >= least, "{last} after {least}");
+            let said: Vec<_> = records.read_log::<Line>(least, 1).unwrap();
+            let next = said.first().map_or(least, |(index, _)| *index);
+            assert_eq!(
+                next, least,
+                "what follows is the next one, or not there yet"
+            );
+            last = last.max(least);
+        }
+    };
+    thread::scope(|scope| {
+        for store in [&one, &one, &other, &other] {
+            scope.spawn(move || ask(store));
+        }
+        for value in 1..=100 {
+            let change = records.transaction();
+            let change = match value % 10 {
+                0 => change.delete::<Counter>(Expected::Any, "c"),
+                _ => change.put(Expected::Any, &counter(value)),
+            };
+            change.append(&line("one more")).commit().unwrap();
+            acknowledged.store(value, Ordering::SeqCst);
+            let found = tenant(&other).get::<Counter>("c").unwrap();
+            assert_eq!(found.is_none(), value % 10 == 0, "{value}");
+            let length = tenant(&other).log_len::<Line>().unwrap();
+            assert_eq!(length, value);
+            let line = tenant(&other).read_log::<Line>(value - 1, 5).unwrap();
+            assert_eq!(line.len(), 1, "{value}");
+        }
+        is_done.store(true, Ordering::SeqCst);
+    });
 }
 
 fn an_expired_record_is_absent_everywhere(setup: &Setup<impl Place>) {
