@@ -11,7 +11,7 @@ use prometheus_client::{
 };
 use testudo_runtime::Metrics;
 
-use crate::plane::Plane;
+use crate::{plane::Plane, proxies::Distribution};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
@@ -41,14 +41,25 @@ pub struct ControlMetrics {
     requests: Family<RequestLabels, Counter>,
     proxies: Family<ProxyLabels, Gauge>,
     snapshot: Gauge<i64, AtomicI64>,
+    revocations_behind: Gauge<i64, AtomicI64>,
     ledger_entries: Gauge<i64, AtomicI64>,
     ca_expiry: Gauge<f64, AtomicU64>,
 }
 
 impl ControlMetrics {
     /// Adds the families to the metrics of the process.
-    pub fn register(metrics: &Metrics) -> Self {
+    pub fn register(metrics: &Metrics, distribution: &Distribution) -> Self {
+        metrics.register(
+            "control_revocation_delivery_seconds",
+            "Time from a revocation until a connected proxy enforces it, for each proxy",
+            distribution.delivery.clone(),
+        );
         Self {
+            revocations_behind: metrics.register(
+                "control_revocations_behind",
+                "Revocations that the connected proxy which is furthest behind does not enforce yet",
+                Gauge::default(),
+            ),
             mails: metrics.register(
                 "control_mails",
                 "Attempts to send a letter, by what came of it",
@@ -121,6 +132,9 @@ impl ControlMetrics {
                 .get_or_create(&ProxyLabels { state })
                 .set(count);
         }
+        let behind = rollout.revocations_behind;
+        self.revocations_behind
+            .set(i64::try_from(behind).unwrap_or(i64::MAX));
         let providers = plane.tenants.providers();
         let waiting: usize = providers
             .iter()

@@ -169,7 +169,7 @@ pub async fn start(options: ServerOptions, tasks: &Tasks) -> Result<Server, Star
     // Nobody else sets it.
     let _ = plane.upstreams.set(upstreams);
     let drain = &options.drain;
-    let metrics = ControlMetrics::register(&options.metrics);
+    let metrics = ControlMetrics::register(&options.metrics, &plane.distribution);
     let router = public_router(&plane, &metrics);
     let post = Post::new(PostOptions {
         server: plane.mail_server.subscribe(),

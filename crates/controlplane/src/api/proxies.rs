@@ -30,6 +30,7 @@ pub fn rows(plane: &Plane) -> Result<Vec<Value>, Refusal> {
             "inbound": instance.inbound,
             "snapshot": instance.acknowledged,
             "refused": instance.refused,
+            "revocations_behind": plane.distribution.revocations_behind(&instance.instance),
             "last_seen": instance.last_seen.to_string(),
             "live": plane.workloads.is_live(instance),
             "build": instance.build,

@@ -476,6 +476,7 @@ pub(super) fn schemas() -> Vec<(&'static str, Value)> {
                 ("instance", text()),
                 ("spiffe_id", text()),
                 ("live", flag()),
+                ("revocations_behind", maybe(count())),
             ]),
         ),
         (

@@ -6,6 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use prometheus_client::metrics::histogram::Histogram;
 use testudo_model::{
     InstanceId, SpiffeId, Timestamp,
     limits::MAX_SNAPSHOT_BYTES,
@@ -63,6 +64,8 @@ pub struct Connected {
     pub enforces: Option<SnapshotVersion>,
     /// The newer snapshot it refused, and why.
     pub refused: Option<(SnapshotVersion, String)>,
+    /// The newest revocation it enforces.
+    pub revocation: u64,
 }
 
 /// How far the fleet is with the newest snapshot.
@@ -76,7 +79,12 @@ pub struct Rollout {
     pub behind: usize,
     /// Connected proxies that refused it.
     pub refused: usize,
+    /// Revocations that the connected proxy which is furthest behind does not enforce yet.
+    pub revocations_behind: u64,
 }
+
+/// Upper bounds, in seconds, of the times in which revocations reach proxies: half a second is what they shall take.
+const DELIVERY_SECONDS: [f64; 10] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
 
 /// The fan-out to all watch streams. Publishing never waits for a proxy; a slow proxy skips to the newest.
 pub struct Distribution {
@@ -86,6 +94,8 @@ pub struct Distribution {
     pub(super) newest_revocation: watch::Sender<u64>,
     revocations: RevocationLog,
     connected: Mutex<BTreeMap<u64, Connected>>,
+    /// Seconds from a revocation until a connected proxy enforces it.
+    pub(crate) delivery: Histogram,
 }
 
 impl Distribution {
@@ -98,6 +108,7 @@ impl Distribution {
             newest_revocation: watch::Sender::new(revocations.newest()),
             revocations,
             connected: Mutex::default(),
+            delivery: Histogram::new(DELIVERY_SECONDS),
         })
     }
 
@@ -188,7 +199,10 @@ impl Distribution {
             newest,
             ..Rollout::default()
         };
+        let newest_revocation = *self.newest_revocation.borrow();
         for proxy in self.lock().values() {
+            let behind = newest_revocation.saturating_sub(proxy.revocation);
+            rollout.revocations_behind = rollout.revocations_behind.max(behind);
             if proxy.enforces == Some(newest) {
                 rollout.enforcing += 1;
             } else if proxy
@@ -202,6 +216,23 @@ impl Distribution {
             }
         }
         rollout
+    }
+
+    /// How many revocations the proxy of an instance does not enforce yet; `None` if it is not connected.
+    pub fn revocations_behind(&self, instance: &InstanceId) -> Option<u64> {
+        let newest = *self.newest_revocation.borrow();
+        let connected = self.lock();
+        let mut streams = connected.values();
+        let of = streams.rfind(|proxy| proxy.instance == *instance)?;
+        Some(newest.saturating_sub(of.revocation))
+    }
+
+    /// Notes that `proxy` enforces the revocations up to `newest`: how long it took, if it was connected all the time.
+    pub(super) fn note_delivery(&self, proxy: &Connected, newest: u64, now: Timestamp) {
+        let entries = self.revocations_since(proxy.revocation).into_iter();
+        for entry in entries.filter(|entry| entry.sequence <= newest && entry.at >= proxy.since) {
+            self.delivery.observe(now.since(entry.at).as_secs_f64());
+        }
     }
 
     /// Notes how a stream's proxy is.

@@ -28,7 +28,9 @@ use super::{
     peer::Certified,
     service::blocking,
 };
-use crate::wire::{Heartbeat, Hello, WatchReply, WatchRequest, watch_reply, watch_request};
+use crate::wire::{
+    Acknowledgement, Heartbeat, Hello, WatchReply, WatchRequest, watch_reply, watch_request,
+};
 
 /// How often a proxy hears from us; it takes three times that for the end of the connection.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -75,14 +77,18 @@ pub(super) async fn open(
             "the first message of a watch is a hello",
         ));
     };
-    let proxy = parse_hello(&hello, &peer, clock.now())?;
+    let revocation = parse_place(&hello.revocation, &distribution);
+    let proxy = Connected {
+        revocation,
+        ..parse_hello(&hello, &peer, clock.now())?
+    };
     let inbound = parse_inbound(&hello.inbound_address)?;
     let (outgoing, replies) = mpsc::channel(OUTGOING);
     let session = Session {
         stream: STREAMS.fetch_add(1, Ordering::Relaxed),
         certified_until: peer.until,
         build: hello.version,
-        revocation: parse_place(&hello.revocation, &distribution),
+        revocation,
         snapshot: hello.snapshot_digest,
         proxy,
         inbound,
@@ -112,6 +118,7 @@ fn parse_hello(hello: &Hello, peer: &Certified, now: Timestamp) -> Result<Connec
         since: now,
         enforces,
         refused: None,
+        revocation: 0,
     })
 }
 
@@ -232,23 +239,40 @@ impl Session {
         };
         match message {
             watch_request::Message::Acknowledgement(acknowledgement) => {
-                let version = SnapshotVersion(acknowledgement.snapshot);
-                if acknowledgement.refused.is_empty() {
-                    self.proxy.enforces = Some(version);
-                    self.proxy.refused = None;
-                } else {
-                    let why = CleanText::new(&acknowledgement.refused).as_str().to_owned();
-                    tracing::warn!(id = %self.proxy.id, %version, why, "a proxy refused a snapshot");
-                    self.proxy.refused = Some((version, why));
-                }
-                self.distribution.note(self.stream, self.proxy.clone());
-                self.report().await.map_err(End::Refused)
+                self.take_acknowledgement(&acknowledgement).await
             }
             watch_request::Message::Goodbye(_) => Err(End::Goodbye),
             watch_request::Message::Hello(_) => Err(End::Refused(Status::invalid_argument(
                 "a second hello came",
             ))),
         }
+    }
+
+    async fn take_acknowledgement(&mut self, said: &Acknowledgement) -> Result<(), End> {
+        let before = self.proxy.clone();
+        let version = SnapshotVersion(said.snapshot);
+        if said.refused.is_empty() {
+            self.proxy.enforces = Some(version);
+            self.proxy.refused = None;
+        } else {
+            let why = CleanText::new(&said.refused).as_str().to_owned();
+            self.proxy.refused = Some((version, why));
+        }
+        // It cannot enforce what was not sent.
+        let revocation = said.revocation.min(self.revocation);
+        if revocation > before.revocation {
+            self.distribution
+                .note_delivery(&before, revocation, self.clock.now());
+            self.proxy.revocation = revocation;
+        }
+        self.distribution.note(self.stream, self.proxy.clone());
+        if (&before.enforces, &before.refused) == (&self.proxy.enforces, &self.proxy.refused) {
+            return Ok(());
+        }
+        if let Some((version, why)) = &self.proxy.refused {
+            tracing::warn!(id = %self.proxy.id, %version, why, "a proxy refused a snapshot");
+        }
+        self.report().await.map_err(End::Refused)
     }
 
     async fn send_published(

@@ -444,14 +444,13 @@ impl Link {
         known.clone()
     }
 
-    /// The newest revocation known, as it came; empty for none.
-    fn newest_revocation(&self) -> Vec<u8> {
+    /// The newest revocation known, as it came.
+    fn newest_revocation(&self) -> Option<Revocation> {
         let known = self
             .revocations
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let json = known.last().map(serde_json::to_vec);
-        json.and_then(Result::ok).unwrap_or_default()
+        known.last().cloned()
     }
 
     fn note_snapshot(&self, digest: Option<[u8; 32]>) {

@@ -24,6 +24,8 @@ const OUTGOING: usize = 16;
 struct Session {
     outgoing: mpsc::Sender<WatchRequest>,
     incoming: Streaming<WatchReply>,
+    /// What was said last.
+    acknowledged: Option<Acknowledgement>,
 }
 
 impl Link {
@@ -42,7 +44,7 @@ impl Link {
                 .map_err(LinkError::refused("watch"))?
                 .and_then(|reply| reply.message)
             {
-                Some(message) => self.take(message, &session).await?,
+                Some(message) => self.take(message, &mut session).await?,
                 None => return Ok(()),
             }
         }
@@ -68,7 +70,11 @@ impl Link {
                 .map(|digest| digest.to_vec())
                 .unwrap_or_default()
                 .into(),
-            revocation: self.newest_revocation().into(),
+            revocation: self
+                .newest_revocation()
+                .and_then(|entry| serde_json::to_vec(&entry).ok())
+                .unwrap_or_default()
+                .into(),
         };
         let hello = WatchRequest {
             message: Some(watch_request::Message::Hello(hello)),
@@ -77,27 +83,45 @@ impl Link {
         let mut client =
             ProxyClient::new(self.channel()).max_decoding_message_size(MAX_SNAPSHOT_MESSAGE_BYTES);
         let incoming = answer("watch", client.watch(session_requests)).await?;
-        Ok(Session { outgoing, incoming })
+        Ok(Session {
+            outgoing,
+            incoming,
+            acknowledged: None,
+        })
+    }
+
+    /// What was said last, or would have been if the snapshot had come on this stream and not on one before.
+    fn last_acknowledgement(&self, session: &Session) -> Option<Acknowledgement> {
+        session.acknowledged.clone().or_else(|| {
+            let version = self.state.snapshot_version()?;
+            Some(Acknowledgement {
+                snapshot: version.0,
+                ..Acknowledgement::default()
+            })
+        })
     }
 
     async fn take(
         &self,
         message: watch_reply::Message,
-        session: &Session,
+        session: &mut Session,
     ) -> Result<(), LinkError> {
         self.note_contact();
         match message {
             watch_reply::Message::Snapshot(json) => {
                 let acknowledgement = self.take_snapshot(&json).await?;
-                session
-                    .send(watch_request::Message::Acknowledgement(acknowledgement))
-                    .await?;
+                session.acknowledge(acknowledgement).await?;
             }
             watch_reply::Message::Endpoints(json) => {
                 self.take_endpoints(parse("endpoints", &json)?).await
             }
             watch_reply::Message::Revocations(json) => {
-                self.take_revocations(parse("revocations", &json)?).await?;
+                let enforced = self.take_revocations(parse("revocations", &json)?).await?;
+                if let Some((revocation, last)) = enforced.zip(self.last_acknowledgement(session)) {
+                    session
+                        .acknowledge(Acknowledgement { revocation, ..last })
+                        .await?;
+                }
             }
             watch_reply::Message::TrustBundle(json) => self.take_bundle(&json).await?,
             watch_reply::Message::Heartbeat(heartbeat) => {
@@ -136,6 +160,7 @@ impl Link {
         Ok(Acknowledgement {
             snapshot: version.0,
             refused,
+            revocation: self.newest_revocation().map_or(0, |entry| entry.sequence),
         })
     }
 
@@ -145,7 +170,8 @@ impl Link {
             .await;
     }
 
-    async fn take_revocations(&self, entries: Vec<Revocation>) -> Result<(), LinkError> {
+    /// Answers the newest of them, if they are in force now.
+    async fn take_revocations(&self, entries: Vec<Revocation>) -> Result<Option<u64>, LinkError> {
         let ordered = entries
             .windows(2)
             .all(|pair| matches!(pair, [a, b] if a.sequence < b.sequence));
@@ -154,13 +180,15 @@ impl Link {
                 what: "revocations",
             });
         }
-        if let Err(error) = self.state.apply_revocations(&entries) {
+        let applied = self.state.apply_revocations(&entries);
+        if let Err(error) = &applied {
             tracing::error!(%error, "revocations do not fit");
         }
+        let newest = entries.last().map(|entry| entry.sequence);
         let kept = self.remember_revocations(entries);
         self.keep("revocations", move |folder| folder.keep_revocations(&kept))
             .await;
-        Ok(())
+        Ok(newest.filter(|_| applied.is_ok()))
     }
 
     /// A bundle under which our own certificate would not hold is not taken alone: the renewal brings both.
@@ -191,6 +219,12 @@ impl Session {
             .await?;
         while let Ok(Some(_)) = self.incoming.message().await {}
         Ok(())
+    }
+
+    async fn acknowledge(&mut self, acknowledgement: Acknowledgement) -> Result<(), LinkError> {
+        self.acknowledged = Some(acknowledgement.clone());
+        self.send(watch_request::Message::Acknowledgement(acknowledgement))
+            .await
     }
 
     async fn send(&self, message: watch_request::Message) -> Result<(), LinkError> {

@@ -79,6 +79,10 @@ pub struct Acknowledgement {
     /// Empty: enforced. Otherwise why it was refused; the proxy keeps the snapshot it has.
     #[prost(string, tag = "2")]
     pub refused: ::prost::alloc::string::String,
+    /// Newest revocation that the proxy enforces, 0 if it does not say. After revocations the last acknowledgement comes again
+    /// with its number.
+    #[prost(uint64, tag = "3")]
+    pub revocation: u64,
 }
 /// The proxy drains: it takes no further calls. A stream that ends without it may be a renewed certificate or a
 /// broken network, and the proxy stays among the endpoints until its lease ends.

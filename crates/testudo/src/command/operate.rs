@@ -12,19 +12,21 @@ use crate::{
     output::{field, table},
 };
 
-const PROXY_COLUMNS: [&str; 6] = [
+const PROXY_COLUMNS: [&str; 7] = [
     "IDENTITY",
     "STATE",
     "INBOUND",
     "ENFORCES",
+    "REVOCATIONS",
     "LAST SEEN",
     "REFUSED",
 ];
-const PROXY_FIELDS: [&str; 6] = [
+const PROXY_FIELDS: [&str; 7] = [
     "/spiffe_id",
     "/live",
     "/inbound",
     "/snapshot",
+    "/revocations_behind",
     "/last_seen",
     "/refused",
 ];
@@ -36,6 +38,13 @@ fn proxy_rows(page: &Value) -> Vec<Vec<String>> {
     let mut rows = rows(page, &PROXY_FIELDS);
     for state in rows.iter_mut().filter_map(|row| row.get_mut(1)) {
         *state = if state == "true" { "live" } else { "gone" }.to_owned();
+    }
+    for behind in rows.iter_mut().filter_map(|row| row.get_mut(4)) {
+        match behind.as_str() {
+            "0" => *behind = "all".to_owned(),
+            "" | "-" => {}
+            some => *behind = format!("{some} behind"),
+        }
     }
     rows
 }

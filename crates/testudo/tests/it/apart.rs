@@ -102,6 +102,45 @@ fn the_bookshop_answers(apart: &Apart, alice: &str, bob: &str) {
 }
 
 #[test]
+fn every_proxy_says_that_it_enforces_what_was_revoked() {
+    let apart = Apart::bookshop();
+    let bob = apart.fleet.token("bob");
+    assert_eq!(
+        apart
+            .fleet
+            .call("POST", "/orders", Some(&bob), ORDER)
+            .status,
+        403
+    );
+    let folder = &apart.fleet.folder;
+    let behind = || -> Vec<Value> {
+        let listed = folder.run(&["proxy", "list", "--output", "json"]);
+        let listed: Vec<Value> = serde_json::from_str(&listed).unwrap();
+        let live = listed.iter().filter(|item| item["live"] == true);
+        live.map(|item| item["revocations_behind"].clone())
+            .collect()
+    };
+    folder.run(&["user", "disable", "bob"]);
+    eventually("six proxies say that they enforce it", || {
+        behind() == [0; 6]
+    });
+    assert_eq!(
+        apart
+            .fleet
+            .call("POST", "/orders", Some(&bob), ORDER)
+            .status,
+        401
+    );
+    let shown = folder.run(&["proxy", "list"]);
+    let lines: Vec<&str> = shown.lines().collect();
+    assert!(lines[0].contains("REVOCATIONS"), "{shown}");
+    assert!(
+        lines[1..].iter().all(|line| line.contains(" all ")),
+        "{shown}"
+    );
+}
+
+#[test]
 fn join_tokens_are_listed_without_their_secrets_and_taken_back() {
     let folder = Folder::bookshop();
     let _server = start_server(&folder);

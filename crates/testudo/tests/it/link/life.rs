@@ -24,6 +24,7 @@ async fn a_proxy_joins_enforces_what_it_is_told_and_its_events_reach_the_ledger(
         enforcing: 1,
         behind: 0,
         refused: 0,
+        revocations_behind: 0,
     };
     eventually("the acknowledgement is visible", || {
         control_plane.distribution.rollout() == done
