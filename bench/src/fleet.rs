@@ -115,6 +115,8 @@ pub(crate) struct Fleet {
     /// The control plane. Last, so that it stops after those that report to it.
     pub(crate) server: Process,
     server_command: Command,
+    /// Its operations port.
+    pub(crate) ops: SocketAddr,
     /// Its CA.
     pub(crate) ca: PathBuf,
 }
@@ -127,7 +129,7 @@ pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
     /// Where callgrind counts its instructions, if it does.
     pub(crate) counts: Option<PathBuf>,
-    name: &'static str,
+    name: String,
     command: Command,
     core: Option<usize>,
 }
@@ -160,8 +162,8 @@ impl Fleet {
         let any = "127.0.0.1:0";
         let gateway = ["gateway", "--listen", any];
         let sidecar = ["sidecar", "--inbound", any, "--outbound", any];
-        let join = |name: &'static str, role: &[&str], core, address: &str| {
-            join(folder, name, role, core, placement, address)
+        let join = |name: &str, role: &[&str], core, address: &str| {
+            join(folder, (name, name), role, core, placement, address)
         };
         let fleet = Self {
             called: join("echo", &sidecar, placement.sidecars, "outbound")?,
@@ -170,6 +172,7 @@ impl Fleet {
             ca: folder.join(ca),
             folder: folder.to_owned(),
             upstream,
+            ops: address_in(&ready, "ops")?,
             server,
             server_command: command,
         };
@@ -233,6 +236,25 @@ impl Fleet {
             .to_owned())
     }
 
+    /// So many further sidecars of the called service, which nobody calls.
+    pub(crate) fn join_sidecars(&self, count: usize) -> Outcome<Vec<Proxy>> {
+        let any = "127.0.0.1:0";
+        let role = ["sidecar", "--inbound", any, "--outbound", any];
+        let join = |number: usize| {
+            let name = format!("echo-{number}");
+            let placement = Placement::ANYWHERE;
+            join(
+                &self.folder,
+                (&name, "echo"),
+                &role,
+                None,
+                placement,
+                "outbound",
+            )
+        };
+        (0..count).map(join).collect()
+    }
+
     /// Stops the control plane, or kills it, and starts it again.
     pub(crate) fn restart_server(&mut self, is_killed: bool) -> Outcome {
         if is_killed {
@@ -248,7 +270,7 @@ impl Fleet {
     pub(crate) fn upgrade(folder: &Path, proxy: &mut Proxy) -> Outcome {
         let mut command = again(&proxy.command);
         command.arg("--upgrade");
-        let (next, _) = start(&command, proxy.core, folder, proxy.name)?;
+        let (next, _) = start(&command, proxy.core, folder, &proxy.name)?;
         let mut before = std::mem::replace(&mut proxy.process, next);
         before.wait_in_time()
     }
@@ -321,7 +343,7 @@ impl Fleet {
 
 fn join(
     folder: &Path,
-    name: &'static str,
+    (name, service): (&str, &str),
     role: &[&str],
     core: Option<usize>,
     placement: Placement,
@@ -330,7 +352,7 @@ fn join(
     let who = if name == "gateway" {
         vec!["--gateway"]
     } else {
-        vec!["--service", name]
+        vec!["--service", service]
     };
     let arguments = [&["join-token", "create"], who.as_slice()].concat();
     let token = folder.join(format!("{name}.join"));
@@ -349,21 +371,27 @@ fn join(
         command = instructions::counted(&command, counts);
     }
     let (process, ready) = start(&command, core, folder, name)?;
-    let text = ready.get(address).and_then(Value::as_str);
-    let text = text.ok_or_else(|| format!("no {address} in {ready}"))?;
-    let address = text.trim_start_matches("https://").parse()?;
+    let address = address_in(&ready, address)?;
     Ok(Proxy {
         process,
         address,
         counts,
-        name,
+        name: name.to_owned(),
         command,
         core,
     })
 }
 
+/// An address that a role says it listens on.
+fn address_in(ready: &Value, name: &str) -> Outcome<SocketAddr> {
+    let text = ready.get(name).and_then(Value::as_str);
+    let text = text.ok_or_else(|| format!("no {name} in {ready}"))?;
+    let (_, address) = text.split_once("://").unwrap_or(("", text));
+    Ok(address.parse()?)
+}
+
 /// A port that nobody uses, below the range the kernel takes ports of connections from: it stays free over a restart.
-fn free_port() -> Outcome<u16> {
+pub(crate) fn free_port() -> Outcome<u16> {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let offset = u16::try_from(std::process::id() % 1_000)? * 10;
     for _ in 0..1_000 {

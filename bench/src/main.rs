@@ -24,6 +24,7 @@ mod peers;
 mod process;
 mod report;
 mod resident;
+mod revocations;
 mod scenario;
 mod soak;
 mod steady;
@@ -116,6 +117,15 @@ enum Part {
     },
     /// Load for a long time, with faults: nothing may be decided wrongly, and memory must not grow
     Soak(SoakArguments),
+    /// Take tokens back while many proxies are connected: how long until each enforces it
+    Revocations {
+        /// Proxies
+        #[arg(long, default_value_t = 50)]
+        proxies: usize,
+        /// Revocations
+        #[arg(long, default_value_t = 200)]
+        times: usize,
+    },
     /// Replace proxies again and again under load: no request may fail
     Upgrade(UpgradeArguments),
 }
@@ -136,6 +146,9 @@ fn main() -> ExitCode {
         }),
         Some(Part::Instructions { keep_counts }) => in_folder(&arguments.plan, |bench| {
             instructions::run(bench, keep_counts)
+        }),
+        Some(Part::Revocations { proxies, times }) => in_folder(&arguments.plan, |bench| {
+            revocations::run(bench, proxies, times)
         }),
         Some(Part::Soak(arguments)) => soak::run(&arguments),
         Some(Part::Upgrade(arguments)) => upgrade::run(&arguments),

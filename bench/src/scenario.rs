@@ -171,7 +171,7 @@ impl Bench {
             Scenario::Calls10000 => calls::compare(self, 10_000),
             Scenario::Policies => growth::compare(self, "policies", |extra| &mut extra.policies),
             Scenario::Routes => growth::compare(self, "routes", |extra| &mut extra.routes),
-            Scenario::Identity => identity::compare(self),
+            Scenario::Identity => return identity::compare(self),
             Scenario::Services => growth::compare(self, "services", |extra| &mut extra.services),
         };
         Ok(vec![comparison?])

@@ -12,13 +12,17 @@ use crate::{
 };
 
 /// Logins, each with a connection of its own: the refresh tokens of one are good one after the other.
-const LOGINS: usize = 8;
+pub(crate) const LOGINS: usize = 8;
 
-/// Logins of one user.
+/// Logins of one user at an identity provider.
 pub(crate) struct Logins {
-    origin: Origin,
-    host: String,
-    refresh_tokens: Vec<String>,
+    pub(crate) origin: Origin,
+    /// `Host` of requests.
+    pub(crate) host: String,
+    /// Path of the token endpoint.
+    pub(crate) path: &'static str,
+    /// The newest of each login.
+    pub(crate) refresh_tokens: Vec<String>,
 }
 
 /// A successful answer of the token endpoint (RFC 6749 section 5.1).
@@ -39,6 +43,7 @@ impl Logins {
             origin: Origin::new(address, name, Some(&fleet.ca), false)?,
             refresh_tokens: refresh_tokens.collect::<Outcome<_>>()?,
             host,
+            path: "/oauth2/token",
         })
     }
 
@@ -52,8 +57,12 @@ impl Logins {
         LocalSet::new().block_on(&runtime, async {
             let mut minting = Vec::new();
             for token in self.refresh_tokens.drain(..) {
-                let (origin, host) = (self.origin.clone(), self.host.clone());
-                minting.push(tokio::task::spawn_local(refresh(origin, host, token, each)));
+                let at = TokenEndpoint {
+                    origin: self.origin.clone(),
+                    host: self.host.clone(),
+                    path: self.path,
+                };
+                minting.push(tokio::task::spawn_local(refresh(at, token, each)));
             }
             for done in minting {
                 let (tokens, last) = done.await??;
@@ -72,44 +81,54 @@ pub(crate) fn address_of(host: &str) -> Outcome<SocketAddr> {
     Ok(address.ok_or("no address of the provider")?)
 }
 
-/// Refreshes `count` times (RFC 6749 section 6); the access tokens and the refresh token that is good then.
-async fn refresh(
+/// Where tokens are asked for.
+struct TokenEndpoint {
     origin: Origin,
     host: String,
+    path: &'static str,
+}
+
+/// Refreshes `count` times (RFC 6749 section 6); the access tokens and the refresh token that is good then.
+async fn refresh(
+    at: TokenEndpoint,
     mut refresh_token: String,
     count: usize,
 ) -> Outcome<(Vec<String>, String)> {
-    let mut stream = origin.connect().await?;
+    let mut stream = at.origin.connect().await?;
     let mut access_tokens = Vec::with_capacity(count);
     for _ in 0..count {
-        let tokens = refresh_once(&mut stream, &host, &refresh_token).await?;
+        let tokens = at.refresh_once(&mut stream, &refresh_token).await?;
         access_tokens.push(tokens.access_token);
         refresh_token = tokens.refresh_token;
     }
     Ok((access_tokens, refresh_token))
 }
 
-async fn refresh_once(
-    stream: &mut Box<dyn Stream>,
-    host: &str,
-    refresh_token: &str,
-) -> Outcome<Tokens> {
-    let form = format!("grant_type=refresh_token&client_id=cli&refresh_token={refresh_token}");
-    let request = format!(
-        "POST /oauth2/token HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/x-www-form-urlencoded\r\n\
-         Content-Length: {}\r\n\r\n{form}",
-        form.len(),
-    );
-    let mut answer = Vec::new();
-    let status = exchange(stream, request.as_bytes(), &mut answer)
-        .await?
-        .status;
-    let answer = String::from_utf8(answer)?;
-    let (_, body) = answer
-        .split_once("\r\n\r\n")
-        .ok_or("an answer without a body")?;
-    if status != 200 {
-        return Err(format!("no access token: status {status}: {body}").into());
+impl TokenEndpoint {
+    async fn refresh_once(
+        &self,
+        stream: &mut Box<dyn Stream>,
+        refresh_token: &str,
+    ) -> Outcome<Tokens> {
+        let form = format!("grant_type=refresh_token&client_id=cli&refresh_token={refresh_token}");
+        let request = format!(
+            "POST {} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/x-www-form-urlencoded\r\n\
+             Content-Length: {}\r\n\r\n{form}",
+            self.path,
+            self.host,
+            form.len(),
+        );
+        let mut answer = Vec::new();
+        let status = exchange(stream, request.as_bytes(), &mut answer)
+            .await?
+            .status;
+        let answer = String::from_utf8(answer)?;
+        let (_, body) = answer
+            .split_once("\r\n\r\n")
+            .ok_or("an answer without a body")?;
+        if status != 200 {
+            return Err(format!("no access token: status {status}: {body}").into());
+        }
+        Ok(serde_json::from_str(body)?)
     }
-    Ok(serde_json::from_str(body)?)
 }
