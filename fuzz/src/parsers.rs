@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use testudo_audit::{Filter, IntakeError, Leaf, Ledger, LedgerOptions, verify_proof_file};
 use testudo_dataplane::{fuzzing, iplist::IpSet, state::Enforced};
 use testudo_identity::{
-    AuthMethod, GrantType, Parameters, RedirectKind, RegistrationPolicy, scim_fuzz,
+    AuthMethod, GrantType, Parameters, RedirectKind, RegistrationPolicy, scim_fuzz, signal_fuzz,
     webauthn::{
         AssertionResponse, AttestationPolicy, KnownCredential, RegistrationResponse, RelyingParty,
     },
@@ -59,6 +59,7 @@ pub const ALL: &[Target] = &[
     ("policy_check", policy_check),
     ("proxy_protocol", proxy_protocol),
     ("scim_filter", scim_filter),
+    ("signal_request", signal_request),
     ("signed_note", signed_note),
     ("snapshot_json", snapshot_json),
     ("tlog_proof", tlog_proof),
@@ -470,6 +471,11 @@ pub fn scim_filter(data: &[u8]) {
     if let Ok(text) = std::str::from_utf8(data) {
         scim_fuzz(text);
     }
+}
+
+/// What receivers of signals send: descriptions of streams, polls, subjects, and why they refuse a token.
+pub fn signal_request(data: &[u8]) {
+    signal_fuzz(data);
 }
 
 /// A verifier key in the first line, a signed note after it.

@@ -38,6 +38,7 @@ struct MailLabels {
 pub struct ControlMetrics {
     mails: Family<MailLabels, Counter>,
     mails_waiting: Gauge<i64, AtomicI64>,
+    signals_waiting: Gauge<i64, AtomicI64>,
     requests: Family<RequestLabels, Counter>,
     proxies: Family<ProxyLabels, Gauge>,
     snapshot: Gauge<i64, AtomicI64>,
@@ -68,6 +69,11 @@ impl ControlMetrics {
             mails_waiting: metrics.register(
                 "control_mails_waiting",
                 "Letters that wait to be sent",
+                Gauge::default(),
+            ),
+            signals_waiting: metrics.register(
+                "control_signals_waiting",
+                "Signals that wait for their receivers",
                 Gauge::default(),
             ),
             requests: metrics.register(
@@ -141,6 +147,12 @@ impl ControlMetrics {
             .map(|provider| provider.waiting_mails())
             .sum();
         self.mails_waiting
+            .set(i64::try_from(waiting).unwrap_or(i64::MAX));
+        let waiting: usize = providers
+            .iter()
+            .map(|provider| provider.waiting_signals())
+            .sum();
+        self.signals_waiting
             .set(i64::try_from(waiting).unwrap_or(i64::MAX));
         self.snapshot
             .set(i64::try_from(rollout.newest.0).unwrap_or(i64::MAX));

@@ -50,7 +50,7 @@ impl Carrier for Outbound {
 
     async fn carry(&self, due: &DueNotice) -> Delivery {
         match self.post(&due.message).await {
-            Ok(status) => Delivery::Answered(status),
+            Ok((status, body)) => due.answered(status, &body),
             Err(error) => Delivery::Failed(error.to_string()),
         }
     }

@@ -17,7 +17,7 @@ use testudo_runtime::fleet::{MailServer, OutboundRules};
 use testudo_store::{Store, StoreError, StoreOptions};
 use testudo_trust::RootKey;
 use testudo_workload::{EventNotRecorded, EventSink, WorkloadError, WorkloadOptions, Workloads};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::{
     activation::Activation,
@@ -39,6 +39,9 @@ const MAX_BLOCKING: usize = 64;
 const MAX_HASHING: usize = 2;
 /// Requests that may wait for their turn at either; beyond it, 503.
 const MAX_WAITING: usize = 1024;
+
+/// Receivers of signals that may wait for the next one at the same time: each is a connection that does nothing.
+const MAX_WAITING_POLLS: usize = 256;
 
 /// Where the store is in a data folder.
 pub fn store_folder(data: &Path) -> PathBuf {
@@ -102,6 +105,8 @@ pub struct Plane {
     tenant: TenantName,
     display_name: String,
     base: String,
+    /// Places for receivers of signals that wait for one, of all tenants.
+    pub waiting_polls: Arc<Semaphore>,
     blocking: Arc<Gatekeeper>,
     hashing: Arc<Gatekeeper>,
 }
@@ -243,6 +248,7 @@ impl Plane {
             mail_server: watch::Sender::default(),
             tenant,
             reporter,
+            waiting_polls: Arc::new(Semaphore::new(MAX_WAITING_POLLS)),
             blocking: Arc::new(Gatekeeper::new(MAX_BLOCKING, MAX_WAITING)),
             hashing: Arc::new(Gatekeeper::new(MAX_HASHING, MAX_WAITING)),
         })

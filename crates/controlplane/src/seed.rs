@@ -7,8 +7,8 @@ use testudo_identity::{
     ClientPolicy, ClientProfile, ClientSigning, ConsentRule, ExternalWorkload, Fault, GrantType,
     GroupClaim, IdentityProvider, IssuerIdentity, KeySource, NewPassword, NewSecret, NewUsers,
     PasswordRules, Provider, RedirectKind, RedirectUri, RegistrationPolicy, Seed, SeedClient,
-    SeedServiceAccount, SeedUser, ServiceAccountProfile, SignatureAlgorithm, TrustedIssuer,
-    UpstreamAuthentication, UserDirectory, UserProfile, webauthn::AttestationPolicy,
+    SeedServiceAccount, SeedUser, ServiceAccountProfile, SignalReceiver, SignatureAlgorithm,
+    TrustedIssuer, UpstreamAuthentication, UserDirectory, UserProfile, webauthn::AttestationPolicy,
 };
 use testudo_model::{
     ClientName, GroupName, PolicyGroup, PolicyRole, Redacted, RoleName, Scope, TenantName,
@@ -164,6 +164,7 @@ fn service_account(account: &fleet::SeedServiceAccount) -> SeedServiceAccount {
         workloads: Vec::new(),
         jwks: None,
         external: account.external.iter().map(external_workload).collect(),
+        signals: account.signals.as_ref().map(signal_receiver),
     };
     let secret = match &account.authentication {
         None => NewSecret::None,
@@ -182,6 +183,13 @@ fn service_account(account: &fleet::SeedServiceAccount) -> SeedServiceAccount {
         profile,
         disabled: account.disabled,
         secret,
+    }
+}
+
+fn signal_receiver(section: &fleet::SignalsSection) -> SignalReceiver {
+    SignalReceiver {
+        signed_response_alg: algorithm(section.signed_response_alg),
+        audience: section.audience.clone(),
     }
 }
 

@@ -12,6 +12,7 @@ use testudo_store::{Expected, Record, StoreError, Transaction};
 
 use crate::{
     Caller, Fault, Provider, limits::MAX_ATTEMPTS, notice::Notice, revocation::RevocationEntry,
+    signal::Streams,
 };
 
 /// What an event says; the provider adds id, time, tenant, reporter and the caller.
@@ -84,6 +85,8 @@ pub(crate) struct Change<'p> {
     transaction: Transaction,
     /// Those of the transaction: they are in no queue before it is committed.
     notices: Vec<Notice>,
+    /// Whom its signals go to, once it has any.
+    streams: Streams,
 }
 
 impl Provider {
@@ -93,6 +96,7 @@ impl Provider {
             provider: self,
             transaction: self.tenant.transaction(),
             notices: Vec::new(),
+            streams: Streams::default(),
         }
     }
 
@@ -115,6 +119,10 @@ impl<'p> Change<'p> {
 
     pub(crate) const fn notices(&mut self) -> &mut Vec<Notice> {
         &mut self.notices
+    }
+
+    pub(crate) const fn streams(&mut self) -> &mut Streams {
+        &mut self.streams
     }
 
     pub(crate) fn put<R: Record>(mut self, expected: Expected, record: &R) -> Self {

@@ -17,7 +17,11 @@ use crate::{
     records::{Client, Grant, Session},
     redirect_uri::with_parameters,
     scopes::{self, ScopeSet},
+    signal::{Cause, Initiator},
 };
+
+/// Why what an application had ends with its consent.
+const REVOKED: Cause = Cause::new(Initiator::User, "consent revoked");
 
 /// What a user allowed an application.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -281,7 +285,7 @@ impl Provider {
                 .detail("scope", scopes::join(&stored.record.scopes));
             let expected = Expected::Version(stored.version);
             let change = self
-                .end_grants(self.change(), &grants)?
+                .end_grants(self.change(), &grants, &REVOKED)?
                 .delete::<Consent>(expected, &key(user, client))
                 .report(report, caller);
             Ok(change.commit()?.then_some(()))

@@ -48,6 +48,20 @@ pub mod paths {
     pub const OPENID_CONFIGURATION: &str = "/.well-known/openid-configuration";
     /// The same for plain OAuth clients (RFC 8414 section 3).
     pub const AUTHORIZATION_SERVER: &str = "/.well-known/oauth-authorization-server";
+    /// Metadata of the transmitter of signals (SSF 1.0 section 7.2).
+    pub const SSF_CONFIGURATION: &str = "/.well-known/ssf-configuration";
+    /// Configuration endpoint of streams (SSF 1.0 section 8.1.1).
+    pub const SSF_STREAMS: &str = "/ssf/streams";
+    /// Status endpoint of streams.
+    pub const SSF_STATUS: &str = "/ssf/status";
+    /// Add subject endpoint.
+    pub const SSF_ADD_SUBJECT: &str = "/ssf/subjects/add";
+    /// Remove subject endpoint.
+    pub const SSF_REMOVE_SUBJECT: &str = "/ssf/subjects/remove";
+    /// Verification endpoint.
+    pub const SSF_VERIFICATION: &str = "/ssf/verify";
+    /// Where signals of a stream, whose id follows, are fetched (RFC 8936).
+    pub const SSF_POLL: &str = "/ssf/poll";
 }
 
 impl Provider {

@@ -90,7 +90,15 @@ impl Provider {
     /// Makes the keys that a client of this kind is told things with, if there are none: before it comes for the first time
     /// and finds them published.
     pub(crate) fn prepare_to_sign(&self, signing: &ClientSigning) -> Result<(), Fault> {
-        if signing.uses(SignatureAlgorithm::Rs256) && self.signing_keys()?.current_rsa.is_none() {
+        if signing.uses(SignatureAlgorithm::Rs256) {
+            self.prepare_to_sign_with(SignatureAlgorithm::Rs256)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the keys of `algorithm`, if there are none. Those of ES256 are always there.
+    pub(crate) fn prepare_to_sign_with(&self, algorithm: SignatureAlgorithm) -> Result<(), Fault> {
+        if algorithm == SignatureAlgorithm::Rs256 && self.signing_keys()?.current_rsa.is_none() {
             self.first_rsa_key()?;
         }
         Ok(())

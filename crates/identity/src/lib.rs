@@ -57,6 +57,7 @@ mod second_factor;
 mod secret;
 mod seed;
 mod session;
+mod signal;
 mod throttle;
 mod token;
 mod trusted_issuer;
@@ -131,6 +132,11 @@ pub use seed::{
     GeneratedCredential, Seed, SeedClient, SeedError, SeedReport, SeedServiceAccount, SeedUser,
 };
 pub use session::{EndReason, SessionView};
+pub use signal::{
+    Cause, CredentialChange, CredentialType, Initiator, LastDelivery, Poll, PolledSets,
+    PushAuthorization, ReceiverRight, Signal, SignalAudience, SignalDelivery, SignalError,
+    SignalEvent, SignalReceiver, SignalStream, StatusSetter, StreamStatus, StreamView, signal_fuzz,
+};
 pub use token::{
     ClientAuthenticationError, ExchangeError, ExchangePolicy, ExchangeQuestion, TokenError,
     TokenRequest, TokenResponse, TokenType,

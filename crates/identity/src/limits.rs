@@ -98,6 +98,24 @@ pub const FIRST_NOTICE_PAUSE: Duration = Duration::from_secs(1);
 pub const MAX_NOTICE_PAUSE: Duration = Duration::from_secs(5 * 60);
 /// Notices that may wait for one receiver, about 500 bytes each. Beyond that it is not told, which is an event.
 pub const MAX_NOTICES_PER_RECEIVER: usize = 10_000;
+/// Time after which a signal that a receiver of a stream has not taken is given up: over a long weekend.
+pub const SIGNAL_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Time after which it is looked at again whether what waits for a receiver that is sent nothing is too old.
+pub const HELD_NOTICE_PAUSE: Duration = Duration::from_secs(5);
+/// Streams of one receiver. Each is another write with everything that is told.
+pub const MAX_SIGNAL_STREAMS_PER_RECEIVER: usize = 4;
+/// Streams of a provider: what waits for all of them has less than 100 MB.
+pub const MAX_SIGNAL_STREAMS: usize = 16;
+/// Types of events that a receiver may ask for, also of those nobody here knows.
+pub const MAX_EVENTS_REQUESTED: usize = 64;
+/// Users that a receiver may remove from a stream; they are read with everything that is told.
+pub const MAX_REMOVED_SUBJECTS: usize = 1_000;
+/// Shortest time between two verifications of one stream.
+pub const SIGNAL_VERIFICATION_INTERVAL: Duration = Duration::from_secs(10);
+/// Signals of one answer to a poll. Each is signed for it.
+pub const MAX_POLLED: usize = 100;
+/// Signals that are acknowledged, or discarded, at once.
+pub const MAX_ACKNOWLEDGED: usize = 1_000;
 /// Notices that are being delivered at the same time, each to another receiver.
 pub const MAX_NOTICES_UNDER_WAY: usize = 16;
 /// Letters that are being sent at the same time, each to another address.

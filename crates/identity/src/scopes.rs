@@ -20,6 +20,11 @@ pub(crate) const GROUPS: &str = "groups";
 /// Asks for the roles of the user.
 pub(crate) const ROLES: &str = "roles";
 
+/// Lets a receiver of signals see its streams and fetch what waits (CAEP Interoperability Profile 1.0 section 2.7.2).
+pub(crate) const SSF_READ: &str = "ssf.read";
+/// Lets a receiver of signals make and change streams.
+pub(crate) const SSF_MANAGE: &str = "ssf.manage";
+
 /// Scopes that every client of the fleet file may ask for: they open nothing but claims about the user who logs in.
 pub(crate) const OPENID_SCOPES: [&str; 6] = [EMAIL, GROUPS, OFFLINE_ACCESS, OPENID, PROFILE, ROLES];
 /// Those of them that a client may ask for which registered itself. What somebody may do in the fleet is not for it, unless

@@ -22,6 +22,7 @@ use crate::{
     limits::{MAX_MEMBERSHIPS, MAX_SEED_RECORDS},
     records::{Client, Group, Holder, NameClaim, PasswordCredential, Role, ServiceAccount, User},
     second_factor::SecondFactors,
+    signal::{Cause, Initiator, SignalEvent},
 };
 
 /// What to seed.
@@ -414,7 +415,10 @@ impl<'a> Sowing<'a> {
         let mut change = change.put(Expected::Version(version), &after);
         if after.disabled && !before.disabled {
             change = self.provider.exclude_logins(change, &after.id)?;
-            change = self.provider.stage_end_of_all(change, &after.id)?;
+            let user = after.id.clone();
+            change = change.signal(&SignalEvent::AccountDisabled { user })?;
+            let cause = Cause::new(Initiator::Admin, "the account was disabled");
+            change = self.provider.stage_end_of_all(change, &after.id, cause)?;
         }
         Ok(self.updated(change, "user", "user.update", name))
     }

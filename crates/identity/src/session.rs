@@ -13,6 +13,7 @@ use crate::{
     },
     records::{Authentication, Grant, Session, User},
     secret,
+    signal::{Cause, Initiator, SignalEvent},
 };
 
 /// Why a session ends.
@@ -50,6 +51,20 @@ impl EndReason {
         }
     }
 
+    /// What receivers of signals are told of it.
+    const fn cause(self) -> Cause {
+        let initiator = match self {
+            Self::Logout => Initiator::User,
+            Self::Administrator => Initiator::Admin,
+            Self::Disconnected | Self::ClientRevocation => Initiator::System,
+            Self::CodeReuse
+            | Self::RefreshReuse
+            | Self::RefreshByOtherClient
+            | Self::RefreshByOtherKey => Initiator::Policy,
+        };
+        Cause::new(initiator, self.as_str())
+    }
+
     /// Whether it means that somebody holds what they should not.
     const fn is_theft(self) -> bool {
         matches!(
@@ -70,6 +85,9 @@ impl EndReason {
         }
     }
 }
+
+/// Why the oldest session or grant ends when another begins.
+const TOO_MANY: Cause = Cause::new(Initiator::Policy, "as many sessions as allowed");
 
 /// A session with what it gave to clients.
 #[derive(Debug, Clone)]
@@ -154,7 +172,7 @@ impl Provider {
             if let Some(session) = &session {
                 change = change.delete::<Session>(Expected::Version(session.version), id.as_str());
             }
-            change = self.end_grants(change, &grants)?;
+            change = self.end_grants(change, &grants, &why.cause())?;
             let clients: Vec<&str> = grants
                 .iter()
                 .map(|grant| grant.record.client_id.as_str())
@@ -174,9 +192,10 @@ impl Provider {
     /// The store fails.
     pub fn end_sessions_of(&self, user: &UserId, caller: &Caller) -> Result<(), Fault> {
         until_settled(|| {
-            let report = EndReason::Administrator.report().target(user.as_str());
+            let why = EndReason::Administrator;
+            let report = why.report().target(user.as_str());
             let change = self
-                .stage_end_of_all(self.change(), user)?
+                .stage_end_of_all(self.change(), user, why.cause())?
                 .report(report, caller);
             Ok(change.commit()?.then_some(()))
         })
@@ -195,17 +214,18 @@ impl Provider {
                 .session(&session.id)
                 .target(session.user.as_str());
             let change = self
-                .stage_end_of_all(self.change(), &session.user)?
+                .stage_end_of_all(self.change(), &session.user, EndReason::Logout.cause())?
                 .report(report, caller);
             Ok(change.commit()?.then_some(()))
         })
     }
 
-    /// Adds the end of all sessions of `user` to `change`, and takes all their tokens back.
+    /// Adds the end of all sessions of `user` to `change`, takes all their tokens back, and tells receivers of signals.
     pub(crate) fn stage_end_of_all<'p>(
         &self,
         mut change: Change<'p>,
         user: &UserId,
+        cause: Cause,
     ) -> Result<Change<'p>, Fault> {
         // By version: a code redeemed meanwhile has written its session, and this change is tried again.
         for Versioned { record, version } in self.tenant.find::<Session>("user", user.as_str())? {
@@ -214,7 +234,12 @@ impl Provider {
         for grant in self.tenant.find::<Grant>("user", user.as_str())? {
             change = self.delete_grant(change, &grant)?;
         }
-        Ok(change.revoke(Revoked::User(user.clone())))
+        let change = change.revoke(Revoked::User(user.clone()));
+        change.signal(&SignalEvent::SessionRevoked {
+            user: user.clone(),
+            session: None,
+            cause,
+        })
     }
 
     /// Makes the browser's former session unusable for further logins. It keeps what clients got from it.
@@ -255,7 +280,7 @@ impl Provider {
         for Versioned { record, version } in others.take(surplus) {
             change = change.delete::<Session>(Expected::Version(*version), record.id.as_str());
             let grants = self.tenant.find::<Grant>("login", record.id.as_str())?;
-            change = self.end_grants(change, &grants)?;
+            change = self.end_grants(change, &grants, &TOO_MANY)?;
         }
         Ok(change)
     }
@@ -287,22 +312,30 @@ impl Provider {
         of_login.sort_by_key(|grant| grant.record.created_at);
         let surplus_of_login = (of_login.len() + 1).saturating_sub(MAX_GRANTS_PER_SESSION);
         let kept = of_login.split_off(surplus_of_login);
-        let change = self.end_grants(change, &of_login)?;
+        let change = self.end_grants(change, &of_login, &TOO_MANY)?;
         others.extend(kept);
         others.sort_by_key(|grant| grant.record.used_at);
         let surplus = surplus.saturating_sub(surplus_of_login);
-        self.end_grants(change, others.iter().take(surplus))
+        self.end_grants(change, others.iter().take(surplus), &TOO_MANY)
     }
 
-    /// Adds the end of `grants` to `change`: their tokens are taken back, and their clients told.
+    /// Adds the end of `grants` to `change`: their tokens are taken back, and their clients and receivers of signals told.
     pub(crate) fn end_grants<'p, 'g>(
         &self,
         change: Change<'p>,
         grants: impl IntoIterator<Item = &'g Versioned<Grant>>,
+        cause: &Cause,
     ) -> Result<Change<'p>, Fault> {
         grants.into_iter().try_fold(change, |change, grant| {
             let change = self.delete_grant(change, grant)?;
-            Ok(change.revoke(Revoked::Session(grant.record.id.clone())))
+            let id = &grant.record.id;
+            change
+                .revoke(Revoked::Session(id.clone()))
+                .signal(&SignalEvent::SessionRevoked {
+                    user: grant.record.user.clone(),
+                    session: Some(id.clone()),
+                    cause: cause.clone(),
+                })
         })
     }
 

@@ -230,6 +230,8 @@ id! {
     InstanceId = "ins";
     /// Something that somebody outside is told.
     NoticeId = "ntc";
+    /// A stream of security events to one receiver.
+    StreamId = "str";
 }
 
 #[cfg(test)]

@@ -37,7 +37,8 @@ pub use entropy::{Entropy, random_below, random_bytes};
 pub use fleet_map::FleetMap;
 pub use id::{
     DecisionId, EventId, GroupId, InstanceId, InvalidId, JoinTokenId, NoticeId,
-    RegistrationTokenId, ServiceAccountId, SessionId, TokenId, TransactionId, Ulid, UserId,
+    RegistrationTokenId, ServiceAccountId, SessionId, StreamId, TokenId, TransactionId, Ulid,
+    UserId,
 };
 pub use join::{InvalidJoinToken, JoinToken};
 pub use name::{

@@ -3,6 +3,7 @@
 mod applications;
 mod groups;
 mod identity_providers;
+mod signals;
 mod tenants;
 mod users;
 
@@ -17,6 +18,7 @@ pub use self::applications::{
 };
 pub use self::groups::{GroupCommand, GroupProfileArguments, MemberArguments, RoleCommand};
 pub use self::identity_providers::IdentityProviderCommand;
+pub use self::signals::{SignalCommand, StreamArgument};
 pub use self::tenants::TenantCommand;
 pub use self::users::UserCommand;
 
@@ -201,6 +203,9 @@ pub enum Command {
     /// Login sessions
     #[command(subcommand)]
     Session(SessionCommand),
+    /// Streams of signals: other systems that are told what happens to users and sessions
+    #[command(subcommand)]
+    Signal(SignalCommand),
     /// Proxies and what they enforce
     #[command(subcommand)]
     Proxy(ProxyCommand),

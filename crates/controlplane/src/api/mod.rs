@@ -21,6 +21,7 @@ mod roles;
 mod scim;
 mod service_accounts;
 mod sessions;
+mod signal_streams;
 mod status;
 mod tenants;
 mod tokens;
@@ -413,8 +414,37 @@ pub fn operations() -> Vec<Operation> {
         operation(post, "/api/v1/ca/rotate", Change, keys::rotate_ca),
     ]
     .into_iter()
+    .chain(signal_operations())
     .chain(scim_operations())
     .collect()
+}
+
+/// Those of streams of signals.
+fn signal_operations() -> [Operation; 5] {
+    use Right::{Change, Read};
+    const STREAM: &str = "/api/v1/signal-streams/{stream}";
+    [
+        operation(
+            Method::GET,
+            "/api/v1/signal-streams",
+            Read,
+            signal_streams::list,
+        ),
+        operation(Method::GET, STREAM, Read, signal_streams::show),
+        operation(Method::DELETE, STREAM, Change, signal_streams::delete),
+        operation(
+            Method::POST,
+            "/api/v1/signal-streams/{stream}/disable",
+            Change,
+            signal_streams::disable,
+        ),
+        operation(
+            Method::POST,
+            "/api/v1/signal-streams/{stream}/enable",
+            Change,
+            signal_streams::enable,
+        ),
+    ]
 }
 
 /// Those of SCIM 2.0 (RFC 7644 section 3.2).

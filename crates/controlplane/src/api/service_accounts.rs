@@ -165,6 +165,7 @@ fn view(stored: &Versioned<ServiceAccount>) -> Value {
         "workloads": account.workloads,
         "jwks": account.jwks,
         "external": account.external,
+        "signals": account.signals,
         "version": stored.version,
         "created": account.created_at.to_string(),
         "updated": account.updated_at.to_string(),

@@ -12,6 +12,7 @@ mod passkey;
 mod problem;
 mod registration;
 mod serve;
+mod signal;
 mod tenants;
 mod timely;
 mod unread;
@@ -39,6 +40,7 @@ use crate::{api, metrics::ControlMetrics, openapi, pages, plane::Plane};
 pub use authorize::{LOGIN, LOGIN_CODE, LOGOUT};
 pub use passkey::LOGIN_PASSKEY;
 pub use registration::REGISTERED;
+pub use signal::POLL;
 pub use upstream::{CONNECT, ELSEWHERE};
 
 /// Largest form. A token request has less than 16 KiB.
@@ -146,6 +148,7 @@ pub fn endpoints() -> Vec<Endpoint> {
         oauth::endpoints(),
         device::endpoints(),
         registration::endpoints(),
+        signal::endpoints(),
         account::endpoints(),
         consent::endpoints(),
         passkey::endpoints(),

@@ -23,7 +23,7 @@ use super::{
 use crate::plane::Plane;
 
 /// RFC 9449 sections 4.1 and 8.1.
-const DPOP: HeaderName = HeaderName::from_static("dpop");
+pub(super) const DPOP: HeaderName = HeaderName::from_static("dpop");
 const DPOP_NONCE: HeaderName = HeaderName::from_static("dpop-nonce");
 /// RFC 9701 section 5.
 const SIGNED_INTROSPECTION: &str = "application/token-introspection+jwt";
@@ -223,7 +223,7 @@ async fn discovery(State(plane): State<Arc<Plane>>) -> Result<Response, Refusal>
     cacheable(plane.blocking(|plane| plane.provider.discovery()).await?)
 }
 
-fn cacheable(document: Result<Value, Fault>) -> Result<Response, Refusal> {
+pub(super) fn cacheable(document: Result<Value, Fault>) -> Result<Response, Refusal> {
     let document = document.map_err(|fault| Refusal::internal(&fault))?;
     let headers = [
         (header::CACHE_CONTROL, PUBLIC_CACHE),

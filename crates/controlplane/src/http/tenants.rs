@@ -24,10 +24,11 @@ use crate::{
     tenants::{OpenTenant, TENANTS_PATH},
 };
 
-/// What RFC 8414 section 3.1 puts before the path of an issuer.
-const WELL_KNOWN: [&str; 2] = [
+/// What RFC 8414 section 3.1, and SSF 1.0 section 7.2.1 with it, puts before the path of an issuer.
+const WELL_KNOWN: [&str; 3] = [
     "/.well-known/oauth-authorization-server",
     "/.well-known/openid-configuration",
+    "/.well-known/ssf-configuration",
 ];
 
 /// Tenants whose routes are kept: they have about 150 KB, and making them takes some milliseconds.
@@ -200,6 +201,10 @@ mod tests {
             (
                 "/.well-known/oauth-authorization-server/tenants/acme",
                 Some(("acme", "/.well-known/oauth-authorization-server")),
+            ),
+            (
+                "/.well-known/ssf-configuration/tenants/acme",
+                Some(("acme", "/.well-known/ssf-configuration")),
             ),
             ("/.well-known/oauth-authorization-server", None),
             ("/tenantsacme/x", None),

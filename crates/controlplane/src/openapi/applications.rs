@@ -185,10 +185,17 @@ fn client_fields() -> [(&'static str, Value); 17] {
     ]
 }
 
-fn account_profile() -> [(&'static str, Value); 8] {
+fn account_profile() -> [(&'static str, Value); 9] {
     let external = some_of(
         [("issuer", text())],
         [("subject", maybe(text())), ("claims", any())],
+    );
+    let signals = some_of(
+        [],
+        [
+            ("signed_response_alg", one_of(&["ES256", "RS256"])),
+            ("audience", maybe(text())),
+        ],
     );
     [
         ("description", maybe(text())),
@@ -199,10 +206,11 @@ fn account_profile() -> [(&'static str, Value); 8] {
         ("workloads", list(text())),
         ("jwks", maybe(text())),
         ("external", list(external)),
+        ("signals", maybe(signals)),
     ]
 }
 
-fn account_fields() -> [(&'static str, Value); 14] {
+fn account_fields() -> [(&'static str, Value); 15] {
     let [
         description,
         clearance,
@@ -212,6 +220,7 @@ fn account_fields() -> [(&'static str, Value); 14] {
         workloads,
         jwks,
         external,
+        signals,
     ] = account_profile();
     [
         ("id", text()),
@@ -224,6 +233,7 @@ fn account_fields() -> [(&'static str, Value); 14] {
         workloads,
         jwks,
         external,
+        signals,
         ("disabled", flag()),
         ("version", count()),
         ("created", text()),

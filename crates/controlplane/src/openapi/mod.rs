@@ -8,6 +8,7 @@ mod applications;
 mod provider;
 mod scim;
 mod shape;
+mod signals;
 
 use std::sync::Arc;
 
@@ -188,6 +189,7 @@ fn parameter_shape(path: &str, name: &str) -> Value {
         "session" => pattern("^ses_[0-9A-HJKMNP-TV-Z]{26}$"),
         "registration_token" => pattern("^rgt_[0-9A-HJKMNP-TV-Z]{26}$"),
         "token" => pattern("^join_[0-9A-HJKMNP-TV-Z]{26}$"),
+        "stream" => pattern("^str_[0-9A-HJKMNP-TV-Z]{26}$"),
         "decision" => pattern("^dec_[0-9A-HJKMNP-TV-Z]{26}$"),
         _ => pattern("^[-A-Za-z0-9_.:@]{1,128}$"),
     }
@@ -238,6 +240,7 @@ fn entries() -> impl Iterator<Item = Entry> {
         .chain(applications::entries())
         .chain(scim::entries())
         .chain(provider::entries())
+        .chain(signals::entries())
 }
 
 /// What is used in many places.
@@ -258,7 +261,12 @@ fn schemas() -> Value {
         [("error_description", text()), ("error_uri", text())],
     );
     schemas.insert("OauthError".to_owned(), oauth);
-    let all = [admin::schemas(), applications::schemas(), scim::schemas()];
+    let all = [
+        admin::schemas(),
+        applications::schemas(),
+        scim::schemas(),
+        signals::schemas(),
+    ];
     for (name, shape) in all.into_iter().flatten() {
         schemas.insert(name.to_owned(), shape);
     }

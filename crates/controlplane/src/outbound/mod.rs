@@ -96,14 +96,15 @@ impl Outbound {
         }
     }
 
-    /// Sends `message` with `POST`; the status of the answer.
+    /// Sends `message` with `POST`; the status of the answer, and what it says.
     ///
     /// # Errors
     /// See [`OutboundError`].
-    pub async fn post(&self, message: &Message) -> Result<u16, OutboundError> {
+    pub async fn post(&self, message: &Message) -> Result<(u16, Bytes), OutboundError> {
         let answer = self.send(&message.url, |target| target.post(message));
+        let answer = answer.await?;
         // The status is the answer; a body that is too long or breaks off changes nothing about it.
-        answer.await.map(|answer| answer.status)
+        Ok((answer.status, answer.body.unwrap_or_default()))
     }
 
     /// Sends a form that holds secrets; the status and the answer.
@@ -238,8 +239,13 @@ impl Target {
     }
 
     fn post(&self, message: &Message) -> Result<Request<Full<Bytes>>, OutboundError> {
-        self.request("POST")?
-            .header(header::CONTENT_TYPE, message.media_type)
+        let mut request = self
+            .request("POST")?
+            .header(header::CONTENT_TYPE, message.media_type);
+        if let Some(authorization) = &message.authorization {
+            request = request.header(header::AUTHORIZATION, secret_value(authorization.expose())?);
+        }
+        request
             .body(Full::new(Bytes::from(message.body.expose().clone())))
             .map_err(|_| OutboundError::Address)
     }

@@ -171,7 +171,11 @@ impl Provider {
         Ok(self.tenant.list(after, limit.clamp(1, MAX_PAGE))?)
     }
 
-    fn load<R: Record>(&self, named: Named<'_>, key: &str) -> Result<Versioned<R>, AdminError> {
+    pub(crate) fn load<R: Record>(
+        &self,
+        named: Named<'_>,
+        key: &str,
+    ) -> Result<Versioned<R>, AdminError> {
         self.tenant.get::<R>(key)?.ok_or_else(|| named.not_found())
     }
 

@@ -13,13 +13,14 @@ use super::{
     check_text,
 };
 use crate::{
-    Caller, Provider,
+    Caller, Fault, Provider,
     change::{Change, until_settled},
     limits::{
         MAX_EXTERNAL_CLAIMS, MAX_EXTERNAL_SUBJECT_BYTES, MAX_EXTERNAL_WORKLOADS, MAX_MEMBERSHIPS,
         MAX_SCOPES,
     },
     records::{ExternalWorkload, Holder, NameClaim, SecretCredential, ServiceAccount},
+    signal::{SignalReceiver, SignalStream},
 };
 
 /// What an administrator says about a service account.
@@ -42,6 +43,8 @@ pub struct ServiceAccountProfile {
     pub jwks: Option<String>,
     /// Workloads outside the fleet that may act as it, by a token of an issuer that the fleet trusts.
     pub external: Vec<ExternalWorkload>,
+    /// How it receives signals (SSF 1.0); if absent, it may not.
+    pub signals: Option<SignalReceiver>,
 }
 
 impl ServiceAccountProfile {
@@ -58,6 +61,9 @@ impl ServiceAccountProfile {
         for workload in &self.external {
             check_external(workload)?;
         }
+        let audience = self.signals.as_ref();
+        let audience = audience.and_then(|signals| signals.audience.as_deref());
+        check_text("audience of signals", audience)?;
         check_clearance(self.clearance)
     }
 
@@ -72,6 +78,7 @@ impl ServiceAccountProfile {
             workloads,
             jwks,
             external,
+            signals,
         } = self;
         ServiceAccount {
             description,
@@ -82,6 +89,7 @@ impl ServiceAccountProfile {
             workloads,
             jwks,
             external,
+            signals,
             ..account
         }
     }
@@ -164,6 +172,7 @@ impl Provider {
             workloads: Vec::new(),
             jwks: None,
             external: Vec::new(),
+            signals: None,
             created_at: now,
             updated_at: now,
         }
@@ -288,8 +297,14 @@ impl Provider {
                 .load_at::<ServiceAccount>(named, id.as_str(), version)?
                 .record;
             let name = account.name.as_str();
+            let streams = self.tenant.find::<SignalStream>("receiver", id.as_str());
+            let streams = streams.map_err(Fault::from)?;
+            let change = streams.iter().fold(self.change(), |change, stream| {
+                let version = Expected::Version(stream.version);
+                change.delete::<SignalStream>(version, stream.record.id.as_str())
+            });
             let change = self
-                .stage_memberships(self.change(), &account.groups, &[])?
+                .stage_memberships(change, &account.groups, &[])?
                 .delete::<ServiceAccount>(Expected::Version(version), id.as_str())
                 .delete::<NameClaim>(Expected::Any, &NameClaim::client_key(&account.name))
                 .delete::<SecretCredential>(Expected::Any, name)

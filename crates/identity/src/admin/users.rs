@@ -15,6 +15,7 @@ use crate::{
     records::{Holder, NameClaim, PasswordCredential, Provisioned, User},
     second_factor::SecondFactors,
     secret::StoredSecret,
+    signal::{Cause, Initiator, SignalEvent},
 };
 
 /// What happens to a password beside other changes.
@@ -255,32 +256,43 @@ impl Provider {
                 );
         }
         let is_shut_out = after.disabled && !known.disabled;
+        let user = after.id.clone();
+        if is_shut_out {
+            change = change.signal(&SignalEvent::AccountDisabled { user })?;
+        } else if known.disabled && !after.disabled {
+            change = change.signal(&SignalEvent::AccountEnabled { user })?;
+        }
         if !is_shut_out && matches!(password, PasswordChange::Keep) {
             return Ok(change);
         }
         // Every login writes this record too: of the two, one happens after the other and sees it.
         let stored = self.load::<PasswordCredential>(named(id), id)?;
+        let before = stored.record;
         let credential = match password {
-            PasswordChange::Keep => stored.record,
+            PasswordChange::Keep => before.clone(),
             PasswordChange::Set(hash) => PasswordCredential {
                 hash: Some(hash),
                 changed_at: self.clock.now(),
-                ..stored.record
+                ..before.clone()
             },
             PasswordChange::Remove => PasswordCredential {
                 hash: None,
                 changed_at: self.clock.now(),
-                ..stored.record
+                ..before.clone()
             },
         };
+        let cause = if is_shut_out { DISABLED } else { PASSWORD };
         let mut change = change.put(Expected::Version(stored.version), &credential);
+        if credential.changed_at != before.changed_at {
+            change = change.signal_password(&before, &credential, PASSWORD)?;
+        }
         if is_shut_out {
             let link = MailedLink::key_of(LinkPurpose::ResetPassword, &after.id);
             change = self
                 .stage_end_of_consents(change, &after.id)?
                 .delete::<MailedLink>(Expected::Any, &link);
         }
-        Ok(self.stage_end_of_all(change, &after.id)?)
+        Ok(self.stage_end_of_all(change, &after.id, cause)?)
     }
 
     /// Disables a user: all sessions end and all tokens are taken back, at once.
@@ -290,6 +302,7 @@ impl Provider {
     pub fn disable_user(&self, id: &UserId, caller: &Caller) -> Result<(), AdminError> {
         until_settled(|| {
             let stored = self.user(id)?;
+            let was_enabled = !stored.record.disabled;
             let user = User {
                 disabled: true,
                 updated_at: self.clock.now(),
@@ -306,7 +319,12 @@ impl Provider {
                 )
                 .report(report, caller);
             let change = self.exclude_logins(change, id)?;
-            Ok(self.stage_end_of_all(change, id)?.commit()?.then_some(()))
+            let change = match was_enabled {
+                true => change.signal(&SignalEvent::AccountDisabled { user: id.clone() })?,
+                false => change,
+            };
+            let change = self.stage_end_of_all(change, id, DISABLED)?;
+            Ok(change.commit()?.then_some(()))
         })
     }
 
@@ -317,6 +335,7 @@ impl Provider {
     pub fn enable_user(&self, id: &UserId, caller: &Caller) -> Result<(), AdminError> {
         until_settled(|| {
             let stored = self.user(id)?;
+            let was_disabled = stored.record.disabled;
             let user = User {
                 disabled: false,
                 updated_at: self.clock.now(),
@@ -324,6 +343,10 @@ impl Provider {
             };
             let report = self.user_report("user.enable", &user);
             let change = self.change().put(Expected::Version(stored.version), &user);
+            let change = match was_disabled {
+                true => change.signal(&SignalEvent::AccountEnabled { user: id.clone() })?,
+                false => change,
+            };
             Ok(change.report(report, caller).commit()?.then_some(()))
         })
     }
@@ -345,17 +368,21 @@ impl Provider {
             let credential = PasswordCredential {
                 hash: hash.clone(),
                 changed_at: self.clock.now(),
-                ..stored.record
+                ..stored.record.clone()
             };
+            let is_self = Self::is_self(caller, id.as_str());
             let report = self
                 .user_report("user.password", &user)
-                .detail("self", Self::is_self(caller, id.as_str()));
+                .detail("self", is_self);
+            let cause = Cause::by(is_self, "the password was changed");
             let change = self
                 .change()
                 .put(Expected::Version(stored.version), &credential)
                 .write_of_new_password(&user, caller)
-                .report(report, caller);
-            Ok::<_, AdminError>(self.stage_end_of_all(change, id)?.commit()?.then_some(()))
+                .report(report, caller)
+                .signal_password(&stored.record, &credential, cause.clone())?;
+            let change = self.stage_end_of_all(change, id, cause)?;
+            Ok::<_, AdminError>(change.commit()?.then_some(()))
         })?;
         Ok(generated)
     }
@@ -406,7 +433,8 @@ impl Provider {
         let change = links.iter().fold(change, |change, link| {
             change.delete::<Link>(Expected::Version(link.version), link.record.id.as_str())
         });
-        Ok(self.stage_end_of_all(change, id)?)
+        let change = change.signal(&SignalEvent::AccountPurged { user: id.clone() })?;
+        Ok(self.stage_end_of_all(change, id, DELETED)?)
     }
 
     /// Writes the password record, as every login does: of the two, one happens after the other and sees it.
@@ -419,6 +447,11 @@ impl Provider {
         Ok(change.put(Expected::Version(stored.version), &stored.record))
     }
 }
+
+/// Why sessions end with what an administrator, or who provisions users, does to one.
+const DISABLED: Cause = Cause::new(Initiator::Admin, "the account was disabled");
+const DELETED: Cause = Cause::new(Initiator::Admin, "the account was deleted");
+const PASSWORD: Cause = Cause::new(Initiator::Admin, "the password was changed");
 
 /// The records of a new user.
 pub(crate) fn stage_new_user<'p>(

@@ -29,6 +29,7 @@ pub use self::{
 use crate::{
     Caller, Delivery, Fault, Notice, NoticeContent, Provider,
     change::{Change, Report},
+    notice::Prepared,
     records::User,
 };
 
@@ -174,8 +175,8 @@ impl Provider {
         self.settle(&due.notice, due.notice.report(), delivery)
     }
 
-    /// What to send for `notice`; `None` if nothing is to be sent any more.
-    fn mail_of(&self, notice: &Notice) -> Result<Option<Mail>, Fault> {
+    /// What to send for `notice`.
+    fn mail_of(&self, notice: &Notice) -> Result<Prepared<Mail>, Fault> {
         let (user, address, letter) = match &notice.content {
             NoticeContent::Mail {
                 user,
@@ -184,9 +185,11 @@ impl Provider {
             } => (user, address, letter),
             NoticeContent::ForgottenPassword { typed, source } => {
                 self.answer_forgotten(notice, typed, *source)?;
-                return Ok(None);
+                return Ok(Prepared::Done);
             }
-            NoticeContent::BackchannelLogout { .. } => return Ok(None),
+            NoticeContent::BackchannelLogout { .. } | NoticeContent::Signal { .. } => {
+                return Ok(Prepared::Done);
+            }
         };
         let known = self.tenant.get::<User>(user.as_str())?;
         let content = match &known {
@@ -194,11 +197,9 @@ impl Provider {
             None => None,
         };
         let Some((known, content)) = known.zip(content) else {
-            let report = notice.report().failed("what it is about is gone");
-            self.discard(notice, report)?;
-            return Ok(None);
+            return Ok(Prepared::Gone("what it is about is gone"));
         };
-        Ok(Some(Mail {
+        Ok(Prepared::Ready(Mail {
             id: notice.id.clone(),
             to: address.clone(),
             username: known.record.username,

@@ -19,6 +19,7 @@ use crate::{
     limits::{MAX_ACCOUNTS_OF_ADDRESS, MAX_TEXT_BYTES, RESET_LINK_LIFETIME},
     password::Owner,
     records::{PasswordCredential, User},
+    signal::{Cause, Initiator},
     throttle::Attempt,
 };
 
@@ -236,7 +237,10 @@ impl Provider {
                 .put(Expected::Version(open.credential.version), &credential)
                 .write_of_new_password(user, caller)
                 .report(report, caller);
-            let change = self.stage_end_of_all(change, &user.id)?;
+            let cause = Cause::new(Initiator::User, "a forgotten password was changed");
+            let change =
+                change.signal_password(&open.credential.record, &credential, cause.clone())?;
+            let change = self.stage_end_of_all(change, &user.id, cause)?;
             Ok(change.commit()?.then_some(()))
         })
     }

@@ -73,6 +73,7 @@ impl Provider {
         Ok(Some(Message {
             url: uri.as_str().to_owned(),
             media_type: "application/x-www-form-urlencoded",
+            authorization: None,
             body: Redacted::new(body),
         }))
     }

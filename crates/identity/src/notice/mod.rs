@@ -15,7 +15,7 @@ use std::{net::IpAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use testudo_model::{
-    ClientName, NoticeId, Redacted, SessionId, Timestamp, UserId, event::EventClass,
+    ClientName, NoticeId, Redacted, SessionId, StreamId, Timestamp, UserId, event::EventClass,
 };
 use testudo_store::{Expected, Record};
 
@@ -25,9 +25,10 @@ use crate::{
     change::{Change, Report, until_settled},
     limits::{
         FIRST_NOTICE_PAUSE, MAX_MAILS_PER_ADDRESS, MAX_MAILS_UNDER_WAY, MAX_NOTICE_PAUSE,
-        MAX_NOTICES_PER_RECEIVER, MAX_NOTICES_UNDER_WAY, NOTICE_LIFETIME,
+        MAX_NOTICES_PER_RECEIVER, MAX_NOTICES_UNDER_WAY, NOTICE_LIFETIME, SIGNAL_LIFETIME,
     },
     mail::{Letter, letter_report, mail_key},
+    signal::{Signal, push_refusal, signal_report},
 };
 
 /// Something to tell, as it waits.
@@ -72,6 +73,13 @@ pub enum NoticeContent {
         /// From where.
         source: Option<IpAddr>,
     },
+    /// To the receiver of a stream, that something has happened (SSF 1.0).
+    Signal {
+        /// The stream.
+        stream: StreamId,
+        /// What has happened.
+        signal: Signal,
+    },
 }
 
 /// Who is told.
@@ -83,6 +91,8 @@ pub enum Receiver {
     Mailbox(String),
     /// This provider.
     Ourselves,
+    /// Whoever has a stream of signals.
+    Stream(StreamId),
 }
 
 /// How notices are carried. One way never holds up another.
@@ -107,7 +117,7 @@ impl Lane {
 impl Receiver {
     const fn lane(&self) -> Lane {
         match self {
-            Self::Client(_) => Lane::Http,
+            Self::Client(_) | Self::Stream(_) => Lane::Http,
             Self::Mailbox(_) | Self::Ourselves => Lane::Mail,
         }
     }
@@ -115,7 +125,7 @@ impl Receiver {
     /// Notices that may wait for it.
     const fn patience(&self) -> usize {
         match self {
-            Self::Client(_) | Self::Ourselves => MAX_NOTICES_PER_RECEIVER,
+            Self::Client(_) | Self::Ourselves | Self::Stream(_) => MAX_NOTICES_PER_RECEIVER,
             Self::Mailbox(_) => MAX_MAILS_PER_ADDRESS,
         }
     }
@@ -130,6 +140,7 @@ impl Notice {
             }
             NoticeContent::Mail { address, .. } => Receiver::Mailbox(mail_key(address)),
             NoticeContent::ForgottenPassword { .. } => Receiver::Ourselves,
+            NoticeContent::Signal { stream, .. } => Receiver::Stream(stream.clone()),
         }
     }
 
@@ -152,6 +163,15 @@ impl Notice {
             NoticeContent::ForgottenPassword { .. } => {
                 Report::new(EventClass::Authentication, "password.forgotten")
             }
+            NoticeContent::Signal { stream, signal } => signal_report(&self.id, stream, signal),
+        }
+    }
+
+    /// Time after which it is given up.
+    const fn lifetime(&self) -> Duration {
+        match self.content {
+            NoticeContent::Signal { .. } => SIGNAL_LIFETIME,
+            _ => NOTICE_LIFETIME,
         }
     }
 }
@@ -173,6 +193,16 @@ pub struct DueNotice {
     pub message: Message,
 }
 
+impl DueNotice {
+    /// What an answer with this status and body comes to.
+    pub fn answered(&self, status: u16, body: &[u8]) -> Delivery {
+        match (&self.notice.content, status) {
+            (NoticeContent::Signal { .. }, 400) => push_refusal(body),
+            _ => Delivery::Answered(status),
+        }
+    }
+}
+
 /// An HTTP request that tells a notice: `POST`, and the answer's body does not matter.
 #[derive(Debug)]
 pub struct Message {
@@ -180,8 +210,24 @@ pub struct Message {
     pub url: String,
     /// `Content-Type`.
     pub media_type: &'static str,
+    /// `Authorization`, if the receiver wants one.
+    pub authorization: Option<Redacted<String>>,
     /// The body.
     pub body: Redacted<String>,
+}
+
+/// What is to be done about a notice whose turn it is.
+pub(crate) enum Prepared<M> {
+    /// This is to be sent.
+    Ready(M),
+    /// Not now: its receiver comes for it, or wants to wait. Nothing is to be sent to it for a while.
+    Held,
+    /// Nobody is to be told any more; why. It is not discarded yet.
+    Gone(&'static str),
+    /// Nothing that waits for this stream of signals is to be told any more; why.
+    Closed(&'static str),
+    /// It needs not be told any more, and is not there any more.
+    Done,
 }
 
 /// What became of a message.
@@ -236,11 +282,11 @@ impl Provider {
             .collect())
     }
 
-    /// What is to be sent now of one lane, as `prepare` makes it; it answers `None` once nothing is to be sent any more.
+    /// What is to be sent now of one lane, as `prepare` makes it.
     pub(crate) fn due<M>(
         &self,
         lane: Lane,
-        prepare: impl Fn(&Notice) -> Result<Option<M>, Fault>,
+        prepare: impl Fn(&Notice) -> Result<Prepared<M>, Fault>,
     ) -> Result<Vec<(Notice, M)>, Fault> {
         self.notices
             .read(&self.tenant, self.clock.monotonic_nanos())?;
@@ -252,9 +298,11 @@ impl Provider {
                 break;
             };
             match self.prepared(&notice, &prepare) {
-                Ok(Some(message)) => due.push((notice, message)),
-                // It needs not be told any more.
-                Ok(None) => self.notices.done(&notice),
+                Ok(Prepared::Ready(message)) => due.push((notice, message)),
+                Ok(Prepared::Held) => self.notices.hold(&notice, now),
+                Ok(Prepared::Gone(_) | Prepared::Closed(_) | Prepared::Done) => {
+                    self.notices.done(&notice);
+                }
                 Err(fault) => {
                     let now = self.clock.monotonic_nanos();
                     self.notices.postpone(&notice, now);
@@ -271,17 +319,22 @@ impl Provider {
     fn prepared<M>(
         &self,
         notice: &Notice,
-        prepare: impl Fn(&Notice) -> Result<Option<M>, Fault>,
-    ) -> Result<Option<M>, Fault> {
+        prepare: impl Fn(&Notice) -> Result<Prepared<M>, Fault>,
+    ) -> Result<Prepared<M>, Fault> {
         if self.tenant.get::<Notice>(notice.id.as_str())?.is_none() {
-            return Ok(None);
+            return Ok(Prepared::Done);
         }
-        if self.clock.now().since(notice.created_at) >= NOTICE_LIFETIME {
-            let report = notice.report().failed("it has not been taken in time");
-            self.discard(notice, report)?;
-            return Ok(None);
+        let prepared = if self.clock.now().since(notice.created_at) >= notice.lifetime() {
+            Prepared::Gone("it has not been taken in time")
+        } else {
+            prepare(notice)?
+        };
+        match prepared {
+            Prepared::Gone(why) => self.discard(notice, notice.report().failed(why))?,
+            Prepared::Closed(why) => self.discard_signals(notice, why)?,
+            Prepared::Ready(_) | Prepared::Held | Prepared::Done => {}
         }
-        prepare(notice)
+        Ok(prepared)
     }
 
     /// Whether [`Provider::due_notices`] has any, as far as is known without asking the store.
@@ -310,7 +363,15 @@ impl Provider {
         report: Report,
         delivery: &Delivery,
     ) -> Result<(), Fault> {
-        let settled = match delivery.verdict() {
+        let verdict = delivery.verdict();
+        if let NoticeContent::Signal { stream, .. } = &notice.content {
+            let failure = match &verdict {
+                Verdict::Taken => None,
+                Verdict::Refused(why) | Verdict::Again(why) => Some(why.clone()),
+            };
+            self.deliveries.note(stream, self.clock.now(), failure);
+        }
+        let settled = match verdict {
             Verdict::Taken => self.discard(notice, report),
             Verdict::Refused(how) => self.discard(notice, report.failed(&how)),
             Verdict::Again(why) => {
@@ -328,22 +389,22 @@ impl Provider {
         settled
     }
 
-    /// The request that tells `notice`; `None` if nobody is to be told any more.
-    fn message_of(&self, notice: &Notice) -> Result<Option<Message>, Fault> {
-        let message = match &notice.content {
+    /// The request that tells `notice`.
+    fn message_of(&self, notice: &Notice) -> Result<Prepared<Message>, Fault> {
+        let gone = Prepared::Gone("the receiver is gone");
+        match &notice.content {
             NoticeContent::BackchannelLogout {
                 client_id,
                 client_created_at,
                 user,
                 session,
-            } => self.logout_message(client_id, *client_created_at, user, session)?,
-            NoticeContent::Mail { .. } | NoticeContent::ForgottenPassword { .. } => None,
-        };
-        if message.is_none() {
-            let report = notice.report().failed("the receiver is gone");
-            self.discard(notice, report)?;
+            } => {
+                let message = self.logout_message(client_id, *client_created_at, user, session)?;
+                Ok(message.map_or(gone, Prepared::Ready))
+            }
+            NoticeContent::Signal { stream, signal } => self.signal_message(notice, stream, signal),
+            NoticeContent::Mail { .. } | NoticeContent::ForgottenPassword { .. } => Ok(gone),
         }
-        Ok(message)
     }
 
     pub(crate) fn discard(&self, notice: &Notice, report: Report) -> Result<(), Fault> {

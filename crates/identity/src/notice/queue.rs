@@ -11,7 +11,7 @@ use testudo_store::Tenant;
 use super::{Lane, Notice, Receiver, pause_after};
 use crate::{
     Fault,
-    limits::{MAX_MAILS_WAITING, MAX_PAGE, NOTICE_REREAD},
+    limits::{HELD_NOTICE_PAUSE, MAX_MAILS_WAITING, MAX_PAGE, NOTICE_REREAD},
 };
 
 /// The queues of all receivers.
@@ -108,6 +108,29 @@ impl Queues {
         self.lock().waiting(lane)
     }
 
+    /// How many wait for one receiver.
+    pub(crate) fn waiting_for(&self, receiver: &Receiver) -> usize {
+        let state = self.lock();
+        let queue = state.queues.get(receiver);
+        queue.map_or(0, |queue| queue.waiting.len())
+    }
+
+    /// How many wait for all streams of signals.
+    pub(crate) fn waiting_signals(&self) -> usize {
+        let state = self.lock();
+        let queues = state.queues.iter();
+        let streams = queues.filter(|(receiver, _)| matches!(receiver, Receiver::Stream(_)));
+        streams.map(|(_, queue)| queue.waiting.len()).sum()
+    }
+
+    /// The oldest that wait for one receiver.
+    pub(crate) fn first(&self, receiver: &Receiver, count: usize) -> Vec<Notice> {
+        let state = self.lock();
+        let queue = state.queues.get(receiver);
+        let waiting = queue.into_iter().flat_map(|queue| queue.waiting.values());
+        waiting.take(count).cloned().collect()
+    }
+
     /// How many are being sent.
     pub(super) fn under_way(&self, lane: Lane) -> usize {
         let state = self.lock();
@@ -154,6 +177,22 @@ impl Queues {
     pub(super) fn give_back(&self, notice: &Notice) {
         if let Some(queue) = self.lock().queues.get_mut(&notice.receiver()) {
             queue.under_way = false;
+        }
+    }
+
+    /// Its receiver is not to be sent anything now. It is asked again after a while, whoever changes that meanwhile.
+    pub(super) fn hold(&self, notice: &Notice, now_nanos: u64) {
+        if let Some(queue) = self.lock().queues.get_mut(&notice.receiver()) {
+            queue.under_way = false;
+            let pause = u64::try_from(HELD_NOTICE_PAUSE.as_nanos()).unwrap_or(u64::MAX);
+            queue.not_before_nanos = now_nanos.saturating_add(pause);
+        }
+    }
+
+    /// Something about the receiver has changed: its pause ends.
+    pub(crate) fn wake(&self, receiver: &Receiver) {
+        if let Some(queue) = self.lock().queues.get_mut(receiver) {
+            queue.not_before_nanos = 0;
         }
     }
 

@@ -30,6 +30,7 @@ use crate::{
     change::{Report, until_settled},
     claims::{ASSURANCE_ONE_FACTOR, ASSURANCE_TWO_FACTORS},
     records::Session,
+    signal::{Cause, Credential, CredentialChange, CredentialType},
     webauthn::{KnownCredential, NewCredential},
 };
 
@@ -143,6 +144,15 @@ impl Passkey {
         &self.id
     }
 
+    /// What receivers of signals learn of it.
+    const fn credential(&self) -> Credential<'_> {
+        Credential {
+            user: &self.user,
+            kind: CredentialType::of_passkey(self.backup_eligible),
+            aaguid: Some(self.aaguid),
+        }
+    }
+
     fn known<'a>(&'a self, public_key: &'a [u8]) -> KnownCredential<'a> {
         KnownCredential {
             public_key,
@@ -252,7 +262,7 @@ impl Provider {
         caller: &Caller,
     ) -> Result<(), AdminError> {
         let report = self.account_report("passkey.remove", user.as_str());
-        match self.delete_passkey(user, passkey, report, caller)? {
+        match self.delete_passkey(user, passkey, false, report, caller)? {
             true => Ok(()),
             false => Err(AdminError::NotFound {
                 kind: "passkey",
@@ -286,7 +296,7 @@ impl Provider {
         caller: &Caller,
     ) -> Result<(), Fault> {
         let report = own_report("passkey.remove", session);
-        self.delete_passkey(&session.user, passkey, report, caller)
+        self.delete_passkey(&session.user, passkey, true, report, caller)
             .map(drop)
     }
 
@@ -317,6 +327,7 @@ impl Provider {
         &self,
         user: &UserId,
         passkey: &PasskeyId,
+        by_user: bool,
         report: Report,
         caller: &Caller,
     ) -> Result<bool, Fault> {
@@ -328,7 +339,12 @@ impl Provider {
             // By version: a login with it has written it, and this is tried again.
             let change = self
                 .change()
-                .delete::<Passkey>(Expected::Version(stored.version), passkey.as_str());
+                .delete::<Passkey>(Expected::Version(stored.version), passkey.as_str())
+                .signal_credential(
+                    stored.record.credential(),
+                    CredentialChange::removal(by_user),
+                    Cause::by(by_user, "a passkey was removed"),
+                )?;
             Ok(change.report_ref(&report, caller).commit()?.then_some(true))
         })
     }

@@ -10,6 +10,7 @@ use crate::{
     change::{Change, Report, until_settled},
     limits::MAX_PASSKEYS_PER_USER,
     records::{PasswordCredential, Session, User},
+    signal::{Cause, CredentialChange, Initiator},
     webauthn::{RegistrationResponse, WebauthnError},
 };
 
@@ -173,10 +174,12 @@ impl Provider {
         if self.stored_passkeys(user)?.len() >= MAX_PASSKEYS_PER_USER {
             return Err(RegistrationError::TooMany);
         }
-        Ok(change
+        let change = change
             .put(Expected::Absent, passkey)
             .put(Expected::Absent, challenge)
-            .put(Expected::Version(credential.version), &credential.record))
+            .put(Expected::Version(credential.version), &credential.record);
+        let cause = Cause::new(Initiator::User, "a passkey was added");
+        Ok(change.signal_credential(passkey.credential(), CredentialChange::Create, cause)?)
     }
 
     /// Records that a passkey was not added, if so.

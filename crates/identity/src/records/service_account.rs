@@ -8,6 +8,8 @@ use testudo_model::{
 };
 use testudo_store::Record;
 
+use crate::signal::SignalReceiver;
+
 /// A workload, or several, as a trusted issuer describes it. Everything named must fit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -48,10 +50,18 @@ pub struct ServiceAccount {
     /// Workloads outside the fleet that may act as it, by a token of an issuer that the fleet trusts.
     #[serde(default)]
     pub external: Vec<ExternalWorkload>,
+    /// How it receives signals; if absent, it may not.
+    #[serde(default)]
+    pub signals: Option<SignalReceiver>,
     /// When the record was made.
     pub created_at: Timestamp,
     /// When it was changed last.
     pub updated_at: Timestamp,
+}
+
+impl ServiceAccount {
+    /// Finds those that receive signals.
+    pub(crate) const SIGNALS_INDEX: &'static str = "signals";
 }
 
 impl Record for ServiceAccount {
@@ -65,6 +75,12 @@ impl Record for ServiceAccount {
         let groups = self.groups.iter().map(|group| ("group", group.to_string()));
         let roles = self.roles.iter().map(|role| ("role", role.to_string()));
         let workloads = self.workloads.iter().map(|id| ("workload", id.to_string()));
-        groups.chain(roles).chain(workloads).collect()
+        let signals = self.signals.iter();
+        let signals = signals.map(|_| (Self::SIGNALS_INDEX, "receiver".to_owned()));
+        groups
+            .chain(roles)
+            .chain(workloads)
+            .chain(signals)
+            .collect()
     }
 }

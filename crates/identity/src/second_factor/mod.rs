@@ -16,6 +16,7 @@ use crate::{
     limits::RECOVERY_CODES,
     records::Session,
     secret::{self, StoredSecret},
+    signal::{Cause, Credential, CredentialChange, CredentialType, Initiator},
 };
 
 /// `amr` of a one-time password (RFC 8176); a recovery code is one too.
@@ -188,8 +189,10 @@ impl Provider {
         let codes = recovery_codes(&*self.entropy);
         until_settled(|| {
             let before = self.second_factors(&session.user)?;
-            let expected =
-                before.map_or(Expected::Absent, |stored| Expected::Version(stored.version));
+            let (expected, added) = match before {
+                Some(stored) => (Expected::Version(stored.version), CredentialChange::Update),
+                None => (Expected::Absent, CredentialChange::Create),
+            };
             let factors = SecondFactors {
                 user: session.user.clone(),
                 totp: new.secret.clone(),
@@ -198,7 +201,12 @@ impl Provider {
                 recovery_codes: digests(&codes),
             };
             let report = factor_report("factor.add", session);
-            let change = self.change().put(expected, &factors);
+            let cause = Cause::new(Initiator::User, "an authenticator app was added");
+            let change = self.change().put(expected, &factors).signal_credential(
+                app_of(&session.user),
+                added,
+                cause,
+            )?;
             Ok::<_, Fault>(change.report(report, caller).commit()?.then_some(()))
         })?;
         Ok(Some(codes))
@@ -207,7 +215,7 @@ impl Provider {
     /// Takes the authenticator and the recovery codes away.
     pub(crate) fn remove_totp(&self, session: &Session, caller: &Caller) -> Result<(), Fault> {
         let report = factor_report("factor.remove", session);
-        self.remove_second_factors(&session.user, report, caller)
+        self.remove_second_factors(&session.user, true, report, caller)
     }
 
     /// Takes all second factors of a user away: they have lost them.
@@ -216,19 +224,25 @@ impl Provider {
     /// The store fails.
     pub fn reset_second_factors(&self, user: &UserId, caller: &Caller) -> Result<(), Fault> {
         let report = self.account_report("factor.reset", user.as_str());
-        self.remove_second_factors(user, report, caller)
+        self.remove_second_factors(user, false, report, caller)
     }
 
     fn remove_second_factors(
         &self,
         user: &UserId,
+        by_user: bool,
         report: Report,
         caller: &Caller,
     ) -> Result<(), Fault> {
         until_settled(|| {
-            let change = self
-                .change()
-                .delete::<SecondFactors>(Expected::Any, user.as_str());
+            let mut change = self.change();
+            if let Some(stored) = self.second_factors(user)? {
+                let removal = CredentialChange::removal(by_user);
+                let cause = Cause::by(by_user, "an authenticator app was removed");
+                change = change
+                    .delete::<SecondFactors>(Expected::Version(stored.version), user.as_str())
+                    .signal_credential(app_of(user), removal, cause)?;
+            }
             Ok(change.report_ref(&report, caller).commit()?.then_some(()))
         })
     }
@@ -252,6 +266,15 @@ impl Provider {
             Ok(change.report(report, caller).commit()?.then_some(true))
         })?;
         Ok(renewed.then_some(codes))
+    }
+}
+
+/// What receivers of signals learn of an authenticator.
+const fn app_of(user: &UserId) -> Credential<'_> {
+    Credential {
+        user,
+        kind: CredentialType::App,
+        aaguid: None,
     }
 }
 

@@ -1,9 +1,14 @@
 //! The client credentials grant (RFC 6749 section 4.4): service accounts act for themselves.
 
-use testudo_model::TokenId;
+use testudo_model::{Scope, TokenId};
 
 use super::{AuthenticatedClient, ClientHolder, TokenError, TokenResponse, issued};
-use crate::{Caller, Parameters, Provider, claims::AccessTokenFacts, records::GrantType, scopes};
+use crate::{
+    Caller, Parameters, Provider,
+    claims::AccessTokenFacts,
+    records::GrantType,
+    scopes::{self, SSF_MANAGE, SSF_READ, ScopeSet},
+};
 
 impl Provider {
     /// Gives a service account an access token, bound to what it came with.
@@ -16,7 +21,11 @@ impl Provider {
         let ClientHolder::ServiceAccount(account) = &client.holder else {
             return Err(TokenError::UnauthorizedClient);
         };
-        let allowed = account.scopes.iter().cloned().collect();
+        let mut allowed: ScopeSet = account.scopes.iter().cloned().collect();
+        if account.signals.is_some() {
+            let own = [SSF_READ, SSF_MANAGE].into_iter();
+            allowed.extend(own.filter_map(|scope| scope.parse::<Scope>().ok()));
+        }
         let granted =
             scopes::narrowed(allowed, parameters.get("scope")).ok_or(TokenError::InvalidScope)?;
         let token_id = TokenId::generate(&*self.clock, &*self.entropy);

@@ -10,7 +10,9 @@ use testudo_model::{
     snapshot::{GatewayRules, PolicyFile, TransferRules},
 };
 
-use super::{ConsentRule, Directory, IdentityProvider, Network, RegistrationSection};
+use super::{
+    ConsentRule, Directory, IdentityProvider, Network, RegistrationSection, SignalsSection,
+};
 use crate::LogFormat;
 
 /// A validated fleet file with the files it names.
@@ -261,6 +263,8 @@ pub struct SeedServiceAccount {
     pub authentication: Option<SeedAuthentication>,
     /// The workloads outside the fleet that may act as it.
     pub external: Vec<ExternalWorkload>,
+    /// How it receives signals, if it does.
+    pub signals: Option<SignalsSection>,
 }
 
 /// Workloads outside the fleet as an issuer describes them.

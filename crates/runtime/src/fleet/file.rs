@@ -18,6 +18,7 @@ use super::{
     network::{ListenAddress, Network},
     route_match::RouteMatch,
     secret::SecretReference,
+    signals::SignalsSection,
     units::{Period, Rate, Size},
 };
 use crate::LogFormat;
@@ -413,6 +414,10 @@ pub struct ServiceAccountSection {
     /// a secret.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub external: Vec<ExternalWorkloadSection>,
+    /// Lets the account receive signals of what happens to users and sessions, with the scopes `ssf.read` and
+    /// `ssf.manage`. Without this section it cannot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signals: Option<SignalsSection>,
 }
 
 /// Workloads as a trusted issuer describes them. Everything named must fit exactly.

@@ -28,6 +28,7 @@ mod route_match;
 mod schema;
 mod secret;
 mod services;
+mod signals;
 mod tenants;
 mod text_value;
 mod trusted_issuers;
@@ -71,6 +72,7 @@ pub use problem::{Excerpt, FleetErrors, Location, Problem, Severity};
 pub use route_match::{RouteMatch, Wildcard};
 pub use schema::{schema, schema_text};
 pub use secret::SecretReference;
+pub use signals::SignalsSection;
 pub use units::{Period, Rate, Size};
 
 use check::{Context, Secrets};

@@ -12,7 +12,7 @@ use super::{
     problem::Problems,
     secret::SecretReference,
     services::MAX_PERCENT,
-    trusted_issuers,
+    signals, trusted_issuers,
 };
 
 /// Client id of `testudo login`; it is built in.
@@ -97,10 +97,14 @@ fn service_accounts(
             spiffe,
             jwks,
             external,
+            signals,
         } = section;
         check_membership(groups, roles, *clearance, at, context);
         if name.as_str() == BUILT_IN_CLIENT {
             report_built_in(at, context.problems);
+        }
+        if let Some(signals) = signals {
+            signals::check(signals, at.key("signals"), context.problems);
         }
         SeedServiceAccount {
             name: name.clone(),
@@ -118,6 +122,7 @@ fn service_accounts(
                 authentication(file, credentials, at, context)
             }),
             external: trusted_issuers::external(section, at, context),
+            signals: signals.clone(),
         }
     });
     accounts.collect()

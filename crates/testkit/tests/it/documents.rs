@@ -7,9 +7,9 @@ use std::{
 
 use crate::sources::{dotted_literals, first_cells, product, read, root};
 
-/// Literals that look like an activity or an error code and are neither: files, a collection without a record type,
+/// Literals that look like an activity or an error code and are neither: files, scopes, a collection without a record type,
 /// an example in a message.
-const OTHERS: [&str; 18] = [
+const OTHERS: [&str; 20] = [
     "admin.sock",
     "ca.pem",
     "fleet.cedarschema",
@@ -22,6 +22,8 @@ const OTHERS: [&str; 18] = [
     "returned.html",
     "pem.new",
     "schema.sql",
+    "ssf.manage",
+    "ssf.read",
     "shop.bookshop.example",
     "store.db",
     "store.lock",

@@ -140,4 +140,7 @@ pub struct NewAccountArguments {
     /// JWK Set with the keys it signs with (`private_key_jwt`), instead of a secret
     #[arg(long, value_name = "FILE")]
     pub jwks_file: Option<PathBuf>,
+    /// It may receive signals of what happens to users and sessions, in tokens signed like this
+    #[arg(long, value_name = "ALG", value_parser = ["RS256", "ES256"])]
+    pub signals: Option<String>,
 }

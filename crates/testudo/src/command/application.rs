@@ -156,6 +156,7 @@ fn account_of(new: &NewAccountArguments) -> Result<Value, Failure> {
         "scopes": new.scopes,
         "workloads": new.workloads,
         "jwks": keys_of(new.jwks_file.as_deref())?,
+        "signals": new.signals.as_ref().map(|algorithm| json!({ "signed_response_alg": algorithm })),
     }))
 }
 

@@ -17,6 +17,7 @@ mod policy;
 mod process;
 mod proxy;
 mod registration_token;
+mod signal;
 mod supervisor;
 mod tenant;
 mod token;
@@ -88,6 +89,7 @@ pub async fn run(cli: Cli) -> Outcome {
             account::identity_provider(&invocation, command).await
         }
         Command::Session(command) => account::session(&invocation, command).await,
+        Command::Signal(command) => signal::run(&invocation, command).await,
         Command::Proxy(command) => operate::proxy(&invocation, command).await,
         Command::JoinToken(command) => operate::join_token(&invocation, command).await,
         Command::RegistrationToken(command) => registration_token::run(&invocation, command).await,

@@ -33,6 +33,7 @@ fn request(method: &str, path: &str, fields: &str) -> String {
         .replace("{token}", "join_00000000000000000000000000")
         .replace("{registration_token}", "rgt_00000000000000000000000000")
         .replace("{decision}", "dec_00000000000000000000000000")
+        .replace("{stream}", "str_00000000000000000000000000")
         .replace("{event}", "0");
     assert!(
         !path.contains('{'),

@@ -58,6 +58,7 @@ mod scim;
 mod second_factor;
 mod shop;
 mod sidecar_direct;
+mod signals;
 mod slow_clients;
 mod source;
 mod strict_clients;
