@@ -5,6 +5,7 @@
 //! that `activation` commits and `proxies` hands out.
 
 mod activation;
+mod administration;
 mod connection;
 mod directories;
 mod exchange;

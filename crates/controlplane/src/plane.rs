@@ -13,6 +13,7 @@ use testudo_model::{
     Clock, Entropy, EventId, SpiffeId, TenantName, TrustDomain,
     event::{Actor, Detail, Event, EventClass, Outcome},
 };
+use testudo_policy::PolicyErrors;
 use testudo_runtime::fleet::{MailServer, OutboundRules};
 use testudo_store::{Store, StoreError, StoreOptions};
 use testudo_trust::RootKey;
@@ -21,6 +22,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::{
     activation::Activation,
+    administration::Administration,
     api::Administrator,
     directories::Directories,
     exchange::ExchangeRules,
@@ -80,6 +82,8 @@ pub struct Plane {
     pub workloads: Arc<Workloads>,
     /// The ledger.
     pub ledger: Arc<Ledger>,
+    /// Who may administer.
+    pub administration: Arc<Administration>,
     /// Makes snapshots.
     pub activation: Arc<Activation>,
     /// Hands them out.
@@ -132,6 +136,9 @@ pub enum OpenError {
     /// A tenant.
     #[error("the tenants cannot be opened")]
     Tenants(#[from] TenantError),
+    /// Who may administer.
+    #[error("the policies of administration cannot be read")]
+    Administration(#[from] PolicyErrors),
     /// The workload identities.
     #[error("the workload identities cannot be opened")]
     Workloads(#[from] WorkloadError),
@@ -230,6 +237,7 @@ impl Plane {
         let activation = Activation::new(store.tenant(&tenant), Arc::clone(&tenants));
         Ok(Self {
             activation: Arc::new(activation),
+            administration: Arc::new(Administration::built_in()?),
             display_name: trust_domain.to_string(),
             base: String::new(),
             distribution,

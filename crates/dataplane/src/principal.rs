@@ -28,7 +28,7 @@ impl Principal {
                 issued_at: claims.iat,
                 client_id: claims.client_id.clone(),
                 session: claims.sid.clone(),
-                assurance: assurance(claims),
+                assurance: claims.assurance(),
                 authenticated_at: claims.auth_time.unwrap_or(claims.iat),
                 bound,
             },
@@ -77,22 +77,4 @@ fn split_scopes(scope: &str) -> Vec<String> {
         .filter(|scope| !scope.is_empty())
         .map(str::to_owned)
         .collect()
-}
-
-/// 1 one factor, 2 two factors, 3 phishing-resistant, from `acr` and `amr` (RFC 8176). What is not understood
-/// is one factor.
-fn assurance(claims: &AccessTokenClaims) -> i64 {
-    let has = |methods: &[&str]| {
-        claims
-            .amr
-            .iter()
-            .any(|method| methods.contains(&method.as_str()))
-    };
-    match claims.acr.as_deref() {
-        Some("aal3" | "phrh" | "3") => 3,
-        Some("aal2" | "2") => 2,
-        _ if has(&["hwk"]) && has(&["mfa", "user", "pin", "fpt", "face"]) => 3,
-        _ if has(&["mfa"]) => 2,
-        _ => 1,
-    }
 }

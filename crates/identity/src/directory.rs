@@ -110,6 +110,15 @@ impl Provider {
     /// # Errors
     /// The store fails.
     pub fn roles_of(&self, subject: &str) -> Result<Vec<RoleName>, Fault> {
+        let standing = self.standing_of_subject(subject)?;
+        Ok(standing.map(|standing| standing.roles).unwrap_or_default())
+    }
+
+    /// Groups and roles of one user or service account; `None` for who is disabled or unknown.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn standing_of_subject(&self, subject: &str) -> Result<Option<Standing>, Fault> {
         let found = match self.tenant.get::<User>(subject)? {
             Some(user) => Some((user.record.disabled, user.record.roles, user.record.groups)),
             None => self
@@ -119,8 +128,8 @@ impl Provider {
                 .map(|account| (account.disabled, account.roles, account.groups)),
         };
         match found {
-            Some((false, own, groups)) => Ok(self.standing_of(&own, &groups)?.roles),
-            _ => Ok(Vec::new()),
+            Some((false, own, groups)) => Ok(Some(self.standing_of(&own, &groups)?)),
+            _ => Ok(None),
         }
     }
 

@@ -54,6 +54,22 @@ pub struct AccessTokenClaims {
 }
 
 impl AccessTokenClaims {
+    /// How the user logged in: 1 one factor, 2 two factors, 3 phishing-resistant, from `acr` and `amr` (RFC 8176). What is
+    /// not understood is one factor.
+    pub fn assurance(&self) -> i64 {
+        let has = |methods: &[&str]| {
+            let mut given = self.amr.iter();
+            given.any(|method| methods.contains(&method.as_str()))
+        };
+        match self.acr.as_deref() {
+            Some("aal3" | "phrh" | "3") => 3,
+            Some("aal2" | "2") => 2,
+            _ if has(&["hwk"]) && has(&["mfa", "user", "pin", "fpt", "face"]) => 3,
+            _ if has(&["mfa"]) => 2,
+            _ => 1,
+        }
+    }
+
     /// The audience of tokens for one service of the fleet with this audience.
     pub fn audience_of(fleet: &str, service: &str) -> String {
         [fleet, "/", service].concat()

@@ -2,9 +2,9 @@
 
 use std::collections::HashSet;
 
-use cedar_policy::{Effect, Policy, PolicyId};
+use cedar_policy::{Effect, Policy, PolicyId, Schema};
 use miette::Diagnostic;
-use testudo_model::{limits, snapshot::PolicyFile};
+use testudo_model::{event::DeterminingPolicy, limits, snapshot::PolicyFile};
 
 use crate::{
     problem::{Place, PolicyProblem},
@@ -46,6 +46,16 @@ impl LoadedPolicy {
         self.policy.effect() == Effect::Forbid
     }
 
+    /// What is said about it after a decision.
+    pub(crate) fn determining(&self) -> DeterminingPolicy {
+        DeterminingPolicy {
+            id: self.id.clone(),
+            reason: self.reason.clone(),
+            file: self.place.file.clone(),
+            line: self.place.line,
+        }
+    }
+
     /// The place `offset` bytes into the statement.
     pub(crate) fn place_of(&self, offset: usize) -> Place {
         let inner = Source::new(&self.place.file, &self.text).place(offset);
@@ -80,7 +90,26 @@ pub(crate) fn load(
         loader.add_file(&file.name, &file.text, false);
     }
     let Loader { policies, .. } = loader;
-    validation::validate(vocabulary, &policies, problems);
+    validation::validate(&vocabulary.schema, &policies, problems);
+    policies
+}
+
+/// Reads built-in policies that stand alone.
+pub(crate) fn load_built_in(
+    schema: &Schema,
+    name: &str,
+    text: &str,
+    problems: &mut Vec<PolicyProblem>,
+) -> Vec<LoadedPolicy> {
+    let mut loader = Loader {
+        policies: Vec::new(),
+        ids: HashSet::new(),
+        left: usize::MAX,
+        problems,
+    };
+    loader.add_file(name, text, true);
+    let Loader { policies, .. } = loader;
+    validation::validate(schema, &policies, problems);
     policies
 }
 

@@ -93,6 +93,7 @@
 //! * [`PolicyEngine::explain`]: the rule that decided, or the rules that came close and what they lacked.
 //! * [`run_tests`]: tests of policies with coverage.
 
+mod administration;
 mod bundle;
 mod cases;
 mod decision;
@@ -108,6 +109,10 @@ mod source;
 mod validation;
 mod vocabulary;
 
+pub use administration::{
+    ADMIN_POLICIES, ADMIN_POLICIES_FILE, ADMIN_ROLE, ADMIN_SCHEMA, AUDITOR_ROLE, Account,
+    AdminAction, AdminActionGroup, AdminCall, AdminDecision, AdminObject, AdminRules,
+};
 pub use bundle::{GUARDRAILS, GUARDRAILS_FILE};
 pub use cases::{CaseReport, TestReport, run_tests};
 pub use decision::{Call, Decision, DecisionKey, GATEWAY, Peer, ReasonCode, TokenFacts};

@@ -2,13 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 
-use cedar_policy::{PolicySet, ValidationError, ValidationMode, ValidationWarning, Validator};
+use cedar_policy::{
+    PolicySet, Schema, ValidationError, ValidationMode, ValidationWarning, Validator,
+};
 use miette::Diagnostic;
 
 use crate::{
     bundle::LoadedPolicy,
     problem::{Place, PolicyProblem},
-    vocabulary::Vocabulary,
 };
 
 /// How far policies may follow references from one entity to the next (Cedar RFC 76):
@@ -17,7 +18,7 @@ const MAX_DEREFERENCES: u32 = 2;
 
 /// Strictly validates all policies at once and reports what is wrong.
 pub(crate) fn validate(
-    vocabulary: &Vocabulary,
+    schema: &Schema,
     policies: &[LoadedPolicy],
     problems: &mut Vec<PolicyProblem>,
 ) {
@@ -32,7 +33,7 @@ pub(crate) fn validate(
             ));
         }
     }
-    let validator = Validator::new(vocabulary.schema.clone());
+    let validator = Validator::new(schema.clone());
     let result = validator.validate_with_level(&set, ValidationMode::Strict, MAX_DEREFERENCES);
     let errors = result.validation_errors().map(error);
     let warnings = result.validation_warnings().map(warning);

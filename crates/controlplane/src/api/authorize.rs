@@ -1,6 +1,6 @@
-//! Who may administer: the owner of the data folder, and who has a role for it.
+//! Who may administer: the owner of the data folder, and whom policies permit it (see `testudo_policy::AdminRules`).
 //!
-//! A role is not enough for a user: every application they log in to gets a token of theirs for the same audience, and
+//! Being permitted is not enough for a user: every application they log in to gets a token of theirs for the same audience, and
 //! its backend could use it here. So their token must say that they gave it for this ([`ADMIN_SCOPE`]). A service
 //! account gives its tokens to nobody.
 
@@ -10,20 +10,19 @@ use axum::extract::Request;
 use http::header;
 use testudo_identity::{Fault, PresentedToken, Provider};
 use testudo_model::{
-    AccessTokenClaims, ServiceAccountId,
+    AccessTokenClaims, ServiceAccountId, Timestamp,
     event::{Actor, Detail, EventClass, Outcome},
 };
+use testudo_policy::{
+    ADMIN_ROLE, AUDITOR_ROLE, Account, AdminAction, AdminActionGroup, AdminCall, AdminDecision,
+    AdminObject,
+};
 
-use super::Right;
 use crate::{
     http::{Refusal, Remote, Workload},
     plane::{Note, Plane},
 };
 
-/// May do everything.
-pub const ADMIN_ROLE: &str = "testudo-admin";
-/// May see everything.
-pub const AUDITOR_ROLE: &str = "testudo-auditor";
 /// What a user's token must have been given for. The command line may ask for it; another client only if the fleet file
 /// has it among that client's scopes.
 pub const ADMIN_SCOPE: &str = "testudo:admin";
@@ -67,44 +66,46 @@ pub enum Question {
     /// On the admin socket.
     Local,
     /// Over the network.
-    Network {
-        source_ip: IpAddr,
-        workload: Option<Workload>,
-        token: String,
-        /// `METHOD /path`.
-        operation: String,
-    },
+    Network(Asked),
+}
+
+/// What is asked for over the network.
+pub struct Asked {
+    source_ip: IpAddr,
+    workload: Option<Workload>,
+    token: String,
+    /// `METHOD /path`.
+    operation: String,
+    action: AdminAction,
+    /// What is administered, if the path names it.
+    name: Option<String>,
 }
 
 impl Question {
-    /// Reads it off a request.
-    pub fn of(request: &Request) -> Result<Self, Refusal> {
+    /// Reads it off a request for `action` on what is called `name`.
+    pub fn of(
+        request: &Request,
+        action: AdminAction,
+        name: Option<String>,
+    ) -> Result<Self, Refusal> {
         match request.extensions().get::<Remote>() {
             Some(Remote::Local) => Ok(Self::Local),
-            Some(Remote::Network { address, workload }) => Ok(Self::Network {
+            Some(Remote::Network { address, workload }) => Ok(Self::Network(Asked {
                 source_ip: *address,
                 workload: workload.clone(),
                 token: bearer_token(request)?,
                 operation: format!("{} {}", request.method(), request.uri().path()),
-            }),
+                action,
+                name,
+            })),
             None => Err(unauthenticated("the connection is not known")),
         }
     }
 }
 
 /// Decides, and records a refusal.
-pub async fn authorize(
-    plane: &Arc<Plane>,
-    right: Right,
-    question: Question,
-) -> Result<Administrator, Refusal> {
-    let Question::Network {
-        source_ip,
-        workload,
-        token,
-        operation,
-    } = question
-    else {
+pub async fn authorize(plane: &Arc<Plane>, question: Question) -> Result<Administrator, Refusal> {
+    let Question::Network(asked) = question else {
         let actor = Actor {
             client: Some("admin.sock".to_owned()),
             ..Actor::default()
@@ -115,67 +116,114 @@ pub async fn authorize(
             is_provisioner: false,
         });
     };
-    let (checked, known) = plane
-        .blocking(move |plane| {
-            let peer = plane.standing(workload.as_ref());
-            let token = || PresentedToken::bearer(&token, peer.as_ref());
-            let own = plane.provider.access_token(token());
-            // Who administers the fleet administers its tenants. The other way round it is not.
-            let (provider, checked) = match own {
-                Err(_) if !plane.tenant().is_default() => {
-                    let fleet = plane.tenants.own();
-                    (fleet, fleet.access_token(token()))
-                }
-                own => (&plane.provider, own),
-            };
-            let known = checked.as_ref().ok().map(|claims| {
-                let roles = provider.roles_of(&claims.sub)?;
-                Ok::<_, Fault>((roles, may_provision(&plane.provider, claims)))
-            });
-            (checked, known)
-        })
-        .await?;
-    let claims =
-        checked.map_err(|_| unauthenticated("the access token is not valid; log in again"))?;
-    let (roles, provisions) = known
-        .transpose()
-        .map_err(|fault| Refusal::internal(&fault))?
-        .unwrap_or_default();
-    let has = |role: &str| roles.iter().any(|granted| granted.as_str() == role);
-    let is_administrator = has(ADMIN_ROLE) && is_for_administration(&claims);
-    let is_provisioner = right == Right::Provision && provisions && !is_administrator;
-    let refusal = if is_provisioner {
-        None
-    } else if !(has(ADMIN_ROLE) || (right == Right::Read && has(AUDITOR_ROLE))) {
-        Some(role_needed(right))
+    plane.blocking(move |plane| decide(plane, &asked)).await?
+}
+
+fn decide(plane: &Plane, asked: &Asked) -> Result<Administrator, Refusal> {
+    let (claims, account) = identify(plane, asked)?;
+    let actor = Actor {
+        subject: Some(claims.sub.clone()),
+        client: Some(claims.client_id.clone()),
+        session: claims.sid.clone(),
+        workload: None,
+    };
+    let object = AdminObject {
+        tenant: plane.tenant().clone(),
+        name: asked.name.clone(),
+        is_reserved: false,
+    };
+    let decision = account.as_ref().map_or_else(nobody, |account| {
+        let call = call_of(plane, asked, &claims);
+        let rules = plane.administration.rules();
+        rules.decide(account, asked.action, &object, &call)
+    });
+    let refusal = if !decision.allowed {
+        Some(denied(asked.action, &decision))
     } else if !is_for_administration(&claims) {
         Some(scope_needed())
     } else {
         None
     };
-    let actor = Actor {
-        subject: Some(claims.sub),
-        client: Some(claims.client_id),
-        session: claims.sid,
-        workload: None,
-    };
-    match refusal {
-        None => Ok(Administrator {
-            actor,
-            source_ip: Some(source_ip),
-            is_provisioner,
-        }),
-        Some(refusal) => {
-            record_refusal(plane, actor, source_ip, operation).await?;
-            Err(refusal)
+    if let Some(refusal) = refusal {
+        record_refusal(plane, actor, asked, &decision)?;
+        return Err(refusal);
+    }
+    let is_administrator = account.is_some_and(|account| account.is_administrator());
+    Ok(Administrator {
+        actor,
+        source_ip: Some(asked.source_ip),
+        is_provisioner: asked.action == AdminAction::ScimProvision && !is_administrator,
+    })
+}
+
+/// Whose token it is, and what they are; no account for who is disabled or gone.
+fn identify(plane: &Plane, asked: &Asked) -> Result<(AccessTokenClaims, Option<Account>), Refusal> {
+    let peer = plane.standing(asked.workload.as_ref());
+    let token = || PresentedToken::bearer(&asked.token, peer.as_ref());
+    let own = plane.provider.access_token(token());
+    // Who administers the fleet administers its tenants. The other way round it is not.
+    let (provider, checked) = match own {
+        Err(_) if !plane.tenant().is_default() => {
+            let fleet = plane.tenants.own();
+            (fleet, fleet.access_token(token()))
         }
+        own => (&plane.provider, own),
+    };
+    let claims =
+        checked.map_err(|_| unauthenticated("the access token is not valid; log in again"))?;
+    let account = account_of(plane, provider, &claims);
+    let account = account.map_err(|fault| Refusal::internal(&fault))?;
+    Ok((claims, account))
+}
+
+fn account_of(
+    plane: &Plane,
+    provider: &Provider,
+    claims: &AccessTokenClaims,
+) -> Result<Option<Account>, Fault> {
+    let standing = provider.standing_of_subject(&claims.sub)?;
+    Ok(standing.map(|standing| Account {
+        id: claims.sub.clone(),
+        tenant: provider.settings().tenant.clone(),
+        groups: standing.groups,
+        roles: standing.roles,
+        is_service_account: is_of_service_account(claims),
+        // Of the tenant that is administered alone: the fleet's provision nobody elsewhere.
+        provisions: may_provision(&plane.provider, claims),
+    }))
+}
+
+fn call_of(plane: &Plane, asked: &Asked, claims: &AccessTokenClaims) -> AdminCall {
+    let scopes = claims.scope.split(' ').filter(|scope| !scope.is_empty());
+    let acting = std::iter::successors(claims.act.as_ref(), |actor| actor.act.as_deref());
+    AdminCall {
+        client: claims.client_id.clone(),
+        scopes: scopes.map(str::to_owned).collect(),
+        assurance: claims.assurance(),
+        authenticated_at: Timestamp::from_unix_seconds(claims.auth_time.unwrap_or(claims.iat)),
+        bound: claims.cnf.is_some(),
+        actors: acting.count(),
+        source_ip: asked.source_ip,
+        now: plane.clock.now(),
+    }
+}
+
+/// What is decided about nobody.
+fn nobody() -> AdminDecision {
+    AdminDecision {
+        allowed: false,
+        policies: Vec::new(),
+        errors: Vec::new(),
     }
 }
 
 /// Whether the token was given to administer with.
 fn is_for_administration(claims: &AccessTokenClaims) -> bool {
-    let of_service_account = claims.sub.parse::<ServiceAccountId>().is_ok();
-    of_service_account || claims.scope.split(' ').any(|scope| scope == ADMIN_SCOPE)
+    is_of_service_account(claims) || claims.scope.split(' ').any(|scope| scope == ADMIN_SCOPE)
+}
+
+fn is_of_service_account(claims: &AccessTokenClaims) -> bool {
+    claims.sub.parse::<ServiceAccountId>().is_ok()
 }
 
 /// Whether the token is that of a service account, was given to provision people with, and would be again.
@@ -190,15 +238,23 @@ fn may_provision(provider: &Provider, claims: &AccessTokenClaims) -> bool {
     })
 }
 
-fn role_needed(right: Right) -> Refusal {
-    let needed = match right {
-        Right::Read => format!("the role `{AUDITOR_ROLE}` or `{ADMIN_ROLE}`"),
-        Right::Change => format!("the role `{ADMIN_ROLE}`"),
-        Right::Provision => {
+fn denied(action: AdminAction, decision: &AdminDecision) -> Refusal {
+    let refusal = Refusal::new(403, "api.denied", "not allowed");
+    if let Some(policy) = decision.policies.iter().find(|_| !decision.allowed) {
+        let reason = policy.reason.as_deref().unwrap_or("it forbids this");
+        let id = &policy.id;
+        return refusal.detail(format!(
+            "`{action}` is forbidden by the policy `{id}`: {reason}"
+        ));
+    }
+    let needed = match action.group() {
+        AdminActionGroup::Read => format!("the role `{AUDITOR_ROLE}` or `{ADMIN_ROLE}`"),
+        AdminActionGroup::Write => format!("the role `{ADMIN_ROLE}`"),
+        AdminActionGroup::Provision => {
             format!("a service account with the scope `{SCIM_SCOPE}`, or the role `{ADMIN_ROLE}`")
         }
     };
-    Refusal::new(403, "api.denied", "not allowed").detail(format!("this needs {needed}"))
+    refusal.detail(format!("`{action}` needs {needed}"))
 }
 
 fn scope_needed() -> Refusal {
@@ -228,23 +284,26 @@ fn unauthenticated(detail: &str) -> Refusal {
     Refusal::new(401, "api.unauthenticated", "not logged in").detail(detail)
 }
 
-async fn record_refusal(
-    plane: &Arc<Plane>,
+fn record_refusal(
+    plane: &Plane,
     actor: Actor,
-    source_ip: IpAddr,
-    operation: String,
+    asked: &Asked,
+    decision: &AdminDecision,
 ) -> Result<(), Refusal> {
+    let policies = decision.policies.iter().map(|policy| policy.id.as_str());
+    let policies: Vec<_> = policies.collect();
     let note = Note {
         class: EventClass::ApiActivity,
         activity: "api.call",
         outcome: Outcome::Denied,
         actor,
-        source_ip: Some(source_ip),
+        source_ip: Some(asked.source_ip),
         target: None,
-        details: vec![("operation", Detail::from(operation))],
+        details: vec![
+            ("operation", Detail::from(asked.operation.clone())),
+            ("action", Detail::from(asked.action.name())),
+            ("policies", Detail::from(policies.join(" "))),
+        ],
     };
-    plane
-        .blocking(move |plane| plane.note(note))
-        .await?
-        .map_err(|error| Refusal::internal(&error))
+    plane.note(note).map_err(|error| Refusal::internal(&error))
 }

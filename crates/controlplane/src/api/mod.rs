@@ -1,7 +1,7 @@
 //! The admin API (`/api/v1`): everything the command line can do.
 //!
-//! One table lists the operations with the right each needs; the router is made from it, so there is no
-//! operation without a right, and the denial tests walk the same table.
+//! One table lists the operations with the Cedar action of each; the router is made from it, so there is no
+//! operation that no policy is asked about, and the denial tests walk the same table.
 
 mod audit;
 mod authorize;
@@ -30,8 +30,8 @@ mod users;
 use std::sync::Arc;
 
 use axum::{
-    Json, Router,
-    extract::{DefaultBodyLimit, Request, State},
+    Json, RequestExt, Router,
+    extract::{DefaultBodyLimit, RawPathParams, Request, State},
     handler::Handler,
     middleware::{self, Next},
     response::Response,
@@ -42,22 +42,12 @@ use serde_json::Value;
 
 use crate::{http::Refusal, plane::Plane};
 
-pub use authorize::{ADMIN_ROLE, ADMIN_SCOPE, AUDITOR_ROLE, Administrator, SCIM_SCOPE};
+pub use authorize::{ADMIN_SCOPE, Administrator, SCIM_SCOPE};
 pub(crate) use scim::speak as say_in_scim;
+pub use testudo_policy::{ADMIN_ROLE, AUDITOR_ROLE, AdminAction, AdminActionGroup};
 
 /// Largest body of an administrative request: a fleet with its policies.
 const MAX_BODY_BYTES: usize = 16 * 1024 * 1024;
-
-/// What a caller must be allowed to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Right {
-    /// See what is there: roles `testudo-admin` and `testudo-auditor`.
-    Read,
-    /// Change it: role `testudo-admin`.
-    Change,
-    /// Say who comes and goes: a service account with the scope `testudo:scim`, or role `testudo-admin`.
-    Provision,
-}
 
 /// One operation of the API.
 pub struct Operation {
@@ -65,15 +55,15 @@ pub struct Operation {
     pub method: Method,
     /// Path, with `{parameter}`s.
     pub path: &'static str,
-    /// What a caller must be allowed to do.
-    pub right: Right,
+    /// What policies say who may do.
+    pub action: AdminAction,
     handler: MethodRouter<Arc<Plane>>,
 }
 
 /// A handler's answer.
 type Answer = Result<Json<Value>, Refusal>;
 
-fn operation<H, T>(method: Method, path: &'static str, right: Right, handler: H) -> Operation
+fn operation<H, T>(method: Method, path: &'static str, action: AdminAction, handler: H) -> Operation
 where
     H: Handler<T, Arc<Plane>>,
     T: 'static,
@@ -88,330 +78,391 @@ where
     Operation {
         method,
         path,
-        right,
+        action,
         handler,
     }
 }
 
 /// All operations.
 pub fn operations() -> Vec<Operation> {
-    use Right::{Change, Read};
+    use AdminAction::{
+        AuditExport, AuditRead, ClientRead, ClientWrite, CredentialRead, CredentialWrite,
+        FleetApply, GroupRead, GroupWrite, IdentityProviderRead, ImportWrite, KeyRotate, ProxyJoin,
+        ProxyRead, ProxyRevoke, RegistrationRead, RegistrationWrite, RoleGrant, RoleRead,
+        RoleWrite, ServiceAccountRead, ServiceAccountWrite, SessionRead, SessionRevoke, StatusRead,
+        TenantRead, TenantWrite, TokenRead, UserDisable, UserRead, UserWrite,
+    };
     let (get, post, put, delete) = (Method::GET, Method::POST, Method::PUT, Method::DELETE);
     vec![
-        operation(get.clone(), "/api/v1/status", Read, status::status),
-        operation(post.clone(), "/api/v1/fleet/apply", Change, fleet::apply),
-        operation(get.clone(), "/api/v1/proxies", Read, proxies::list),
+        operation(get.clone(), "/api/v1/status", StatusRead, status::status),
+        operation(
+            post.clone(),
+            "/api/v1/fleet/apply",
+            FleetApply,
+            fleet::apply,
+        ),
+        operation(get.clone(), "/api/v1/proxies", ProxyRead, proxies::list),
         operation(
             post.clone(),
             "/api/v1/join-tokens",
-            Change,
+            ProxyJoin,
             join_tokens::create,
         ),
-        operation(get.clone(), "/api/v1/join-tokens", Read, join_tokens::list),
+        operation(
+            get.clone(),
+            "/api/v1/join-tokens",
+            ProxyRead,
+            join_tokens::list,
+        ),
         operation(
             delete.clone(),
             "/api/v1/join-tokens/{token}",
-            Change,
+            ProxyJoin,
             join_tokens::delete,
         ),
         operation(
             post.clone(),
             "/api/v1/identities/revoke",
-            Change,
+            ProxyRevoke,
             proxies::revoke_identity,
         ),
         operation(
             post.clone(),
             "/api/v1/identities/reinstate",
-            Change,
+            ProxyRevoke,
             proxies::reinstate_identity,
         ),
-        operation(get.clone(), "/api/v1/tenants", Read, tenants::list),
-        operation(post.clone(), "/api/v1/tenants", Change, tenants::create),
+        operation(get.clone(), "/api/v1/tenants", TenantRead, tenants::list),
+        operation(
+            post.clone(),
+            "/api/v1/tenants",
+            TenantWrite,
+            tenants::create,
+        ),
         operation(
             put.clone(),
             "/api/v1/tenants/{tenant}",
-            Change,
+            TenantWrite,
             tenants::replace,
         ),
         operation(
             post.clone(),
             "/api/v1/tenants/{tenant}/disable",
-            Change,
+            TenantWrite,
             tenants::disable,
         ),
         operation(
             post.clone(),
             "/api/v1/tenants/{tenant}/enable",
-            Change,
+            TenantWrite,
             tenants::enable,
         ),
-        operation(post.clone(), "/api/v1/import", Change, import::import),
-        operation(get.clone(), "/api/v1/groups", Read, groups::list),
-        operation(post.clone(), "/api/v1/groups", Change, groups::create),
-        operation(get.clone(), "/api/v1/groups/{group}", Read, groups::show),
+        operation(post.clone(), "/api/v1/import", ImportWrite, import::import),
+        operation(get.clone(), "/api/v1/groups", GroupRead, groups::list),
+        operation(post.clone(), "/api/v1/groups", GroupWrite, groups::create),
+        operation(
+            get.clone(),
+            "/api/v1/groups/{group}",
+            GroupRead,
+            groups::show,
+        ),
         operation(
             put.clone(),
             "/api/v1/groups/{group}",
-            Change,
+            GroupWrite,
             groups::replace,
         ),
         operation(
             delete.clone(),
             "/api/v1/groups/{group}",
-            Change,
+            GroupWrite,
             groups::delete,
         ),
         operation(
             get.clone(),
             "/api/v1/groups/{group}/members",
-            Read,
+            GroupRead,
             groups::members,
         ),
         operation(
             put.clone(),
             "/api/v1/groups/{group}/members/{kind}/{member}",
-            Change,
+            RoleGrant,
             groups::add_member,
         ),
         operation(
             delete.clone(),
             "/api/v1/groups/{group}/members/{kind}/{member}",
-            Change,
+            RoleGrant,
             groups::remove_member,
         ),
-        operation(get.clone(), "/api/v1/roles", Read, roles::list),
-        operation(post.clone(), "/api/v1/roles", Change, roles::create),
+        operation(get.clone(), "/api/v1/roles", RoleRead, roles::list),
+        operation(post.clone(), "/api/v1/roles", RoleWrite, roles::create),
         operation(
             delete.clone(),
             "/api/v1/roles/{role}",
-            Change,
+            RoleWrite,
             roles::delete,
         ),
-        operation(get.clone(), "/api/v1/users", Read, users::list),
-        operation(post.clone(), "/api/v1/users", Change, users::create),
-        operation(get.clone(), "/api/v1/users/{username}", Read, users::show),
+        operation(get.clone(), "/api/v1/users", UserRead, users::list),
+        operation(post.clone(), "/api/v1/users", UserWrite, users::create),
+        operation(
+            get.clone(),
+            "/api/v1/users/{username}",
+            UserRead,
+            users::show,
+        ),
         operation(
             put.clone(),
             "/api/v1/users/{username}",
-            Change,
+            UserWrite,
             users::replace,
         ),
         operation(
             delete.clone(),
             "/api/v1/users/{username}",
-            Change,
+            UserWrite,
             users::delete,
         ),
         operation(
             post.clone(),
             "/api/v1/users/{username}/disable",
-            Change,
+            UserDisable,
             users::disable,
         ),
         operation(
             post.clone(),
             "/api/v1/users/{username}/enable",
-            Change,
+            UserDisable,
             users::enable,
         ),
         operation(
             post.clone(),
             "/api/v1/users/{username}/reset-second-factor",
-            Change,
+            CredentialWrite,
             users::reset_second_factor,
         ),
         operation(
             post.clone(),
             "/api/v1/users/{username}/verify-email",
-            Change,
+            CredentialWrite,
             users::verify_email,
         ),
         operation(
             get.clone(),
             "/api/v1/users/{username}/passkeys",
-            Read,
+            CredentialRead,
             passkeys::list,
         ),
         operation(
             delete.clone(),
             "/api/v1/users/{username}/passkeys/{passkey}",
-            Change,
+            CredentialWrite,
             passkeys::remove,
         ),
         operation(
             post.clone(),
             "/api/v1/users/{username}/invitation",
-            Change,
+            CredentialWrite,
             passkeys::invite,
         ),
         operation(
             get.clone(),
             "/api/v1/users/{username}/links",
-            Read,
+            CredentialRead,
             identity_providers::links,
         ),
         operation(
             post.clone(),
             "/api/v1/users/{username}/links",
-            Change,
+            CredentialWrite,
             identity_providers::connect,
         ),
         operation(
             delete.clone(),
             "/api/v1/users/{username}/links/{link}",
-            Change,
+            CredentialWrite,
             identity_providers::disconnect,
         ),
         operation(
             get.clone(),
             "/api/v1/identity-providers",
-            Read,
+            IdentityProviderRead,
             identity_providers::list,
         ),
         operation(
             put.clone(),
             "/api/v1/users/{username}/password",
-            Change,
+            CredentialWrite,
             users::set_password,
         ),
         operation(
             get.clone(),
             "/api/v1/users/{username}/sessions",
-            Read,
+            SessionRead,
             sessions::list,
         ),
         operation(
             delete.clone(),
             "/api/v1/sessions/{session}",
-            Change,
+            SessionRevoke,
             sessions::revoke,
         ),
-        operation(get.clone(), "/api/v1/clients", Read, clients::list),
-        operation(post.clone(), "/api/v1/clients", Change, clients::create),
-        operation(get.clone(), "/api/v1/clients/{client}", Read, clients::show),
+        operation(get.clone(), "/api/v1/clients", ClientRead, clients::list),
+        operation(
+            post.clone(),
+            "/api/v1/clients",
+            ClientWrite,
+            clients::create,
+        ),
+        operation(
+            get.clone(),
+            "/api/v1/clients/{client}",
+            ClientRead,
+            clients::show,
+        ),
         operation(
             put.clone(),
             "/api/v1/clients/{client}",
-            Change,
+            ClientWrite,
             clients::replace,
         ),
         operation(
             post.clone(),
             "/api/v1/clients/{client}/disable",
-            Change,
+            ClientWrite,
             clients::disable,
         ),
         operation(
             post.clone(),
             "/api/v1/clients/{client}/enable",
-            Change,
+            ClientWrite,
             clients::enable,
         ),
         operation(
             get.clone(),
             "/api/v1/service-accounts",
-            Read,
+            ServiceAccountRead,
             service_accounts::list,
         ),
         operation(
             post.clone(),
             "/api/v1/service-accounts",
-            Change,
+            ServiceAccountWrite,
             service_accounts::create,
         ),
         operation(
             get.clone(),
             "/api/v1/service-accounts/{account}",
-            Read,
+            ServiceAccountRead,
             service_accounts::show,
         ),
         operation(
             put.clone(),
             "/api/v1/service-accounts/{account}",
-            Change,
+            ServiceAccountWrite,
             service_accounts::replace,
         ),
         operation(
             delete.clone(),
             "/api/v1/service-accounts/{account}",
-            Change,
+            ServiceAccountWrite,
             service_accounts::delete,
         ),
         operation(
             post.clone(),
             "/api/v1/service-accounts/{account}/disable",
-            Change,
+            ServiceAccountWrite,
             service_accounts::disable,
         ),
         operation(
             post.clone(),
             "/api/v1/service-accounts/{account}/enable",
-            Change,
+            ServiceAccountWrite,
             service_accounts::enable,
         ),
         operation(
             delete.clone(),
             "/api/v1/clients/{client}",
-            Change,
+            ClientWrite,
             clients::delete,
         ),
         operation(
             post.clone(),
             "/api/v1/clients/{client}/rotate-secret",
-            Change,
+            ClientWrite,
             clients::rotate_secret,
         ),
         operation(
             post.clone(),
             "/api/v1/registration-tokens",
-            Change,
+            RegistrationWrite,
             registration_tokens::create,
         ),
         operation(
             get.clone(),
             "/api/v1/registration-tokens",
-            Read,
+            RegistrationRead,
             registration_tokens::list,
         ),
         operation(
             delete,
             "/api/v1/registration-tokens/{registration_token}",
-            Change,
+            RegistrationWrite,
             registration_tokens::delete,
         ),
         operation(
             get.clone(),
             "/api/v1/decisions/{decision}",
-            Read,
+            AuditRead,
             audit::decision,
         ),
-        operation(get.clone(), "/api/v1/tokens/{token}", Read, tokens::explain),
-        operation(get.clone(), "/api/v1/audit/events", Read, audit::search),
+        operation(
+            get.clone(),
+            "/api/v1/tokens/{token}",
+            TokenRead,
+            tokens::explain,
+        ),
+        operation(
+            get.clone(),
+            "/api/v1/audit/events",
+            AuditRead,
+            audit::search,
+        ),
         operation(
             get.clone(),
             "/api/v1/audit/events/{event}",
-            Read,
+            AuditRead,
             audit::show,
         ),
         operation(
             get.clone(),
             "/api/v1/audit/events/{event}/proof",
-            Read,
+            AuditRead,
             audit::prove,
         ),
-        operation(get.clone(), "/api/v1/audit/tail", Read, audit::tail),
-        operation(post.clone(), "/api/v1/audit/export", Change, audit::export),
+        operation(get.clone(), "/api/v1/audit/tail", AuditRead, audit::tail),
+        operation(
+            post.clone(),
+            "/api/v1/audit/export",
+            AuditExport,
+            audit::export,
+        ),
         operation(
             get.clone(),
             "/api/v1/audit/checkpoint",
-            Read,
+            AuditRead,
             audit::checkpoint,
         ),
-        operation(get, "/api/v1/audit/key", Read, audit::key),
-        operation(post.clone(), "/api/v1/audit/verify", Read, audit::verify),
-        operation(post.clone(), "/api/v1/keys/rotate", Change, keys::rotate),
-        operation(post, "/api/v1/ca/rotate", Change, keys::rotate_ca),
+        operation(get, "/api/v1/audit/key", AuditRead, audit::key),
+        operation(
+            post.clone(),
+            "/api/v1/audit/verify",
+            AuditRead,
+            audit::verify,
+        ),
+        operation(post.clone(), "/api/v1/keys/rotate", KeyRotate, keys::rotate),
+        operation(post, "/api/v1/ca/rotate", KeyRotate, keys::rotate_ca),
     ]
     .into_iter()
     .chain(signal_operations())
@@ -421,27 +472,27 @@ pub fn operations() -> Vec<Operation> {
 
 /// Those of streams of signals.
 fn signal_operations() -> [Operation; 5] {
-    use Right::{Change, Read};
+    use AdminAction::{SignalRead, SignalWrite};
     const STREAM: &str = "/api/v1/signal-streams/{stream}";
     [
         operation(
             Method::GET,
             "/api/v1/signal-streams",
-            Read,
+            SignalRead,
             signal_streams::list,
         ),
-        operation(Method::GET, STREAM, Read, signal_streams::show),
-        operation(Method::DELETE, STREAM, Change, signal_streams::delete),
+        operation(Method::GET, STREAM, SignalRead, signal_streams::show),
+        operation(Method::DELETE, STREAM, SignalWrite, signal_streams::delete),
         operation(
             Method::POST,
             "/api/v1/signal-streams/{stream}/disable",
-            Change,
+            SignalWrite,
             signal_streams::disable,
         ),
         operation(
             Method::POST,
             "/api/v1/signal-streams/{stream}/enable",
-            Change,
+            SignalWrite,
             signal_streams::enable,
         ),
     ]
@@ -476,7 +527,14 @@ fn scim_operations() -> Vec<Operation> {
     ];
     let operations = paths.into_iter();
     operations
-        .map(|(method, path)| operation(method.clone(), path, Right::Provision, scim::serve))
+        .map(|(method, path)| {
+            operation(
+                method.clone(),
+                path,
+                AdminAction::ScimProvision,
+                scim::serve,
+            )
+        })
         .collect()
 }
 
@@ -505,11 +563,11 @@ pub(crate) fn router(plane: &Arc<Plane>) -> Router {
         if !is_fleet && is_of_the_fleet(operation.path) {
             continue;
         }
-        let right = operation.right;
+        let action = operation.action;
         let guard = middleware::from_fn_with_state(
             Arc::clone(plane),
             move |State(plane): State<Arc<Plane>>, request: Request, next: Next| {
-                guarded(plane, right, request, next)
+                guarded(plane, action, request, next)
             },
         );
         router = router.route(operation.path, operation.handler.route_layer(guard));
@@ -519,15 +577,20 @@ pub(crate) fn router(plane: &Arc<Plane>) -> Router {
         .with_state(Arc::clone(plane))
 }
 
-/// Lets the request through if its caller has the right; the handler finds an [`Administrator`].
+/// Lets the request through if policies permit its caller the action; the handler finds an [`Administrator`].
 async fn guarded(
     plane: Arc<Plane>,
-    right: Right,
+    action: AdminAction,
     mut request: Request,
     next: Next,
 ) -> Result<Response, Refusal> {
-    let question = authorize::Question::of(&request)?;
-    let administrator = authorize::authorize(&plane, right, question).await?;
+    let parameters = request.extract_parts::<RawPathParams>().await;
+    let name = parameters.ok().and_then(|parameters| {
+        let first = parameters.iter().next();
+        first.map(|(_, value)| value.to_owned())
+    });
+    let question = authorize::Question::of(&request, action, name)?;
+    let administrator = authorize::authorize(&plane, question).await?;
     request.extensions_mut().insert(administrator);
     Ok(next.run(request).await)
 }

@@ -18,12 +18,15 @@ use serde_json::{Map, Value, json};
 
 use self::shape::{count, list, named, object, pattern, some_of, text};
 use crate::{
-    api::{self, Right},
+    api::{self, AdminAction, AdminActionGroup},
     plane::Plane,
 };
 
 /// Where the document is.
 pub const PATH: &str = "/openapi.json";
+
+/// The Cedar action of an operation: what policies say who may do.
+const ACTION: &str = "x-testudo-action";
 
 const JSON: &str = "application/json";
 const PROBLEM: &str = "application/problem+json";
@@ -107,7 +110,7 @@ impl Entry {
         self
     }
 
-    fn to_json(&self, right: Option<Right>) -> Value {
+    fn to_json(&self, action: Option<AdminAction>) -> Value {
         let content = |media: &str, shape: &Value| json!({ media: { "schema": shape } });
         let mut answers = Map::new();
         for (status, answer) in &self.answers {
@@ -138,21 +141,28 @@ impl Entry {
                 let body = json!({ "required": true, "content": content(media, shape) });
                 said.insert("requestBody".to_owned(), body);
             }
-            if let Some(right) = right {
+            if let Some(action) = action {
                 said.insert("security".to_owned(), json!([{ "bearer": [] }]));
-                said.insert("description".to_owned(), json!(needed(right)));
+                said.insert("description".to_owned(), json!(needed(action)));
+                said.insert(ACTION.to_owned(), json!(action.name()));
             }
         }
         said
     }
 }
 
-const fn needed(right: Right) -> &'static str {
-    match right {
-        Right::Read => "Needs the role `testudo-auditor` or `testudo-admin`.",
-        Right::Change => "Needs the role `testudo-admin`.",
-        Right::Provision => {
-            "Needs a service account with the scope `testudo:scim`, or the role `testudo-admin`."
+/// Who may, if the fleet's own policies say nothing about the action.
+const fn needed(action: AdminAction) -> &'static str {
+    match action.group() {
+        AdminActionGroup::Read => {
+            "Needs the role `testudo-auditor` or `testudo-admin`, or a policy that permits the action."
+        }
+        AdminActionGroup::Write => {
+            "Needs the role `testudo-admin`, or a policy that permits the action."
+        }
+        AdminActionGroup::Provision => {
+            "Needs a service account with the scope `testudo:scim`, the role `testudo-admin`, or a policy that permits \
+             the action."
         }
     }
 }
@@ -202,20 +212,20 @@ pub async fn serve(State(plane): State<Arc<Plane>>) -> Json<Value> {
 
 /// The document of the server at `url`.
 pub fn document(url: &str) -> Value {
-    let rights: Vec<(Method, &str, Right)> = api::operations()
+    let actions: Vec<(Method, &str, AdminAction)> = api::operations()
         .into_iter()
-        .map(|operation| (operation.method, operation.path, operation.right))
+        .map(|operation| (operation.method, operation.path, operation.action))
         .collect();
     let mut paths: Map<String, Value> = Map::new();
     for entry in entries() {
-        let right = rights
+        let action = actions
             .iter()
             .find(|(method, path, _)| *method == entry.method && *path == entry.path)
-            .map(|(_, _, right)| *right);
+            .map(|(_, _, action)| *action);
         let operations = paths.entry(entry.path).or_insert_with(|| json!({}));
         if let Some(operations) = operations.as_object_mut() {
             let method = entry.method.as_str().to_lowercase();
-            operations.insert(method, entry.to_json(right));
+            operations.insert(method, entry.to_json(action));
         }
     }
     json!({
@@ -309,6 +319,31 @@ mod tests {
         assert!(missing.is_empty(), "not described in openapi/: {missing:?}");
         let gone: Vec<_> = distinct.difference(&served).collect();
         assert!(gone.is_empty(), "described and not served: {gone:?}");
+    }
+
+    #[test]
+    fn every_administrative_operation_names_its_action_and_every_action_has_an_operation() {
+        let document = document("https://localhost:9443");
+        let paths = document["paths"].as_object().unwrap();
+        let mut named = BTreeSet::new();
+        for (path, operations) in paths {
+            for (method, operation) in operations.as_object().unwrap() {
+                let is_guarded = path.starts_with("/api/v1/") || path.starts_with("/scim/v2/");
+                let action = operation[ACTION].as_str();
+                assert_eq!(action.is_some(), is_guarded, "{method} {path}");
+                let is_read = AdminAction::ALL.iter().any(|known| {
+                    Some(known.name()) == action && known.group() == AdminActionGroup::Read
+                });
+                // What is asked with GET changes nothing; what is sent with another method may not be a mere look.
+                let may_look = method == "get" || path == "/api/v1/audit/verify";
+                assert!(may_look || !is_read, "{method} {path} is {action:?}");
+                named.extend(action.map(str::to_owned));
+            }
+        }
+        let known = AdminAction::ALL
+            .iter()
+            .map(|action| action.name().to_owned());
+        assert_eq!(named, known.collect());
     }
 
     #[test]

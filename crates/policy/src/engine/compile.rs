@@ -3,7 +3,6 @@
 use cedar_policy::{Authorizer, Entities};
 use testudo_model::{
     FleetMap, Route, ServiceName,
-    event::DeterminingPolicy,
     snapshot::{PolicyFile, Snapshot},
 };
 
@@ -223,12 +222,7 @@ impl From<LoadedPolicy> for PolicyEntry {
     fn from(loaded: LoadedPolicy) -> Self {
         Self {
             effect: loaded.policy.effect(),
-            determining: DeterminingPolicy {
-                id: loaded.id,
-                reason: loaded.reason,
-                file: loaded.place.file,
-                line: loaded.place.line,
-            },
+            determining: loaded.determining(),
             text: loaded.text,
             built_in: loaded.built_in,
         }

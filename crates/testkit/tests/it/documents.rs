@@ -9,8 +9,9 @@ use crate::sources::{dotted_literals, first_cells, product, read, root};
 
 /// Literals that look like an activity or an error code and are neither: files, scopes, a collection without a record type,
 /// an example in a message.
-const OTHERS: [&str; 20] = [
+const OTHERS: [&str; 21] = [
     "admin.sock",
+    "built_in.cedar",
     "ca.pem",
     "fleet.cedarschema",
     "fleet.json",

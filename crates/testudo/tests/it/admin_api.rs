@@ -5,7 +5,7 @@ use std::{
     os::unix::{fs::PermissionsExt, net::UnixStream},
 };
 
-use testudo_controlplane::api::{Right, operations};
+use testudo_controlplane::api::{AdminActionGroup, operations};
 use testudo_trust::SigningKey;
 
 use crate::{
@@ -112,11 +112,11 @@ fn every_operation_refuses_whoever_has_no_right_to_it() {
         );
         let answer = ask(&bearer(lent));
         assert_eq!(answer.status, 403, "{what} by an application: {answer:?}");
-        if operation.right != Right::Provision {
+        if operation.action.group() != AdminActionGroup::Provision {
             assert_eq!(answer.json()["code"], "api.scope", "{what}: {answer:?}");
         }
         let answer = ask(&bearer(&audrey));
-        if operation.right != Right::Read {
+        if operation.action.group() != AdminActionGroup::Read {
             assert_eq!(answer.status, 403, "{what} by an auditor: {answer:?}");
         } else {
             assert!(
@@ -171,7 +171,7 @@ fn every_operation_refuses_whoever_has_no_right_to_it() {
     let refused = 2 * operations.len()
         + operations
             .iter()
-            .filter(|operation| operation.right != Right::Read)
+            .filter(|operation| operation.action.group() != AdminActionGroup::Read)
             .count();
     let arguments = [
         "audit",
