@@ -1,26 +1,57 @@
-//! Who may administer, as policies say.
+//! Who may administer, as the policies of the snapshot in force say.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use testudo_policy::{AdminRules, PolicyErrors};
+use testudo_model::snapshot::PolicyFile;
+use testudo_policy::AdminRules;
+
+use crate::proxies::Distribution;
 
 /// The policies that are asked about each operation of the admin API.
 pub struct Administration {
-    rules: Arc<AdminRules>,
+    distribution: Arc<Distribution>,
+    compiled: Mutex<Option<Compiled>>,
+}
+
+struct Compiled {
+    /// Of the snapshot.
+    version: u64,
+    policies: Vec<PolicyFile>,
+    /// `None` if they do not compile.
+    rules: Option<Arc<AdminRules>>,
 }
 
 impl Administration {
-    /// The built-in ones.
-    ///
-    /// # Errors
-    /// This build is broken.
-    pub fn built_in() -> Result<Self, PolicyErrors> {
-        let rules = Arc::new(AdminRules::built_in()?);
-        Ok(Self { rules })
+    /// Rules of what `distribution` publishes. Before it has published anything, those that are built in.
+    pub fn new(distribution: Arc<Distribution>) -> Self {
+        Self {
+            distribution,
+            compiled: Mutex::default(),
+        }
     }
 
-    /// The rules in force.
-    pub fn rules(&self) -> Arc<AdminRules> {
-        Arc::clone(&self.rules)
+    /// The rules in force, compiled when they are asked first; `None` if they do not compile, and nobody may do anything.
+    pub fn rules(&self) -> Option<Arc<AdminRules>> {
+        let newest = self.distribution.newest_snapshot().0;
+        let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = &*compiled
+            && known.version == newest
+        {
+            return known.rules.clone();
+        }
+        let (version, snapshot) = self.distribution.snapshot();
+        let policies = snapshot.map(|snapshot| snapshot.policies.clone());
+        let policies = policies.unwrap_or_default();
+        // Most snapshots have other people and the same policies.
+        let rules = match compiled.take() {
+            Some(known) if known.policies == policies => known.rules,
+            _ => AdminRules::compile(&policies).ok().map(Arc::new),
+        };
+        *compiled = Some(Compiled {
+            version,
+            policies,
+            rules: rules.clone(),
+        });
+        rules
     }
 }

@@ -189,11 +189,7 @@ fn known_issuers(fleet: &Fleet) -> Result<Vec<KnownIssuer>, ApplyError> {
 /// Makes the tenants that are new, and gives all what the fleet gives them. One that is gone from the file stays: who is in
 /// it is not in the file either.
 fn declare_tenants(plane: &Plane, fleet: &Fleet, actor: &Actor) -> Result<(), TenantError> {
-    let by = Administrator {
-        actor: actor.clone(),
-        source_ip: None,
-        is_provisioner: false,
-    };
+    let by = Administrator::local(actor.clone());
     for (name, declared) in &fleet.tenants {
         let stored = match plane.tenants.get(name) {
             Ok(stored) => stored,

@@ -15,6 +15,7 @@ mod gatekeeper;
 mod http;
 mod issuer_keys;
 mod ldap;
+mod lockout;
 mod mail;
 mod metrics;
 mod notices;

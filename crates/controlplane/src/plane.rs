@@ -13,7 +13,6 @@ use testudo_model::{
     Clock, Entropy, EventId, SpiffeId, TenantName, TrustDomain,
     event::{Actor, Detail, Event, EventClass, Outcome},
 };
-use testudo_policy::PolicyErrors;
 use testudo_runtime::fleet::{MailServer, OutboundRules};
 use testudo_store::{Store, StoreError, StoreOptions};
 use testudo_trust::RootKey;
@@ -136,9 +135,6 @@ pub enum OpenError {
     /// A tenant.
     #[error("the tenants cannot be opened")]
     Tenants(#[from] TenantError),
-    /// Who may administer.
-    #[error("the policies of administration cannot be read")]
-    Administration(#[from] PolicyErrors),
     /// The workload identities.
     #[error("the workload identities cannot be opened")]
     Workloads(#[from] WorkloadError),
@@ -237,7 +233,7 @@ impl Plane {
         let activation = Activation::new(store.tenant(&tenant), Arc::clone(&tenants));
         Ok(Self {
             activation: Arc::new(activation),
-            administration: Arc::new(Administration::built_in()?),
+            administration: Arc::new(Administration::new(Arc::clone(&distribution))),
             display_name: trust_domain.to_string(),
             base: String::new(),
             distribution,

@@ -34,7 +34,48 @@ pub struct Standing {
     pub roles: Vec<RoleName>,
 }
 
+/// What rights to administer rest on. Whoever changes it, or who has it, decides who administers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reserved {
+    /// Groups.
+    pub groups: Vec<GroupName>,
+    /// Roles.
+    pub roles: Vec<RoleName>,
+    /// `sub`s of users and service accounts.
+    pub accounts: Vec<String>,
+}
+
+impl Reserved {
+    /// Whether something of it is in these groups and roles.
+    pub fn is_in(&self, groups: &[GroupName], roles: &[RoleName]) -> bool {
+        groups.iter().any(|group| self.groups.contains(group))
+            || roles.iter().any(|role| self.roles.contains(role))
+    }
+
+    /// Whether `account` is named.
+    pub fn names(&self, account: &str) -> bool {
+        self.accounts.iter().any(|named| named == account)
+    }
+}
+
 impl Provider {
+    /// Whether one with these roles and groups of its own has something reserved, in itself or by the groups up the line.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn has_reserved(
+        &self,
+        reserved: &Reserved,
+        own: &[RoleName],
+        groups: &[GroupName],
+    ) -> Result<bool, Fault> {
+        if reserved.is_in(groups, own) {
+            return Ok(true);
+        }
+        let standing = self.standing_of(own, groups)?;
+        Ok(reserved.is_in(&standing.groups, &standing.roles))
+    }
+
     /// The present directory. Names that no longer exist are left out, so that they give nothing; roles of
     /// groups are resolved into the subjects.
     ///

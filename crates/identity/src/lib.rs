@@ -84,7 +84,7 @@ pub use device::{
     DeviceAuthorization, DeviceAuthorizationError, DeviceDecision, DevicePage, DevicePageError,
     DeviceQuestion,
 };
-pub use directory::{SNAPSHOT_COLLECTIONS, Standing};
+pub use directory::{Reserved, SNAPSHOT_COLLECTIONS, Standing};
 pub use discovery::paths;
 pub use dpop::{DpopError, ProofTarget};
 pub use fault::Fault;

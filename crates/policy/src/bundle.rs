@@ -7,6 +7,7 @@ use miette::Diagnostic;
 use testudo_model::{event::DeterminingPolicy, limits, snapshot::PolicyFile};
 
 use crate::{
+    administration,
     problem::{Place, PolicyProblem},
     source::{MAX_DEPTH, MAX_STATEMENT_BYTES, Source, Statement},
     validation,
@@ -20,7 +21,7 @@ pub const GUARDRAILS: &str = include_str!("guardrails.cedar");
 pub const GUARDRAILS_FILE: &str = "<guardrails>";
 
 /// Id prefixes of built-in policies.
-const RESERVED_PREFIXES: [&str; 2] = ["guardrail.", "fleet."];
+const RESERVED_PREFIXES: [&str; 3] = ["guardrail.", "fleet.", "testudo."];
 
 /// Longest policy id.
 const MAX_ID_BYTES: usize = 128;
@@ -72,12 +73,20 @@ impl LoadedPolicy {
     }
 }
 
+/// The policies of a fleet.
+pub(crate) struct Loaded {
+    /// About calls, with those that are built in.
+    pub(crate) calls: Vec<LoadedPolicy>,
+    /// About administration, without those that are built in.
+    pub(crate) administration: Vec<LoadedPolicy>,
+}
+
 /// Reads the built-in policies and `files`, and reports what is wrong. Statements that are no policies are left out.
 pub(crate) fn load(
     vocabulary: &Vocabulary,
     files: &[PolicyFile],
     problems: &mut Vec<PolicyProblem>,
-) -> Vec<LoadedPolicy> {
+) -> Loaded {
     let mut loader = Loader {
         policies: Vec::new(),
         ids: HashSet::new(),
@@ -90,8 +99,20 @@ pub(crate) fn load(
         loader.add_file(&file.name, &file.text, false);
     }
     let Loader { policies, .. } = loader;
-    validation::validate(&vocabulary.schema, &policies, problems);
-    policies
+    let (administration, calls): (Vec<_>, Vec<_>) = policies
+        .into_iter()
+        .partition(|loaded| administration::is_about_administration(&loaded.policy));
+    validation::validate(&vocabulary.schema, &calls, problems);
+    if !administration.is_empty() {
+        match administration::schema() {
+            Ok(schema) => validation::validate(&schema, &administration, problems),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    Loaded {
+        calls,
+        administration,
+    }
 }
 
 /// Reads built-in policies that stand alone.
@@ -179,6 +200,16 @@ impl Loader<'_> {
         if let Err((code, message)) = checked {
             self.problems
                 .push(PolicyProblem::error(Some(place), code, message));
+            return;
+        }
+        if administration::is_about_both(&policy) {
+            let message = format!("the policy `{id}` is about calls and about administration");
+            let problem = PolicyProblem::error(Some(place), "policy.mixed_actions", message);
+            self.problems.push(
+                problem.with_help(
+                    "write one policy for `Fleet::Action`s and one for `Testudo::Action`s",
+                ),
+            );
             return;
         }
         if !self.ids.insert(id.clone()) {

@@ -18,14 +18,15 @@ use crate::{
 const SIMILAR: f64 = 0.85;
 
 /// Reports what operators' policies name and the directory does not have.
-pub(crate) fn check(
+pub(crate) fn check<'p>(
     vocabulary: &Vocabulary,
-    policies: &[LoadedPolicy],
+    policies: impl IntoIterator<Item = &'p LoadedPolicy>,
     entities: &Entities,
     snapshot: &Snapshot,
     problems: &mut Vec<PolicyProblem>,
 ) {
-    for loaded in policies.iter().filter(|loaded| !loaded.built_in) {
+    let own = policies.into_iter().filter(|loaded| !loaded.built_in);
+    for loaded in own {
         let named: HashSet<EntityUid> = loaded.policy.entity_literals().into_iter().collect();
         let mut missing: Vec<_> = named
             .into_iter()

@@ -418,6 +418,9 @@ pub struct ApplyArguments {
     /// Say what would change; change nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// Also if nobody could apply another fleet file over the network then
+    #[arg(long)]
+    pub allow_lockout: bool,
 }
 
 /// `testudo login`.

@@ -8,16 +8,17 @@ use std::{net::IpAddr, sync::Arc};
 
 use axum::extract::Request;
 use http::header;
-use testudo_identity::{Fault, PresentedToken, Provider};
+use testudo_identity::{Fault, PresentedToken, Provider, Reserved};
 use testudo_model::{
     AccessTokenClaims, ServiceAccountId, Timestamp,
     event::{Actor, Detail, EventClass, Outcome},
 };
 use testudo_policy::{
     ADMIN_ROLE, AUDITOR_ROLE, Account, AdminAction, AdminActionGroup, AdminCall, AdminDecision,
-    AdminObject,
+    AdminObject, AdminRules,
 };
 
+use super::reserved::{is_reserved, reserved_by};
 use crate::{
     http::{Refusal, Remote, Workload},
     plane::{Note, Plane},
@@ -38,11 +39,71 @@ pub struct Administrator {
     pub actor: Actor,
     /// Where the call came from; `None` for the admin socket.
     pub source_ip: Option<IpAddr>,
-    /// It may provision people because of its scope, and is no administrator.
-    pub is_provisioner: bool,
+    /// On what it was decided; `None` for the admin socket, which is asked nothing.
+    pub(super) grounds: Option<Arc<Grounds>>,
+}
+
+/// What the caller is, kept for what a change turns out to need besides.
+#[derive(Debug)]
+pub(super) struct Grounds {
+    account: Account,
+    call: AdminCall,
+    rules: Arc<AdminRules>,
+    operation: String,
 }
 
 impl Administrator {
+    /// The owner of the data folder, or the control plane itself.
+    pub(crate) const fn local(actor: Actor) -> Self {
+        Self {
+            actor,
+            source_ip: None,
+            grounds: None,
+        }
+    }
+
+    /// What only administrators may change; `None` for one of them.
+    pub(super) fn reserved(&self, plane: &Plane) -> Option<Reserved> {
+        let grounds = self.grounds.as_ref()?;
+        let is_administrator = grounds.account.is_administrator();
+        (!is_administrator).then(|| reserved_by(&grounds.rules, plane))
+    }
+
+    /// Whether the caller may do `action` as well, to what is called `name`; records a refusal. `rests_on` says whether rights
+    /// to administer would rest on it.
+    pub(super) fn must(
+        &self,
+        plane: &Plane,
+        action: AdminAction,
+        name: &str,
+        rests_on: impl FnOnce(&Reserved) -> Result<bool, Fault>,
+    ) -> Result<(), Refusal> {
+        let Some(grounds) = &self.grounds else {
+            return Ok(());
+        };
+        let reserved = reserved_by(&grounds.rules, plane);
+        let is_reserved = rests_on(&reserved).map_err(|fault| Refusal::internal(&fault))?;
+        let object = AdminObject {
+            tenant: plane.tenant().clone(),
+            name: Some(name.to_owned()),
+            is_reserved,
+        };
+        let decision = grounds
+            .rules
+            .decide(&grounds.account, action, &object, &grounds.call);
+        if decision.allowed {
+            return Ok(());
+        }
+        let refused = Refused {
+            actor: self.actor.clone(),
+            source_ip: self.source_ip,
+            operation: &grounds.operation,
+            action,
+        };
+        refused.record(plane, &decision)?;
+        Err(denied(action, &decision))
+    }
+
     /// For the events of `identity`.
     pub fn identity_caller(&self) -> testudo_identity::Caller {
         testudo_identity::Caller {
@@ -110,11 +171,7 @@ pub async fn authorize(plane: &Arc<Plane>, question: Question) -> Result<Adminis
             client: Some("admin.sock".to_owned()),
             ..Actor::default()
         };
-        return Ok(Administrator {
-            actor,
-            source_ip: None,
-            is_provisioner: false,
-        });
+        return Ok(Administrator::local(actor));
     };
     plane.blocking(move |plane| decide(plane, &asked)).await?
 }
@@ -127,16 +184,11 @@ fn decide(plane: &Plane, asked: &Asked) -> Result<Administrator, Refusal> {
         session: claims.sid.clone(),
         workload: None,
     };
-    let object = AdminObject {
-        tenant: plane.tenant().clone(),
-        name: asked.name.clone(),
-        is_reserved: false,
+    let grounds = grounds_of(plane, asked, &claims, account);
+    let decision = match &grounds {
+        Some(grounds) => first_decision(plane, asked, grounds)?,
+        None => nobody(),
     };
-    let decision = account.as_ref().map_or_else(nobody, |account| {
-        let call = call_of(plane, asked, &claims);
-        let rules = plane.administration.rules();
-        rules.decide(account, asked.action, &object, &call)
-    });
     let refusal = if !decision.allowed {
         Some(denied(asked.action, &decision))
     } else if !is_for_administration(&claims) {
@@ -144,16 +196,58 @@ fn decide(plane: &Plane, asked: &Asked) -> Result<Administrator, Refusal> {
     } else {
         None
     };
+    let source_ip = Some(asked.source_ip);
     if let Some(refusal) = refusal {
-        record_refusal(plane, actor, asked, &decision)?;
+        let refused = Refused {
+            actor,
+            source_ip,
+            operation: &asked.operation,
+            action: asked.action,
+        };
+        refused.record(plane, &decision)?;
         return Err(refusal);
     }
-    let is_administrator = account.is_some_and(|account| account.is_administrator());
     Ok(Administrator {
         actor,
-        source_ip: Some(asked.source_ip),
-        is_provisioner: asked.action == AdminAction::ScimProvision && !is_administrator,
+        source_ip,
+        grounds: grounds.map(Arc::new),
     })
+}
+
+fn grounds_of(
+    plane: &Plane,
+    asked: &Asked,
+    claims: &AccessTokenClaims,
+    account: Option<Account>,
+) -> Option<Grounds> {
+    Some(Grounds {
+        account: account?,
+        call: call_of(plane, asked, claims),
+        rules: plane.administration.rules()?,
+        operation: asked.operation.clone(),
+    })
+}
+
+fn first_decision(
+    plane: &Plane,
+    asked: &Asked,
+    grounds: &Grounds,
+) -> Result<AdminDecision, Refusal> {
+    let reserved = reserved_by(&grounds.rules, plane);
+    let name = asked.name.as_deref().unwrap_or_default();
+    let is_reserved = is_reserved(plane, &reserved, asked.action, name);
+    let object = AdminObject {
+        tenant: plane.tenant().clone(),
+        name: asked.name.clone(),
+        is_reserved: is_reserved.map_err(|fault| Refusal::internal(&fault))?,
+    };
+    let Grounds {
+        account,
+        call,
+        rules,
+        ..
+    } = grounds;
+    Ok(rules.decide(account, asked.action, &object, call))
 }
 
 /// Whose token it is, and what they are; no account for who is disabled or gone.
@@ -284,26 +378,31 @@ fn unauthenticated(detail: &str) -> Refusal {
     Refusal::new(401, "api.unauthenticated", "not logged in").detail(detail)
 }
 
-fn record_refusal(
-    plane: &Plane,
+/// What was not allowed to whom.
+struct Refused<'a> {
     actor: Actor,
-    asked: &Asked,
-    decision: &AdminDecision,
-) -> Result<(), Refusal> {
-    let policies = decision.policies.iter().map(|policy| policy.id.as_str());
-    let policies: Vec<_> = policies.collect();
-    let note = Note {
-        class: EventClass::ApiActivity,
-        activity: "api.call",
-        outcome: Outcome::Denied,
-        actor,
-        source_ip: Some(asked.source_ip),
-        target: None,
-        details: vec![
-            ("operation", Detail::from(asked.operation.clone())),
-            ("action", Detail::from(asked.action.name())),
-            ("policies", Detail::from(policies.join(" "))),
-        ],
-    };
-    plane.note(note).map_err(|error| Refusal::internal(&error))
+    source_ip: Option<IpAddr>,
+    operation: &'a str,
+    action: AdminAction,
+}
+
+impl Refused<'_> {
+    fn record(self, plane: &Plane, decision: &AdminDecision) -> Result<(), Refusal> {
+        let policies = decision.policies.iter().map(|policy| policy.id.as_str());
+        let policies: Vec<_> = policies.collect();
+        let note = Note {
+            class: EventClass::ApiActivity,
+            activity: "api.call",
+            outcome: Outcome::Denied,
+            actor: self.actor,
+            source_ip: self.source_ip,
+            target: None,
+            details: vec![
+                ("operation", Detail::from(self.operation.to_owned())),
+                ("action", Detail::from(self.action.name())),
+                ("policies", Detail::from(policies.join(" "))),
+            ],
+        };
+        plane.note(note).map_err(|error| Refusal::internal(&error))
+    }
 }

@@ -69,6 +69,7 @@ pub async fn create(
     plane
         .hashing(move |plane| {
             let (client_id, profile): (ClientName, ClientProfile) = apart(new, "client_id")?;
+            administrator.may_describe_client(plane, client_id.as_str(), &profile)?;
             let has_proof = profile.jwks.is_some() || profile.workload.is_some();
             let secret = match profile.kind {
                 ClientKind::Confidential if !has_proof => NewSecret::Generate,
@@ -106,6 +107,7 @@ pub async fn replace(
 ) -> Answer {
     plane
         .blocking(move |plane| {
+            administrator.may_describe_client(plane, client.as_str(), &profile)?;
             let version = match version {
                 Some(version) => version,
                 None => found(plane, &client)?.version,

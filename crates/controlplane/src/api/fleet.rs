@@ -16,14 +16,17 @@ use crate::{
     activation::ActivationError,
     apply::{ApplyError, apply as apply_fleet, rehearse},
     http::Refusal,
+    lockout::{self, Lockout},
     plane::Plane,
 };
 
-/// `?dry_run=true`.
+/// `?dry_run=true&allow_lockout=true`.
 #[derive(Deserialize)]
 pub struct Mode {
     #[serde(default)]
     dry_run: bool,
+    #[serde(default)]
+    allow_lockout: bool,
 }
 
 /// `POST /api/v1/fleet/apply`.
@@ -39,6 +42,10 @@ pub async fn apply(
                 .load()
                 .map_err(|errors| invalid(format!("{errors:#}")))?
                 .fleet;
+            if !mode.allow_lockout {
+                lockout::check(plane, &fleet.policies, administrator.source_ip)
+                    .map_err(|error| locked_out(&error))?;
+            }
             if mode.dry_run {
                 return Ok(Json(
                     rehearse(plane, &fleet).map_err(|error| refusal(&error))?,
@@ -69,6 +76,18 @@ fn refusal(error: &ApplyError) -> Refusal {
         }
         ApplyError::Activation(ActivationError::Policy(errors)) => invalid(format!("{errors:#}")),
         error => Refusal::internal(error),
+    }
+}
+
+fn locked_out(error: &Lockout) -> Refusal {
+    match error {
+        Lockout::Nobody => Refusal::new(
+            422,
+            "fleet.lockout",
+            "nobody could apply a fleet file any more; nothing was changed",
+        )
+        .detail(error.to_string()),
+        Lockout::Directory(fault) => Refusal::internal(fault),
     }
 }
 

@@ -10,9 +10,10 @@ use testudo_model::GroupName;
 use testudo_store::Versioned;
 
 use super::{
-    Administrator, Answer,
+    AdminAction, Administrator, Answer,
     extract::{Body, Decided, Path, Query, apart},
     paging::Paging,
+    reserved::Granted,
     users::refusal,
 };
 use crate::{http::Refusal, plane::Plane};
@@ -40,6 +41,9 @@ pub async fn create(
     plane
         .blocking(move |plane| {
             let (name, profile): (GroupName, GroupProfile) = apart(new, "name")?;
+            administrator.may_name(plane, AdminAction::GroupWrite, name.as_str())?;
+            let gives = Granted::group(&profile);
+            administrator.may_grant(plane, name.as_str(), &Granted::NOTHING, &gives)?;
             let caller = administrator.identity_caller();
             let made = plane.provider.create_group(&name, profile, &caller);
             made.map_err(|error| refusal(&error))?;
@@ -64,8 +68,12 @@ pub async fn replace(
     plane
         .blocking(move |plane| {
             let caller = administrator.identity_caller();
-            let version = version_of(plane, &group, version)?;
             let provider = &plane.provider;
+            let stored = provider.group(&group).map_err(|error| refusal(&error))?;
+            let before = Granted::of(&stored.record.parents, &stored.record.roles, 0);
+            let after = Granted::group(&profile);
+            administrator.may_grant(plane, group.as_str(), &before, &after)?;
+            let version = version.unwrap_or(stored.version);
             let done = provider.update_group(&group, version, profile, &caller);
             done.map_err(|error| refusal(&error))?;
             shown(plane, &group)

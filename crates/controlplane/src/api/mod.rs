@@ -17,6 +17,7 @@ mod paging;
 mod passkeys;
 mod proxies;
 mod registration_tokens;
+mod reserved;
 mod roles;
 mod scim;
 mod service_accounts;

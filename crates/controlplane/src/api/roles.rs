@@ -9,7 +9,7 @@ use testudo_model::RoleName;
 use testudo_store::Versioned;
 
 use super::{
-    Administrator, Answer,
+    AdminAction, Administrator, Answer,
     extract::{Body, Path, Query, apart},
     paging::Paging,
     users::refusal,
@@ -36,6 +36,7 @@ pub async fn create(
     plane
         .blocking(move |plane| {
             let (name, profile): (RoleName, RoleProfile) = apart(new, "name")?;
+            administrator.may_name(plane, AdminAction::RoleWrite, name.as_str())?;
             let caller = administrator.identity_caller();
             let made = plane.provider.create_role(&name, profile, &caller);
             made.map_err(|error| refusal(&error))?;

@@ -13,9 +13,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use testudo_identity::{
     Provisioner, SCIM_PATH, ScimAnswer, ScimMethod, ScimRequest, limits::MAX_SCIM_BODY_BYTES,
 };
-use testudo_model::RoleName;
 
-use super::{ADMIN_ROLE, AUDITOR_ROLE, Administrator};
+use super::Administrator;
 use crate::{
     http::{Refusal, Told},
     plane::Plane,
@@ -53,7 +52,11 @@ pub async fn serve(
             if_match: text(header::IF_MATCH),
             if_none_match: text(header::IF_NONE_MATCH),
         };
-        plane.provider.scim(&request, &provisioner(&administrator))
+        let by = Provisioner {
+            caller: administrator.identity_caller(),
+            reserved: administrator.reserved(plane),
+        };
+        plane.provider.scim(&request, &by)
     };
     let answered = if hashes {
         plane.hashing(work).await?
@@ -75,20 +78,6 @@ fn path_of(matched: &MatchedPath, parameters: &RawPathParams) -> String {
         .fold(pattern.to_owned(), |path, (name, value)| {
             path.replace(&format!("{{{name}}}"), value)
         })
-}
-
-fn provisioner(administrator: &Administrator) -> Provisioner {
-    let reserved: Vec<RoleName> = match administrator.is_provisioner {
-        true => [ADMIN_ROLE, AUDITOR_ROLE]
-            .into_iter()
-            .filter_map(|role| role.parse().ok())
-            .collect(),
-        false => Vec::new(),
-    };
-    Provisioner {
-        caller: administrator.identity_caller(),
-        reserved,
-    }
 }
 
 /// Whether there may be a password to hash: those take their turn among the logins.

@@ -12,6 +12,7 @@ use super::{
     Administrator, Answer,
     extract::{Body, Decided, Path, Query, apart},
     paging::Paging,
+    reserved::Granted,
     users::refusal,
 };
 use crate::{http::Refusal, plane::Plane};
@@ -37,6 +38,9 @@ pub async fn create(
     plane
         .hashing(move |plane| {
             let (name, profile): (ClientName, ServiceAccountProfile) = apart(new, "name")?;
+            let granted = Granted::account(&profile);
+            administrator.may_grant(plane, name.as_str(), &Granted::NOTHING, &granted)?;
+            administrator.may_describe_account(plane, name.as_str(), &profile)?;
             let has_proof = profile.jwks.is_some()
                 || !profile.workloads.is_empty()
                 || !profile.external.is_empty();
@@ -77,7 +81,12 @@ pub async fn replace(
     plane
         .blocking(move |plane| {
             let stored = found(plane, &account)?;
-            let (id, version) = (stored.record.id, version.unwrap_or(stored.version));
+            let known = stored.record;
+            let before = Granted::of(&known.groups, &known.roles, known.clearance);
+            let after = Granted::account(&profile);
+            administrator.may_grant(plane, account.as_str(), &before, &after)?;
+            administrator.may_describe_account(plane, account.as_str(), &profile)?;
+            let (id, version) = (known.id, version.unwrap_or(stored.version));
             let caller = administrator.identity_caller();
             let provider = &plane.provider;
             let done = provider.update_service_account(&id, version, profile, &caller);

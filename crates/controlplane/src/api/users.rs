@@ -13,6 +13,7 @@ use super::{
     Administrator, Answer,
     extract::{Body, Decided, Path, Query, apart},
     paging::Paging,
+    reserved::Granted,
 };
 use crate::{http::Refusal, plane::Plane};
 
@@ -40,7 +41,9 @@ pub async fn create(
     plane
         .hashing(move |plane| {
             let (username, rest): (Username, Map<String, Value>) = apart(new, "username")?;
-            let (password, profile) = apart(rest, "password")?;
+            let (password, profile): (_, UserProfile) = apart(rest, "password")?;
+            let granted = Granted::user(&profile);
+            administrator.may_grant(plane, username.as_str(), &Granted::NOTHING, &granted)?;
             let password = Option::<Redacted<String>>::map(password, NewPassword::Given);
             let caller = administrator.identity_caller();
             let provider = &plane.provider;
@@ -63,7 +66,11 @@ pub async fn replace(
         .blocking(move |plane| {
             let stored = plane.provider.user_by_name(&username);
             let stored = stored.map_err(|error| refusal(&error))?;
-            let (id, version) = (stored.record.id, version.unwrap_or(stored.version));
+            let user = stored.record;
+            let before = Granted::of(&user.groups, &user.roles, user.clearance);
+            let after = Granted::user(&profile);
+            administrator.may_grant(plane, username.as_str(), &before, &after)?;
+            let (id, version) = (user.id, version.unwrap_or(stored.version));
             let caller = administrator.identity_caller();
             let done = plane.provider.update_user(&id, version, profile, &caller);
             done.map_err(|error| refusal(&error))?;

@@ -54,6 +54,11 @@ fn fleet() -> Vec<Entry> {
             flag(),
             "say what would change, and change nothing",
         )
+        .query(
+            "allow_lockout",
+            flag(),
+            "also if nobody could apply another over the network then",
+        )
         .takes(JSON, named("Bundle")),
         entry(
             GET,

@@ -103,6 +103,7 @@ impl Provider {
                 return Err(ScimError::new(409, Some("uniqueness"), why));
             }
             let group = draft.applied(self.blank_group(&name));
+            self.refuse_reserved_group(&group, by)?;
             let report = self
                 .account_report("group.create", name.as_str())
                 .detail("source", "scim");
@@ -231,13 +232,14 @@ impl Provider {
         Ok(stage_nesting(change, nesting).commit()?.then_some(()))
     }
 
-    /// Refuses to change a group that gives a reserved role, itself or through the groups around it.
+    /// Refuses to make or change a group that is reserved, or gives something reserved, itself or through the groups around it.
     fn refuse_reserved_group(&self, group: &Group, by: &Provisioner) -> Result<(), ScimError> {
-        if by.reserved.is_empty() {
+        let Some(reserved) = &by.reserved else {
             return Ok(());
-        }
-        let standing = self.standing_of(&group.roles, &group.parents)?;
-        if standing.roles.iter().any(|role| by.reserved.contains(role)) {
+        };
+        if reserved.groups.contains(&group.name)
+            || self.has_reserved(reserved, &group.roles, &group.parents)?
+        {
             return Err(ScimError::forbidden(
                 "this group makes administrators; it is changed by administrators",
             ));

@@ -18,11 +18,11 @@ mod users;
 mod values;
 
 use serde_json::{Map, Value, json};
-use testudo_model::{RoleName, Timestamp};
+use testudo_model::Timestamp;
 
 pub use self::discovery::scim_fuzz;
 use self::{error::ScimError, schema::ResourceType, search::Query};
-use crate::{Caller, Fault, Provider};
+use crate::{Caller, Fault, Provider, Reserved};
 
 /// Where the interface is, behind the issuer.
 pub const SCIM_PATH: &str = "/scim/v2";
@@ -90,8 +90,8 @@ pub struct ScimRequest<'a> {
 pub struct Provisioner {
     /// For the events.
     pub caller: Caller,
-    /// Roles that it may neither give nor touch who has them. None, if it is an administrator itself.
-    pub reserved: Vec<RoleName>,
+    /// What it may neither give nor touch who has it. `None`, if it is an administrator itself.
+    pub reserved: Option<Reserved>,
 }
 
 /// An answer.

@@ -233,13 +233,14 @@ impl Provider {
         })
     }
 
-    /// Refuses to change whoever has a reserved role: who could set an administrator's password would be one.
+    /// Refuses to change whoever has something reserved: who could set an administrator's password would be one.
     fn refuse_reserved(&self, user: &User, by: &Provisioner) -> Result<(), ScimError> {
-        if by.reserved.is_empty() {
+        let Some(reserved) = &by.reserved else {
             return Ok(());
-        }
-        let roles = self.standing_of(&user.roles, &user.groups)?.roles;
-        if roles.iter().any(|role| by.reserved.contains(role)) {
+        };
+        if reserved.names(user.id.as_str())
+            || self.has_reserved(reserved, &user.roles, &user.groups)?
+        {
             return Err(ScimError::forbidden(
                 "an administrator is changed by administrators; deactivating one is all that is allowed",
             ));

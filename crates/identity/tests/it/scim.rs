@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, thread};
 
 use serde_json::{Value, json};
 use testudo_identity::{
-    GroupProfile, MemberKind, Provider, Provisioner, RoleProfile, ScimAnswer, ScimMethod,
+    GroupProfile, MemberKind, Provider, Provisioner, Reserved, RoleProfile, ScimAnswer, ScimMethod,
     ScimRequest, UserProfile,
 };
 use testudo_model::{UserId, snapshot::Revoked};
@@ -21,7 +21,10 @@ const ADMIN: &str = "testudo-admin";
 fn by(house: &House) -> Provisioner {
     Provisioner {
         caller: house.caller.clone(),
-        reserved: vec![ADMIN.parse().unwrap()],
+        reserved: Some(Reserved {
+            roles: vec![ADMIN.parse().unwrap()],
+            ..Reserved::default()
+        }),
     }
 }
 
@@ -475,7 +478,7 @@ fn a_provisioner_makes_and_takes_over_no_administrator() {
     // An administrator may all of it.
     let administrator = Provisioner {
         caller: house.caller.clone(),
-        reserved: Vec::new(),
+        reserved: None,
     };
     let path = format!("/Groups/{}", admins.id);
     let asked = (ScimMethod::Patch, &*path);

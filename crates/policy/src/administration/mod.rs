@@ -12,11 +12,13 @@ mod rules;
 
 use std::net::IpAddr;
 
+use cedar_policy::{ActionConstraint, EntityUid, Policy};
 use serde_json::json;
 use testudo_model::{
     GroupName, PolicyGroup, PolicyRole, RoleName, TenantName, Timestamp, event::DeterminingPolicy,
 };
 
+pub(crate) use self::rules::schema;
 pub use self::{
     action::{AdminAction, AdminActionGroup},
     rules::AdminRules,
@@ -35,6 +37,29 @@ pub const ADMIN_POLICIES: &str = include_str!("built_in.cedar");
 
 /// File name under which they appear.
 pub const ADMIN_POLICIES_FILE: &str = "<administration>";
+
+/// Whether a policy is about administration: its head names an action of it.
+pub(crate) fn is_about_administration(policy: &Policy) -> bool {
+    actions_of(policy).iter().any(is_of_administration)
+}
+
+/// Whether it is about calls as well, which nobody would enforce.
+pub(crate) fn is_about_both(policy: &Policy) -> bool {
+    let actions = actions_of(policy);
+    actions.iter().any(is_of_administration) && !actions.iter().all(is_of_administration)
+}
+
+fn actions_of(policy: &Policy) -> Vec<EntityUid> {
+    match policy.action_constraint() {
+        ActionConstraint::Any => Vec::new(),
+        ActionConstraint::Eq(action) => vec![action],
+        ActionConstraint::In(actions) => actions,
+    }
+}
+
+fn is_of_administration(action: &EntityUid) -> bool {
+    action.type_name().to_string() == "Testudo::Action"
+}
 
 /// A user or service account that wants to administer.
 #[derive(Debug, Clone, PartialEq, Eq)]

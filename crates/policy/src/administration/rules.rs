@@ -6,16 +6,18 @@ use cedar_policy::{
     Authorizer, Context, Decision, Entities, Entity, EntityId, EntityTypeName, EntityUid,
     PolicySet, Request, RestrictedExpression, Schema, SchemaFragment,
 };
-use testudo_model::event::DeterminingPolicy;
+use testudo_model::{
+    GroupName, RoleName, TenantName, event::DeterminingPolicy, snapshot::PolicyFile,
+};
 
 use super::{
-    ADMIN_POLICIES, ADMIN_POLICIES_FILE, ADMIN_SCHEMA, Account, AdminAction, AdminCall,
-    AdminDecision, AdminObject,
+    ADMIN_POLICIES, ADMIN_POLICIES_FILE, ADMIN_ROLE, ADMIN_SCHEMA, AUDITOR_ROLE, Account,
+    AdminAction, AdminCall, AdminDecision, AdminObject,
 };
 use crate::{
     bundle::{self, LoadedPolicy},
     problem::{PolicyErrors, PolicyProblem},
-    vocabulary::SCHEMA,
+    vocabulary::{SCHEMA, Vocabulary},
 };
 
 /// Who may administer. Immutable; share it behind an `Arc`. There are few of these policies, so that none is looked up by
@@ -27,29 +29,40 @@ pub struct AdminRules {
     policies: PolicySet,
     known: HashMap<String, DeterminingPolicy>,
     actions: Entities,
+    /// What the fleet's own rules name.
+    named: HashSet<EntityUid>,
 }
 
 impl AdminRules {
-    /// The built-in policies.
+    /// The built-in policies, and those of `files` that are about administration.
     ///
     /// # Errors
-    /// This build is broken, which a test rules out.
-    pub fn built_in() -> Result<Self, PolicyErrors> {
+    /// A policy of administration is not valid. All problems of `files` are listed.
+    pub fn compile(files: &[PolicyFile]) -> Result<Self, PolicyErrors> {
         let schema = schema()?;
         let mut problems = Vec::new();
-        let policies =
+        let built_in =
             bundle::load_built_in(&schema, ADMIN_POLICIES_FILE, ADMIN_POLICIES, &mut problems);
+        let own = bundle::load(&Vocabulary::load()?, files, &mut problems).administration;
         if problems.iter().any(PolicyProblem::is_error) {
             return Err(PolicyErrors::new(problems));
         }
-        Self::build(schema, policies).map_err(PolicyErrors::from)
+        Self::build(schema, built_in, own).map_err(PolicyErrors::from)
     }
 
-    fn build(schema: Schema, loaded: Vec<LoadedPolicy>) -> Result<Self, PolicyProblem> {
+    fn build(
+        schema: Schema,
+        built_in: Vec<LoadedPolicy>,
+        own: Vec<LoadedPolicy>,
+    ) -> Result<Self, PolicyProblem> {
         let actions = schema.action_entities().map_err(broken)?;
+        let literals = own
+            .iter()
+            .flat_map(|loaded| loaded.policy.entity_literals());
+        let named = literals.collect();
         let mut policies = PolicySet::new();
         let mut known = HashMap::new();
-        for loaded in loaded {
+        for loaded in built_in.into_iter().chain(own) {
             policies.add(loaded.policy.clone()).map_err(broken)?;
             known.insert(loaded.id.clone(), loaded.determining());
         }
@@ -59,7 +72,46 @@ impl AdminRules {
             policies,
             known,
             actions,
+            named,
         })
+    }
+
+    /// Groups of `tenant` that the fleet's own rules name.
+    pub fn groups_named(&self, tenant: &TenantName) -> Vec<GroupName> {
+        let named = self.named_in("Fleet::Group", tenant);
+        named.filter_map(|name| name.parse().ok()).collect()
+    }
+
+    /// Roles of `tenant` that rules name, with those that are built in.
+    pub fn roles_named(&self, tenant: &TenantName) -> Vec<RoleName> {
+        let named = self.named_in("Fleet::Role", tenant);
+        let all = named.chain([ADMIN_ROLE, AUDITOR_ROLE]);
+        all.filter_map(|name| name.parse().ok()).collect()
+    }
+
+    /// Accounts that the fleet's own rules name, by their `sub`.
+    pub fn accounts_named(&self) -> Vec<String> {
+        let named = self.literals("Testudo::Account");
+        named.map(str::to_owned).collect()
+    }
+
+    /// Names without that of the tenant, which stands before those of all but the fleet's own.
+    fn named_in<'r>(
+        &'r self,
+        kind: &'static str,
+        tenant: &'r TenantName,
+    ) -> impl Iterator<Item = &'r str> {
+        self.literals(kind)
+            .filter_map(|id| match id.split_once('/') {
+                Some((owner, name)) => (owner == tenant.as_str()).then_some(name),
+                None => tenant.is_default().then_some(id),
+            })
+    }
+
+    fn literals(&self, kind: &'static str) -> impl Iterator<Item = &str> {
+        let literals = self.named.iter();
+        let literals = literals.filter(move |uid| uid.type_name().to_string() == kind);
+        literals.map(|uid| uid.id().unescaped())
     }
 
     /// Decides whether `account` may do `action` to `object`. What cannot be evaluated is denied.
@@ -121,7 +173,7 @@ impl AdminRules {
 }
 
 /// Both vocabularies: that of administration shares groups and roles with that of calls.
-pub(super) fn schema() -> Result<Schema, PolicyProblem> {
+pub(crate) fn schema() -> Result<Schema, PolicyProblem> {
     let fragment = |text: &str| {
         let (fragment, _warnings) = SchemaFragment::from_cedarschema_str(text).map_err(broken)?;
         Ok::<_, PolicyProblem>(fragment)

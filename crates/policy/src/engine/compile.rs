@@ -8,7 +8,7 @@ use testudo_model::{
 
 use super::{PolicyEngine, PolicyEntry, Principal, RouteTarget, Target};
 use crate::{
-    bundle::{self, LoadedPolicy},
+    bundle::{self, Loaded, LoadedPolicy},
     decision::GATEWAY,
     directory,
     index::Index,
@@ -67,15 +67,19 @@ fn prepare_here(
     let vocabulary = Vocabulary::load()
         .map_err(|problem| problems.push(problem))
         .ok()?;
-    let policies = bundle::load(&vocabulary, files, problems);
+    let Loaded {
+        calls,
+        administration,
+    } = bundle::load(&vocabulary, files, problems);
     let entities = directory::entities(&vocabulary, snapshot)
         .map_err(|found| problems.extend(found))
         .ok()?;
-    references::check(&vocabulary, &policies, &entities, snapshot, problems);
+    let all = calls.iter().chain(&administration);
+    references::check(&vocabulary, all, &entities, snapshot, problems);
     Some(Prepared {
         vocabulary,
         entities,
-        policies,
+        policies: calls,
     })
 }
 

@@ -10,6 +10,7 @@
     reason = "test code"
 )]
 
+mod administration;
 mod bookshop;
 mod cache;
 mod cases;

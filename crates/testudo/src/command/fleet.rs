@@ -80,7 +80,10 @@ pub fn check(invocation: &Invocation, arguments: &FleetArgument) -> Outcome {
 /// `testudo apply`.
 pub async fn apply(invocation: &Invocation, arguments: &ApplyArguments) -> Outcome {
     let loaded = load(&arguments.fleet.fleet)?;
-    let path = format!("/api/v1/fleet/apply?dry_run={}", arguments.dry_run);
+    let path = format!(
+        "/api/v1/fleet/apply?dry_run={}&allow_lockout={}",
+        arguments.dry_run, arguments.allow_lockout
+    );
     let bundle = serde_json::to_value(&loaded.bundle)?;
     let connection = invocation.context.admin().await?;
     let mut applied: Value = connection.call("POST", &path, &bundle).await?;

@@ -26,6 +26,7 @@ mod commands;
 mod cookbook;
 mod crash;
 mod databases;
+mod delegation;
 mod differential;
 mod directories;
 mod exhaustion;
