@@ -30,9 +30,9 @@ use testudo_runtime::fleet::Bundle;
 use testudo_store::{Store, StoreOptions};
 use testudo_testkit::{FakeClock, SeededEntropy};
 use testudo_trust::{
-    Cbor, CertificateAuthority, Checkpoint, CoseKey, ForeignKeySet, JwkSet, NoteVerifier, RootKey,
-    Svid, SvidKey, TrustBundle, base64url, peer_identity, verify_client_assertion,
-    verify_foreign_jwt, verify_jwt, verify_jwt_of_own_key,
+    ApiKeyText, Cbor, CertificateAuthority, Checkpoint, CoseKey, ForeignKeySet, JwkSet,
+    NoteVerifier, RootKey, Svid, SvidKey, TrustBundle, base64url, peer_identity, sha256,
+    verify_client_assertion, verify_foreign_jwt, verify_jwt, verify_jwt_of_own_key,
 };
 
 /// Name of a target, and its function.
@@ -40,6 +40,7 @@ pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
 pub const ALL: &[Target] = &[
+    ("api_key", api_key),
     ("block_intake", block_intake),
     ("canonical_path", canonical_path),
     ("capsules", capsules),
@@ -341,6 +342,19 @@ fn behind_request(bytes: &[u8]) -> Option<&[u8]> {
             _ => panic!("a chunk ends elsewhere"),
         }
     }
+}
+
+/// What somebody shows as an API key. What is read is the text as it is.
+pub fn api_key(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let Some(key) = ApiKeyText::parse(text) else {
+        return;
+    };
+    assert!(ApiKeyText::is_meant(data));
+    assert_eq!(*key.digest(), sha256(data));
+    assert!(text.contains(key.id().ulid().as_str()));
 }
 
 /// A printed join token, and the credential in one.

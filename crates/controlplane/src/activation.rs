@@ -150,13 +150,16 @@ impl Activation {
                 subjects,
                 groups,
                 roles,
+                api_keys,
             } = provider.directory()?;
             all.subjects.extend(subjects);
             all.groups.extend(groups);
             all.roles.extend(roles);
+            all.api_keys.extend(api_keys);
         }
         all.subjects.sort_by(|a, b| a.id.cmp(&b.id));
         all.roles.sort();
+        all.api_keys.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(all)
     }
 

@@ -100,6 +100,7 @@ pub fn directory_of(fleet: &Fleet) -> Directory {
             .map(|(group, parents)| (policy_group(group), policy_groups(parents)))
             .collect(),
         roles: policy_roles(&roles_of(fleet)),
+        api_keys: Vec::new(),
     }
 }
 

@@ -23,6 +23,7 @@ pub(crate) fn service(name: &str) -> Service {
         environment: "production".to_owned(),
         ip: IpLists::default(),
         limits: vec![],
+        api_keys: false,
         quarantined: false,
     }
 }

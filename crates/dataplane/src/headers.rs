@@ -56,6 +56,7 @@ const MEANINGFUL: &[&str] = &[
     "tracestate",
     "transfer-encoding",
     "upgrade",
+    "x-api-key",
     "x-request-id",
 ];
 /// Names of the fields a sidecar sets for its service.

@@ -268,6 +268,7 @@ mod tests {
                 assurance: 1,
                 authenticated_at: now.unix_seconds(),
                 bound: false,
+                is_api_key: false,
             }),
             rctx: RequestContext {
                 req_ip: "203.0.113.9".parse().unwrap(),

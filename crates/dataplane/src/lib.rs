@@ -17,6 +17,7 @@ pub mod routes;
 pub mod spool;
 pub mod state;
 
+mod api_keys;
 mod arriving;
 mod authorize;
 mod body;

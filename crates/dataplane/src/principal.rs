@@ -31,6 +31,7 @@ impl Principal {
                 assurance: claims.assurance(),
                 authenticated_at: claims.auth_time.unwrap_or(claims.iat),
                 bound,
+                is_api_key: false,
             },
         }
     }

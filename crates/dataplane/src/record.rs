@@ -9,6 +9,7 @@ use testudo_model::{
 use testudo_policy::Decision;
 
 use crate::{
+    api_keys,
     metrics::Role,
     principal::Principal,
     proxy::{Proxy, Worker},
@@ -92,6 +93,13 @@ pub(crate) fn decision(
     event.trace_id = about.trace.map(str::to_owned);
     event.transaction = about.transaction.cloned();
     event.decision = Some(record);
+    let api_key = about
+        .principal
+        .and_then(|who| api_keys::id_of(&who.context));
+    if let Some(api_key) = api_key {
+        let id = Detail::from(api_key.as_str());
+        event.details.insert("api_key".to_owned(), id);
+    }
     proxy.events.record(event).map_err(|_| {
         proxy.metrics.event_refused();
         NotReady::SpoolFull

@@ -24,6 +24,7 @@ use testudo_trust::JwkSet;
 use tokio::sync::watch;
 
 use crate::{
+    api_keys::ApiKeys,
     iplist::{IpFilter, IpSet},
     limit::Limits,
     revocations::{RevocationSet, RevocationsFull},
@@ -100,6 +101,7 @@ pub struct Enforced {
     edges: HashSet<SpiffeId>,
     callers: FleetMap<SpiffeId, String>,
     subjects: FleetMap<String, Subject>,
+    api_keys: ApiKeys,
     gateway_ip: IpFilter,
     service_ip: Vec<IpFilter>,
     service_labels: Vec<Arc<str>>,
@@ -143,6 +145,7 @@ impl Enforced {
                 .iter()
                 .map(|s| (s.id.clone(), s.clone()))
                 .collect(),
+            api_keys: ApiKeys::new(&snapshot),
             gateway_ip: IpFilter::new(&snapshot.gateway.ip),
             service_ip: snapshot
                 .services
@@ -211,6 +214,11 @@ impl Enforced {
     /// The user or service account `subject`.
     pub fn subject(&self, subject: &str) -> Option<&Subject> {
         self.subjects.get(subject)
+    }
+
+    /// The API keys in force.
+    pub(crate) fn api_keys(&self) -> &ApiKeys {
+        &self.api_keys
     }
 
     /// Who may connect to the gateway.

@@ -12,6 +12,7 @@ use testudo_model::{ACCESS_TOKEN_TYPE, AccessTokenClaims, Clock, Timestamp, limi
 use testudo_trust::{JoseError, check_times, verify_jwt};
 
 use crate::{
+    api_keys::{self, X_API_KEY},
     cache::{Generations, TokenEnding, token_ending},
     principal::Principal,
     state::{Enforced, ProxyState},
@@ -25,10 +26,10 @@ const DPOP: &[u8] = b"dpop ";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum TokenError {
     /// RFC 9110 section 11.6.2: one field. Two parsers would choose different ones.
-    #[error("there must be exactly one `Authorization` field")]
+    #[error("there must be exactly one `Authorization` field, or one API key")]
     Several,
     /// RFC 9700 section 4.3.2: queries end up in logs and histories.
-    #[error("an access token in the query is never accepted; send `Authorization`")]
+    #[error("an access token or API key in the query is never accepted; send `Authorization`")]
     InQuery,
     /// Not `Bearer <token>` and not `DPoP <token>`.
     #[error("`Authorization` must be `Bearer` or `DPoP` and one token")]
@@ -48,6 +49,15 @@ pub(crate) enum TokenError {
     /// Taken back.
     #[error("the token is revoked")]
     Revoked,
+    /// Not an API key that is good today, or none at all.
+    #[error("this is no API key of this fleet, or it has ended")]
+    UnknownKey,
+    /// The service did not ask for API keys.
+    #[error("this service takes no API keys")]
+    KeyNotTaken,
+    /// The key is for other networks.
+    #[error("this API key is not to be used from this address")]
+    KeyNetwork,
     /// Bound to a key, and the scheme says that it is not; or the other way round (RFC 8705 section 3, RFC 9449
     /// section 7.2).
     #[error(
@@ -73,6 +83,9 @@ impl TokenError {
             Self::Time => "token.expired",
             Self::Revoked => "token.revoked",
             Self::Unbound => "token.unbound",
+            Self::UnknownKey => "token.api_key_unknown",
+            Self::KeyNotTaken => "token.api_key_not_taken",
+            Self::KeyNetwork => "token.api_key_network",
         }
     }
 }
@@ -92,7 +105,7 @@ pub(crate) struct Login {
     pub(crate) key: Option<Box<str>>,
 }
 
-/// An access token as it came with a request.
+/// An access token or API key as it came with a request.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Credentials<'a> {
     /// The scheme was `DPoP`: a proof of possession comes with it.
@@ -109,25 +122,32 @@ pub(crate) fn credentials<'a>(
     headers: &'a HeaderMap,
     query: Option<&str>,
 ) -> Result<Option<Credentials<'a>>, TokenError> {
-    if query.is_some_and(has_token_parameter) {
+    if query.is_some_and(|query| has_token_parameter(query) || api_keys::is_in_query(query)) {
         return Err(TokenError::InQuery);
     }
     let mut fields = headers.get_all(header::AUTHORIZATION).iter();
-    let Some(field) = fields.next() else {
-        return Ok(None);
+    let mut keys = api_keys::shown_in_field(headers);
+    let field = match (fields.next(), keys.next()) {
+        (None, None) => return Ok(None),
+        (None, Some(key)) if headers.get_all(X_API_KEY).iter().count() == 1 => {
+            return checked(false, key).map(Some);
+        }
+        (Some(field), None) if fields.next().is_none() => field,
+        _ => return Err(TokenError::Several),
     };
-    if fields.next().is_some() {
-        return Err(TokenError::Several);
-    }
     let field = field.as_bytes();
     let (has_proof, token) = match after(BEARER, field) {
         Some(token) => (false, token),
         None => (true, after(DPOP, field).ok_or(TokenError::Scheme)?),
     };
+    checked(has_proof, token).map(Some)
+}
+
+fn checked(has_proof: bool, token: &[u8]) -> Result<Credentials<'_>, TokenError> {
     if token.len() > limits::MAX_TOKEN_BYTES {
         return Err(TokenError::TooLong);
     }
-    Ok(Some(Credentials { has_proof, token }))
+    Ok(Credentials { has_proof, token })
 }
 
 /// What follows `scheme`, if `field` begins with it.

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use testudo_model::{
-    EventId, SessionId, TenantName,
+    EventId, SessionId, TenantName, Timestamp,
     event::{Actor, Detail, Event, EventClass, Outcome},
     limits::{ACCESS_TOKEN_LIFETIME, CLOCK_SKEW, TRANSACTION_TOKEN_LIFETIME},
     snapshot::Revoked,
@@ -136,14 +136,16 @@ impl<'p> Change<'p> {
     }
 
     /// Takes tokens back at every proxy: those follow one log, whatever the tenant. The entry outlives the longest-lived token it can concern.
-    pub(crate) fn revoke(mut self, what: Revoked) -> Self {
-        let at = self.provider.clock.now();
+    pub(crate) fn revoke(self, what: Revoked) -> Self {
         let longest: Duration = ACCESS_TOKEN_LIFETIME + TRANSACTION_TOKEN_LIFETIME + CLOCK_SKEW;
-        let entry = RevocationEntry {
-            at,
-            expires: at + longest,
-            what,
-        };
+        let expires = self.provider.clock.now() + longest;
+        self.revoke_until(expires, what)
+    }
+
+    /// The same of what lives until `expires`, or is known to proxies until then.
+    pub(crate) fn revoke_until(mut self, expires: Timestamp, what: Revoked) -> Self {
+        let at = self.provider.clock.now();
+        let entry = RevocationEntry { at, expires, what };
         let fleet = TenantName::default_tenant();
         self.transaction = self.transaction.append_in(&fleet, &entry);
         self

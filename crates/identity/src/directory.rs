@@ -12,17 +12,18 @@ use crate::{
     Fault, Provider,
     keys::SigningKeys,
     limits::MAX_PAGE,
-    records::{Group, Role, ServiceAccount, User},
+    records::{ApiKey, Group, Role, ServiceAccount, User},
 };
 
-/// Collections whose records show in snapshots: those of the directory, and the signing keys. Logins and tokens
+/// Collections whose records show in snapshots: those of the directory, the signing keys and the API keys. Logins and tokens
 /// write others, so a change there needs no new snapshot.
-pub const SNAPSHOT_COLLECTIONS: [&str; 5] = [
+pub const SNAPSHOT_COLLECTIONS: [&str; 6] = [
     User::COLLECTION,
     ServiceAccount::COLLECTION,
     Group::COLLECTION,
     Role::COLLECTION,
     SigningKeys::COLLECTION,
+    ApiKey::COLLECTION,
 ];
 
 /// Groups and roles of a subject, with those that groups in groups give. In order of their names.
@@ -105,7 +106,8 @@ impl Provider {
                 groups: self.policy_groups(known.existing(&user.groups)),
             });
         }
-        for account in self.all::<ServiceAccount>()? {
+        let accounts = self.all::<ServiceAccount>()?;
+        for account in &accounts {
             subjects.push(Subject {
                 id: account.id.to_string(),
                 username: account.name.to_string(),
@@ -128,6 +130,7 @@ impl Provider {
                 })
                 .collect(),
             roles: self.policy_roles(known.roles),
+            api_keys: self.known_api_keys(&accounts)?,
         })
     }
 

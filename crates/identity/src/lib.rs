@@ -70,8 +70,8 @@ pub mod webauthn;
 pub use access_token::{AccessTokenError, PresentedToken, RequestProof};
 pub use account::{AccountAction, AccountError, AccountPage, AccountView};
 pub use admin::{
-    AdminError, ClientProfile, Created, GroupProfile, MemberKind, MemberView, NewPassword,
-    NewSecret, RoleProfile, ServiceAccountProfile, UserProfile,
+    AdminError, ClientProfile, Created, GroupProfile, MadeApiKey, MemberKind, MemberView,
+    NewApiKey, NewPassword, NewSecret, RoleProfile, ServiceAccountProfile, UserProfile,
 };
 pub use authorize::{Authorization, AuthorizeError, LoginPrompt, Refusal};
 pub use caller::{Caller, Peer};
@@ -115,7 +115,7 @@ pub use protocol::{ErrorCode, OauthError};
 pub use provider::{Provider, Settings};
 pub use pushed::{PushError, PushedRequest};
 pub use records::{
-    About, ApplicationType, Authentication, Client, ClientKind, ClientLogout, ClientPolicy,
+    About, ApiKey, ApplicationType, Authentication, Client, ClientKind, ClientLogout, ClientPolicy,
     ClientSigning, ConsentRule, ExternalWorkload, Grant, GrantType, Group, MailAddress, PersonName,
     Provisioned, Registered, Role, ServiceAccount, Session, SignatureAlgorithm, User,
 };

@@ -161,6 +161,14 @@ pub const MAX_CONTACTS: usize = 8;
 pub const MAX_REGISTRATION_TOKEN_USES: u32 = 1_000;
 /// Longest time for which clients may be registered with a token.
 pub const MAX_REGISTRATION_TOKEN_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
+/// How long an API key is good if nobody says.
+pub const DEFAULT_API_KEY_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
+/// Longest time for which an API key is good.
+pub const MAX_API_KEY_LIFETIME: Duration = Duration::from_secs(366 * 24 * 3600);
+/// API keys of one service account: they are in every snapshot.
+pub const MAX_API_KEYS: usize = 20;
+/// Networks that one API key may be used from.
+pub const MAX_API_KEY_NETWORKS: usize = 32;
 /// Longest time that a token of a trusted issuer may still live. Those of clusters and build systems live for an hour at most.
 pub const MAX_EXTERNAL_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// Longest `sub` of such a token, and longest claim in a rule.

@@ -498,6 +498,7 @@ impl<'a> Sowing<'a> {
         self.members_change(&before.groups, &after.groups);
         let mut change = change.put(Expected::Version(version), &after);
         if after.disabled && !before.disabled {
+            change = self.provider.stage_end_of_api_keys(change, &after.id)?;
             change = change.revoke(Revoked::Subject(after.id.to_string()));
         }
         Ok(self.updated(change, "service account", "service_account.update", name))

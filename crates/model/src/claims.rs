@@ -157,6 +157,9 @@ pub struct TokenContext {
     pub authenticated_at: i64,
     /// Whether the outside token was bound to the caller's key.
     pub bound: bool,
+    /// Whether it was an API key, whose id is made of that of the token.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_api_key: bool,
 }
 
 /// Facts of the outside request (`rctx`).

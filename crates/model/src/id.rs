@@ -216,6 +216,8 @@ id! {
     SessionId = "ses";
     /// One access token (`jti`).
     TokenId = "tok";
+    /// An API key (its public half). As a token it has the [`TokenId`] that was made with it.
+    ApiKeyId = "key";
     /// One authorization decision; it is on the wire, in the event and in `testudo policy explain`.
     DecisionId = "dec";
     /// One event of the ledger.

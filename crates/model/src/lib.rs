@@ -36,7 +36,7 @@ pub use clock::{Clock, Timestamp};
 pub use entropy::{Entropy, random_below, random_bytes};
 pub use fleet_map::FleetMap;
 pub use id::{
-    DecisionId, EventId, GroupId, InstanceId, InvalidId, JoinTokenId, NoticeId,
+    ApiKeyId, DecisionId, EventId, GroupId, InstanceId, InvalidId, JoinTokenId, NoticeId,
     RegistrationTokenId, ServiceAccountId, SessionId, StreamId, TokenId, TransactionId, Ulid,
     UserId,
 };

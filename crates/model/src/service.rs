@@ -37,6 +37,9 @@ pub struct Service {
     /// Whose users may use it (guardrail `guardrail.tenant_isolation`).
     #[serde(default = "own_tenant")]
     pub tenants: Vec<TenantPattern>,
+    /// Whether the gateway takes API keys for it.
+    #[serde(default)]
+    pub api_keys: bool,
     /// Cedar `ServiceGroup` parents.
     pub groups: Vec<GroupName>,
     /// Deployment environment (`production`), an attribute for policies.

@@ -6,8 +6,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    IpLists, PolicyGroup, PolicyRole, RateLimit, Service, ServiceName, SessionId, SpiffeId,
-    TenantName, Timestamp, TokenId, TrustDomain, UserId, limits,
+    ApiKeyId, ClientName, IpLists, PolicyGroup, PolicyRole, RateLimit, Scope, Service, ServiceName,
+    SessionId, SpiffeId, TenantName, Timestamp, TokenId, TrustDomain, UserId, limits,
 };
 
 /// The features this build can enforce. A proxy refuses a snapshot that requires more.
@@ -122,6 +122,41 @@ pub struct Directory {
     pub groups: BTreeMap<PolicyGroup, Vec<PolicyGroup>>,
     /// All roles.
     pub roles: Vec<PolicyRole>,
+    /// What some of the subjects prove themselves with at the gateway, beside access tokens.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub api_keys: Vec<ApiKey>,
+}
+
+/// An API key as a gateway knows it: enough to tell it when it comes, and not to make it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiKey {
+    /// Its id. Revocations name the token that was made with it ([`ApiKey::token_id`]).
+    pub id: ApiKeyId,
+    /// SHA-256 of the key, in hexadecimal. The key has 256 random bits.
+    pub digest: String,
+    /// Who comes with it (`sub`).
+    pub subject: String,
+    /// The issuer that made it.
+    pub issuer: String,
+    /// The service account's name, as client.
+    pub client_id: ClientName,
+    /// What it may be used for.
+    pub scopes: Vec<Scope>,
+    /// Services it is for; any that takes keys if empty.
+    pub services: Vec<ServiceName>,
+    /// Where it may be used; anywhere if empty.
+    pub networks: Vec<IpNet>,
+    /// When it was made.
+    pub issued_at: Timestamp,
+    /// From when on it is worthless.
+    pub expires: Timestamp,
+}
+
+impl ApiKey {
+    /// The id of the token that it is for everything behind the gateway.
+    pub fn token_id(&self) -> TokenId {
+        TokenId::from(self.id.ulid())
+    }
 }
 
 /// A user or service account: the Cedar `User` entity.

@@ -1,5 +1,6 @@
 //! The command tree: one definition feeds parsing, help, man pages and completions.
 
+mod api_keys;
 mod applications;
 mod groups;
 mod identity_providers;
@@ -12,6 +13,7 @@ use std::{ffi::OsString, net::SocketAddr, path::PathBuf, str::FromStr, time::Dur
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use testudo_controlplane::{ServiceName, TenantName};
 
+pub use self::api_keys::{ApiKeyArgument, ApiKeyCommand, NewApiKeyArguments};
 pub use self::applications::{
     AccountArgument, ClientArgument, ClientCommand, NewAccountArguments, NewClientArguments,
     ServiceAccountCommand,
@@ -197,6 +199,9 @@ pub enum Command {
     /// Service accounts: programs that act in their own name
     #[command(subcommand)]
     ServiceAccount(ServiceAccountCommand),
+    /// API keys of service accounts, for what cannot ask for tokens
+    #[command(subcommand)]
+    ApiKey(ApiKeyCommand),
     /// Identity providers elsewhere where users may log in
     #[command(subcommand)]
     IdentityProvider(IdentityProviderCommand),
@@ -685,7 +690,8 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         "s" => 1,
         "m" => 60,
         "h" => 3600,
-        _ => return Err(format!("`{text}` needs a unit: s, m or h")),
+        "d" => 24 * 3600,
+        _ => return Err(format!("`{text}` needs a unit: s, m, h or d")),
     };
     Ok(Duration::from_secs(number.saturating_mul(seconds)))
 }
@@ -704,6 +710,7 @@ mod tests {
     #[test]
     fn durations_need_a_unit() {
         assert_eq!(parse_duration("15m"), Ok(Duration::from_secs(900)));
+        assert_eq!(parse_duration("2d"), Ok(Duration::from_secs(172_800)));
         assert!(parse_duration("15").is_err());
         assert!(parse_duration("m").is_err());
     }

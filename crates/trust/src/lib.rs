@@ -19,6 +19,8 @@
 //! itself with, [`verify_jwt_of_own_key`] those that prove the possession of a key. [`DpopProof`] is such a proof for one
 //! request, and [`ProofMemory`] knows whether it is new.
 //!
+//! **As API keys.** An [`ApiKeyText`] is one as it is written, with a checksum; what is kept is its digest.
+//!
 //! **As passkeys.** A [`CoseKey`] reads the key of an authenticator and verifies what it signed; [`Cbor`] is what such
 //! things are written in. [`verify_packed_attestation`] and [`AttestationRoots`] say whether a maker vouches for it.
 //!
@@ -33,6 +35,7 @@
 //! **For people.** [`hash_password`], [`verify_password`] and [`dummy_verify`] are argon2id.
 
 mod aead;
+mod api_key;
 mod cbor;
 mod cose;
 mod dpop;
@@ -51,6 +54,7 @@ mod tls;
 mod x509;
 
 pub use aead::{Keyring, OpenError, RootKey, SEAL_OVERHEAD};
+pub use api_key::ApiKeyText;
 pub use cbor::{Cbor, CborError, MAX_CBOR_BYTES};
 pub use cose::{CoseAlgorithm, CoseError, CoseKey};
 pub use dpop::{DpopProof, DpopProofError, Novelty, ProofMemory};

@@ -3,6 +3,7 @@
 //! One table lists the operations with the Cedar action of each; the router is made from it, so there is no
 //! operation that no policy is asked about, and the denial tests walk the same table.
 
+mod api_keys;
 mod audit;
 mod authorize;
 mod clients;
@@ -466,6 +467,7 @@ pub fn operations() -> Vec<Operation> {
         operation(post, "/api/v1/ca/rotate", KeyRotate, keys::rotate_ca),
     ]
     .into_iter()
+    .chain(api_key_operations())
     .chain(signal_operations())
     .chain(scim_operations())
     .collect()
@@ -495,6 +497,25 @@ fn signal_operations() -> [Operation; 5] {
             "/api/v1/signal-streams/{stream}/enable",
             SignalWrite,
             signal_streams::enable,
+        ),
+    ]
+}
+
+/// Those of API keys.
+fn api_key_operations() -> [Operation; 5] {
+    use AdminAction::{ApiKeyRead, ApiKeyWrite};
+    const KEYS: &str = "/api/v1/api-keys";
+    const KEY: &str = "/api/v1/api-keys/{api_key}";
+    [
+        operation(Method::GET, KEYS, ApiKeyRead, api_keys::list),
+        operation(Method::POST, KEYS, ApiKeyWrite, api_keys::create),
+        operation(Method::GET, KEY, ApiKeyRead, api_keys::show),
+        operation(Method::DELETE, KEY, ApiKeyWrite, api_keys::revoke),
+        operation(
+            Method::POST,
+            "/api/v1/api-keys/{api_key}/rotate",
+            ApiKeyWrite,
+            api_keys::rotate,
         ),
     ]
 }

@@ -5,9 +5,10 @@
 //! has one of them, and clients whose tokens are good for administering are reserved (`guardrail.administration_reserved`).
 
 use testudo_identity::{
-    AdminError, ClientProfile, Fault, GroupProfile, Reserved, ServiceAccountProfile, UserProfile,
+    AdminError, ClientProfile, Fault, GroupProfile, Reserved, ServiceAccount,
+    ServiceAccountProfile, UserProfile,
 };
-use testudo_model::{ClientName, GroupName, RoleName, Scope, Username};
+use testudo_model::{ApiKeyId, ClientName, GroupName, RoleName, Scope, Username};
 use testudo_policy::{AdminAction, AdminRules};
 
 use super::{ADMIN_SCOPE, Administrator, SCIM_SCOPE};
@@ -36,6 +37,7 @@ pub fn is_reserved(
             is_reserved_user(plane, reserved, name)
         }
         AdminAction::ServiceAccountWrite => is_reserved_account(plane, reserved, name),
+        AdminAction::ApiKeyWrite => is_of_reserved_account(plane, reserved, name),
         // The secrets of both are rotated by their name.
         AdminAction::ClientWrite => {
             Ok(is_reserved_client(plane, name)? || is_reserved_account(plane, reserved, name)?)
@@ -66,12 +68,34 @@ fn is_reserved_account(plane: &Plane, reserved: &Reserved, name: &str) -> Result
     };
     let provider = &plane.provider;
     let stored = found(provider.service_account_by_name(&name))?;
-    let Some(account) = stored.map(|stored| stored.record) else {
-        return Ok(false);
-    };
+    stored.map_or(Ok(false), |stored| {
+        has_reserved(plane, reserved, &stored.record)
+    })
+}
+
+fn has_reserved(
+    plane: &Plane,
+    reserved: &Reserved,
+    account: &ServiceAccount,
+) -> Result<bool, Fault> {
+    let provider = &plane.provider;
     Ok(reserved.names(account.id.as_str())
         || has(&account.scopes, SCIM_SCOPE)
         || provider.has_reserved(reserved, &account.roles, &account.groups)?)
+}
+
+/// Of an API key: its account.
+fn is_of_reserved_account(plane: &Plane, reserved: &Reserved, key: &str) -> Result<bool, Fault> {
+    let Ok(id) = key.parse::<ApiKeyId>() else {
+        return Ok(false);
+    };
+    let Some(key) = found(plane.provider.api_key(&id))? else {
+        return Ok(false);
+    };
+    let account = found(plane.provider.service_account(&key.record.account))?;
+    account.map_or(Ok(false), |stored| {
+        has_reserved(plane, reserved, &stored.record)
+    })
 }
 
 fn is_reserved_client(plane: &Plane, name: &str) -> Result<bool, Fault> {
@@ -209,5 +233,18 @@ impl Administrator {
         self.must(plane, AdminAction::ServiceAccountWrite, name, |_| {
             Ok(has(&profile.scopes, SCIM_SCOPE))
         })
+    }
+
+    /// Whether they may make an API key of this service account: it opens what that may.
+    ///
+    /// # Errors
+    /// They may not; it is recorded.
+    pub fn may_make_api_key(&self, plane: &Plane, account: &ClientName) -> Result<(), Refusal> {
+        self.must(
+            plane,
+            AdminAction::ApiKeyWrite,
+            account.as_str(),
+            |reserved| is_reserved_account(plane, reserved, account.as_str()),
+        )
     }
 }

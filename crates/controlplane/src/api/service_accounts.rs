@@ -114,7 +114,7 @@ pub async fn delete(
         .await?
 }
 
-/// `POST /api/v1/service-accounts/{account}/disable`: its tokens end, and it gets no others.
+/// `POST /api/v1/service-accounts/{account}/disable`: its tokens and API keys end, and it gets no others.
 pub async fn disable(
     State(plane): State<Arc<Plane>>,
     Path(account): Path<ClientName>,

@@ -16,6 +16,8 @@ const DELETE: Method = Method::DELETE;
 
 const CLIENTS: &str = "/api/v1/clients";
 const CLIENT: &str = "/api/v1/clients/{client}";
+const API_KEYS: &str = "/api/v1/api-keys";
+const API_KEY: &str = "/api/v1/api-keys/{api_key}";
 const ACCOUNTS: &str = "/api/v1/service-accounts";
 const ACCOUNT: &str = "/api/v1/service-accounts/{account}";
 
@@ -87,6 +89,18 @@ pub(super) fn entries() -> Vec<Entry> {
             "Give a service account tokens again",
             account(),
         ),
+        listed(API_KEYS, "API keys that are good", "ApiKey"),
+        entry(POST, API_KEYS, "Make an API key", named("MadeApiKey"))
+            .takes(JSON, named("NewApiKey")),
+        entry(GET, API_KEY, "An API key", named("ApiKey")),
+        entry(DELETE, API_KEY, "Take an API key back", named("ApiKey")),
+        entry(
+            POST,
+            "/api/v1/api-keys/{api_key}/rotate",
+            "A new API key like this one",
+            named("MadeApiKey"),
+        )
+        .takes(JSON, object([("overlap_seconds", count())])),
     ]
 }
 
@@ -111,6 +125,37 @@ pub(super) fn schemas() -> Vec<(&'static str, Value)> {
             "NewServiceAccount",
             some_of([("name", text())], account_profile()),
         ),
+        ("ApiKey", object(api_key())),
+        ("MadeApiKey", {
+            let [a, b, c, d, e, f, g, h, i] = api_key();
+            object([a, b, c, d, e, f, g, h, i, ("key", text())])
+        }),
+        (
+            "NewApiKey",
+            some_of(
+                [("account", text()), ("name", text())],
+                [
+                    ("ttl_seconds", maybe(count())),
+                    ("scopes", maybe(list(text()))),
+                    ("services", list(text())),
+                    ("networks", list(text())),
+                ],
+            ),
+        ),
+    ]
+}
+
+fn api_key() -> [(&'static str, Value); 9] {
+    [
+        ("id", text()),
+        ("name", text()),
+        ("account", maybe(text())),
+        ("scopes", maybe(list(text()))),
+        ("services", list(text())),
+        ("networks", list(text())),
+        ("created", text()),
+        ("expires", text()),
+        ("rotated_from", maybe(text())),
     ]
 }
 

@@ -197,6 +197,7 @@ fn parameter_shape(path: &str, name: &str) -> Value {
         "group" | "role" => pattern("^[a-z0-9][-a-z0-9._:]{0,63}$"),
         "kind" => shape::one_of(&["user", "service-account", "group"]),
         "session" => pattern("^ses_[0-9A-HJKMNP-TV-Z]{26}$"),
+        "api_key" => pattern("^key_[0-9A-HJKMNP-TV-Z]{26}$"),
         "registration_token" => pattern("^rgt_[0-9A-HJKMNP-TV-Z]{26}$"),
         "token" => pattern("^join_[0-9A-HJKMNP-TV-Z]{26}$"),
         "stream" => pattern("^str_[0-9A-HJKMNP-TV-Z]{26}$"),

@@ -19,10 +19,11 @@ use rustls::ServerConfig;
 use testudo_model::{LimitKey, RateLimit, ServiceName, UserRequirement};
 use testudo_policy::GATEWAY;
 use testudo_runtime::{Drain, DrainWatch};
-use testudo_trust::{WebCertificate, web_server_config};
+use testudo_trust::{ApiKeyText, WebCertificate, web_server_config};
 use tokio::net::TcpStream;
 
 use crate::{
+    api_keys::{self, KeyUse},
     arriving::Arriving,
     authorize::{Question, authorize},
     body::AnswerBody,
@@ -46,7 +47,7 @@ use crate::{
     state::Enforced,
     stream::{Admission, Standing},
     tls,
-    token::{self, Login, TokenError, TokenVerifier},
+    token::{self, Credentials, Login, TokenError, TokenVerifier},
     transaction::{Mint, OutsideCall},
     websocket::{self, Opening},
 };
@@ -330,6 +331,7 @@ impl GatewayWorker {
         let login = login.filter(|_| wants_user(&enforced, route));
         head.headers.remove(header::AUTHORIZATION);
         head.headers.remove(DPOP);
+        api_keys::remove(&mut head.headers);
         let principal = login.as_ref().map(|login| &login.principal);
         let known = Counted {
             user: principal.map(|principal| principal.subject.as_str()),
@@ -433,6 +435,10 @@ impl GatewayWorker {
             Ok(None) => return Ok(None),
             Err(error) => return refused(error),
         };
+        if ApiKeyText::is_meant(credentials.token) {
+            let login = self.api_key_login(enforced, route, credentials, arrived)?;
+            return Ok(Some(login));
+        }
         let remembered = self.tokens.remembered(credentials.token, enforced);
         proxy.metrics.token_lookup(remembered.is_some());
         let verified = match remembered {
@@ -442,14 +448,7 @@ impl GatewayWorker {
                     Ok(token) => token,
                     Err(error) => return refused(error),
                 };
-                proxy
-                    .limiter
-                    .count(
-                        &UNKNOWN_TOKENS,
-                        "unknown-tokens",
-                        limited_network(arrived.client),
-                    )
-                    .map_err(Rejection::Limited)?;
+                self.count_unknown(arrived)?;
                 self.tokens.verify(token, enforced)?
             }
         };
@@ -472,6 +471,41 @@ impl GatewayWorker {
             self.possession.prove(request, enforced.routes())?;
         }
         Ok(Some(login))
+    }
+
+    /// The login of an API key. Those that are good count for nothing: looking one up costs less than a signature.
+    fn api_key_login(
+        &self,
+        enforced: &Enforced,
+        route: RouteRef,
+        credentials: Credentials<'_>,
+        arrived: &Counted<'_>,
+    ) -> Result<Arc<Login>, Rejection> {
+        let proxy = &self.worker.proxy;
+        if credentials.has_proof {
+            return Err(TokenError::Unbound.into());
+        }
+        let service = enforced.snapshot().services.get(route.service);
+        let place = KeyUse {
+            service: service.map_or("", |service| service.name.as_str()),
+            is_taken: service.is_some_and(|service| service.api_keys),
+            client: arrived.client,
+            now: proxy.clock.now(),
+        };
+        let text = token::token68(credentials.token).map_err(|_| TokenError::UnknownKey);
+        let login = text.and_then(|text| enforced.api_keys().login(text, &place, &proxy.state));
+        if matches!(login, Err(TokenError::UnknownKey)) {
+            self.count_unknown(arrived)?;
+        }
+        Ok(login?)
+    }
+
+    fn count_unknown(&self, arrived: &Counted<'_>) -> Result<(), Rejection> {
+        let from = limited_network(arrived.client);
+        let limiter = &self.worker.proxy.limiter;
+        limiter
+            .count(&UNKNOWN_TOKENS, "unknown-tokens", from)
+            .map_err(Rejection::Limited)
     }
 }
 

@@ -163,6 +163,7 @@ async fn nobody_but_an_edge_mints_transaction_tokens() {
             assurance: 3,
             authenticated_at: now,
             bound: false,
+            is_api_key: false,
         }),
         rctx: RequestContext {
             req_ip: "127.0.0.1".parse().unwrap(),

@@ -3,6 +3,7 @@
 //! The caller has authorized the operation. A change names the version it was decided on, and is refused if that
 //! is no longer the record's.
 
+mod api_keys;
 mod clients;
 mod credentials;
 mod groups;
@@ -12,6 +13,7 @@ mod service_accounts;
 mod users;
 mod validation;
 
+pub use api_keys::{MadeApiKey, NewApiKey};
 pub use clients::ClientProfile;
 pub(crate) use clients::{stage_client_deletion, stage_new_client};
 pub(crate) use credentials::Secrets;

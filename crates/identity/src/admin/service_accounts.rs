@@ -246,7 +246,7 @@ impl Provider {
         })
     }
 
-    /// Disables a service account, and takes its tokens back, or enables it again.
+    /// Disables a service account, and takes its tokens and API keys back, or enables it again.
     ///
     /// # Errors
     /// There is none.
@@ -273,7 +273,8 @@ impl Provider {
                 .change()
                 .put(Expected::Version(stored.version), &account);
             let change = if disabled {
-                change.revoke(Revoked::Subject(id.to_string()))
+                self.stage_end_of_api_keys(change, id)?
+                    .revoke(Revoked::Subject(id.to_string()))
             } else {
                 change
             };
@@ -281,7 +282,7 @@ impl Provider {
         })
     }
 
-    /// Deletes a service account and takes its tokens back.
+    /// Deletes a service account and takes its tokens and API keys back.
     ///
     /// # Errors
     /// The version is not the present one.
@@ -303,8 +304,9 @@ impl Provider {
                 let version = Expected::Version(stream.version);
                 change.delete::<SignalStream>(version, stream.record.id.as_str())
             });
+            let change = self.stage_memberships(change, &account.groups, &[])?;
             let change = self
-                .stage_memberships(change, &account.groups, &[])?
+                .stage_end_of_api_keys(change, id)?
                 .delete::<ServiceAccount>(Expected::Version(version), id.as_str())
                 .delete::<NameClaim>(Expected::Any, &NameClaim::client_key(&account.name))
                 .delete::<SecretCredential>(Expected::Any, name)

@@ -1,5 +1,6 @@
 //! What the provider keeps. Secrets are in records of their own, so that what is listed and shown has none.
 
+mod api_key;
 mod client;
 mod code;
 mod credential;
@@ -11,6 +12,7 @@ mod service_account;
 mod session;
 mod user;
 
+pub use api_key::ApiKey;
 pub use client::{
     Client, ClientKind, ClientLogout, ClientPolicy, ClientSigning, ConsentRule, GrantType,
     SignatureAlgorithm,

@@ -5,6 +5,10 @@ use std::fmt;
 /// A Cedar action of administration: `Testudo::Action::"user:read"`. Each operation of the admin API has one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum AdminAction {
+    /// See API keys: never themselves.
+    ApiKeyRead,
+    /// Make, rotate and revoke them: whoever makes one may do what its service account may.
+    ApiKeyWrite,
     /// Take the ledger out of the control plane.
     AuditExport,
     /// Search, prove and verify the ledger, and have decisions explained.
@@ -88,7 +92,9 @@ pub enum AdminActionGroup {
 
 impl AdminAction {
     /// All of them.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 36] = [
+        Self::ApiKeyRead,
+        Self::ApiKeyWrite,
         Self::AuditExport,
         Self::AuditRead,
         Self::ClientRead,
@@ -128,6 +134,8 @@ impl AdminAction {
     /// Its id: what is administered, and how.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::ApiKeyRead => "api-key:read",
+            Self::ApiKeyWrite => "api-key:write",
             Self::AuditExport => "audit:export",
             Self::AuditRead => "audit:read",
             Self::ClientRead => "client:read",
@@ -173,7 +181,8 @@ impl AdminAction {
     /// The group it is in.
     pub const fn group(self) -> AdminActionGroup {
         match self {
-            Self::AuditRead
+            Self::ApiKeyRead
+            | Self::AuditRead
             | Self::ClientRead
             | Self::CredentialRead
             | Self::GroupRead
@@ -189,7 +198,8 @@ impl AdminAction {
             | Self::TokenRead
             | Self::UserRead => AdminActionGroup::Read,
             Self::ScimProvision => AdminActionGroup::Provision,
-            Self::AuditExport
+            Self::ApiKeyWrite
+            | Self::AuditExport
             | Self::ClientWrite
             | Self::CredentialWrite
             | Self::FleetApply

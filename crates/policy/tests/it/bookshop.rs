@@ -118,6 +118,7 @@ pub fn service(
         environment: "production".to_owned(),
         ip: IpLists::default(),
         limits: Vec::new(),
+        api_keys: false,
         quarantined: false,
     }
 }
@@ -169,6 +170,7 @@ fn directory() -> Directory {
                 )
             })
             .collect(),
+        api_keys: Vec::new(),
         roles: vec!["owner".parse().unwrap()],
     }
 }

@@ -240,6 +240,9 @@ pub struct ServiceSection {
     /// Whose users may use it, by tenant; `*` is every tenant.
     #[serde(default = "own_tenant")]
     pub tenants: Vec<TenantPattern>,
+    /// Take API keys (`testudo api-key create`) at the gateway, beside access tokens.
+    #[serde(default)]
+    pub api_keys: bool,
     /// Service groups it is in, for policies.
     #[serde(default)]
     pub groups: Vec<GroupName>,

@@ -167,6 +167,7 @@ fn service(
                 .collect()
         },
         tenants: section.tenants.clone(),
+        api_keys: section.api_keys,
         groups: section.groups.clone(),
         environment: section.environment.clone(),
         ip: ip_lists(&section.ip),

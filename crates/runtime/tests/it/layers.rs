@@ -74,6 +74,7 @@ fn a_flag_wins_over_the_environment_and_that_over_the_file_and_that_over_the_def
     public_names = ["shop.example"]  # environment TESTUDO__PUBLIC_NAMES
     roles = []  # default
     services.stock-keeper.allow_remote_upstream = false  # default
+    services.stock-keeper.api_keys = false  # default
     services.stock-keeper.environment = "production"  # default
     services.stock-keeper.exposure = "internal"  # default
     services.stock-keeper.groups = []  # default

@@ -116,6 +116,9 @@ fn seeds_get_past_the_first_check() {
         let (key, proof) = after_key(text).unwrap_or_default();
         testudo_audit::verify_proof_file(&proof, &key).is_ok()
     });
+    accepted("api_key", &|text| {
+        testudo_trust::ApiKeyText::parse(text).is_some()
+    });
     accepted("join_token", &|text| {
         testudo_model::JoinToken::parse(text).is_ok()
     });

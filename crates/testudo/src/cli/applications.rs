@@ -100,9 +100,9 @@ pub enum ServiceAccountCommand {
     Show(AccountArgument),
     /// Make one; the secret of one without keys or workload is printed, this once
     Create(NewAccountArguments),
-    /// Delete one: its tokens end, the name is free again
+    /// Delete one: its tokens and API keys end, the name is free again
     Delete(AccountArgument),
-    /// Disable one: its tokens end, and it gets no others
+    /// Disable one: its tokens and API keys end, and it gets no others
     Disable(AccountArgument),
     /// Enable one again
     Enable(AccountArgument),

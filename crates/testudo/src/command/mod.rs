@@ -1,6 +1,7 @@
 //! One file per group of commands.
 
 mod account;
+mod api_key;
 mod application;
 mod audit;
 mod bound;
@@ -92,6 +93,7 @@ pub async fn run(cli: Cli) -> Outcome {
         Command::Signal(command) => signal::run(&invocation, command).await,
         Command::Proxy(command) => operate::proxy(&invocation, command).await,
         Command::JoinToken(command) => operate::join_token(&invocation, command).await,
+        Command::ApiKey(command) => api_key::run(&invocation, command).await,
         Command::RegistrationToken(command) => registration_token::run(&invocation, command).await,
         Command::Key(command) => operate::key(&invocation, command).await,
         Command::Completions { shell } => generate::completions(shell),

@@ -32,6 +32,7 @@ fn request(method: &str, path: &str, fields: &str) -> String {
         .replace("{session}", "ses_00000000000000000000000000")
         .replace("{token}", "join_00000000000000000000000000")
         .replace("{registration_token}", "rgt_00000000000000000000000000")
+        .replace("{api_key}", "key_00000000000000000000000000")
         .replace("{decision}", "dec_00000000000000000000000000")
         .replace("{stream}", "str_00000000000000000000000000")
         .replace("{event}", "0");

@@ -140,7 +140,7 @@ permit (
     Testudo::Action::"user:write", Testudo::Action::"user:disable", Testudo::Action::"credential:write",
     Testudo::Action::"group:write", Testudo::Action::"role:write", Testudo::Action::"role:grant",
     Testudo::Action::"client:write", Testudo::Action::"service-account:write", Testudo::Action::"import:write",
-    Testudo::Action::"registration:write", Testudo::Action::"session:revoke"
+    Testudo::Action::"registration:write", Testudo::Action::"session:revoke", Testudo::Action::"api-key:write"
   ],
   resource
 );
@@ -198,6 +198,16 @@ fn whoever_writes_users_groups_and_clients_makes_nobody_an_administrator() {
         "/api/v1/service-accounts",
         &json!({ "name": "night" }),
     );
+    let key_of = |account: &str| json!({ "account": account, "name": "x" });
+    let keys = "/api/v1/api-keys";
+    allowed(&shop, &hilda, "POST", keys, &key_of("night"));
+    let of_robot = shop
+        .fleet
+        .folder
+        .run(&["-o", "json", "api-key", "create", "robot", "--name", "x"]);
+    let of_robot: Value = serde_json::from_str(&of_robot).unwrap();
+    let of_robot = format!("{keys}/{}", of_robot["id"].as_str().unwrap());
+    let rotate_of_robot = format!("{of_robot}/rotate");
 
     let reserved = "guardrail.administration_reserved";
     let attacks: Vec<(&str, &str, Value)> = vec![
@@ -283,6 +293,9 @@ fn whoever_writes_users_groups_and_clients_makes_nobody_an_administrator() {
             "/api/v1/clients/robot/rotate-secret",
             json!({ "overlap_seconds": 0 }),
         ),
+        ("POST", keys, key_of("robot")),
+        ("POST", &rotate_of_robot, json!({ "overlap_seconds": 0 })),
+        ("DELETE", &of_robot, json!({})),
         // Applications whose tokens administer.
         (
             "PUT",

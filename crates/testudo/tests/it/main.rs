@@ -13,6 +13,7 @@
 
 mod admin_api;
 mod apart;
+mod api_keys;
 mod applications;
 mod apply;
 mod at_rest;
